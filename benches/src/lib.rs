@@ -1,0 +1,1 @@
+//! Criterion benches: the same code over every backend.

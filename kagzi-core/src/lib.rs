@@ -1,0 +1,42 @@
+//! The durable-workflow contract of kagzi: domain types, the [`Store`] trait, the rules that every
+//! backend asks ([`decide`]), and the reference store ([`memory`]).
+//!
+//! A **run** is one execution of a workflow type, made of named **steps**; each step's result is
+//! recorded in a [`Store`], so that a crash costs at most the step in flight. A worker holds a run
+//! under a **lease** whose **fencing token** decides about every write, so that a worker that comes
+//! back from the dead can do no harm. The invariants are listed at [`Store`].
+
+pub mod decide;
+pub mod memory;
+
+mod clock;
+mod error;
+mod failure;
+mod id;
+mod lease;
+mod limits;
+mod name;
+mod op;
+mod page;
+mod payload;
+mod retry;
+mod run;
+mod step;
+mod store;
+mod wake;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use error::{LostReason, StoreError};
+pub use failure::{Failure, FailureKind};
+pub use id::{OperationId, RunId};
+pub use lease::{FencingToken, GrantedLease, Lease};
+pub use limits::{Labels, MAX_BATCH, MAX_DURATION, Rules};
+pub use name::{ContentType, IdempotencyKey, Namespace, QueueName, StepId, WorkerId, WorkflowType};
+pub use op::*;
+pub use page::{Cursor, Page, PageRequest};
+pub use payload::Payload;
+pub use retry::{RetryDecision, RetryPolicy};
+pub use run::{DeadLetterReason, PRIORITY_LEVEL, Priority, Run, RunRecord, RunState, claim_rank};
+pub use step::{Attempt, AttemptState, StepKind};
+pub use store::{SharedStore, Store};
+pub use wake::{Subscription, Topic, WakeHub};

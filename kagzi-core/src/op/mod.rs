@@ -1,0 +1,22 @@
+//! The requests and outcomes of the [`Store`](crate::Store) trait, by who sends them.
+//!
+//! Every request has a `validate` that checks all its fields against their documented ranges; every
+//! backend calls it first, so that bad input gets the same clear error everywhere and leaves no trace.
+
+mod client;
+mod keeper;
+mod listing;
+mod recorded;
+mod worker;
+
+pub use client::{
+    CancelOutcome, CancelRun, RequeueOutcome, RequeueRun, StartAt, StartOutcome, StartRun, Started,
+};
+pub use keeper::{DeleteFinished, MoreDue, NextDue, QueueDepth, Reaped};
+pub use listing::{AttemptScope, ListAttempts, ListRuns, RunFilter};
+pub use recorded::RecordedAnswer;
+pub use worker::{
+    BeginOutcome, BeginStep, Claim, ClaimedRun, CompleteRun, CompleteRunOutcome, CompleteStep,
+    CompleteStepOutcome, FailRun, FailStep, FailureOutcome, Heartbeat, NextStep, ReleaseOutcome, ReleaseRun,
+    Sleep, SleepOutcome, SleepUntil, Then,
+};

@@ -1,0 +1,203 @@
+//! Wake-ups: how those who wait hear that there may be something for them.
+//!
+//! A wake-up is a hint and no promise. Whoever waits looks again when woken, and at the latest after
+//! a poll interval; whoever misses a hint is late, never wrong. To miss none within a process,
+//! subscribe first, then look, then wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::clock::Timestamp;
+use crate::id::RunId;
+use crate::name::{Namespace, QueueName};
+
+/// What can be waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A run of this queue may be claimable.
+    Queue(Namespace, QueueName),
+    /// This run may have finished.
+    Run(RunId),
+    /// Something may be due earlier than the reaper was told.
+    Deadlines,
+}
+
+/// Hands hints from those who change something to those who wait for it, within one process.
+///
+/// Every backend owns one and calls it after a commit; one that serves several processes feeds it
+/// from outside too. A topic costs memory only while somebody waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct WakeHub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    topics: Mutex<HashMap<Topic, watch::Sender<u64>>>,
+    /// The moment up to which the reaper sleeps, in microseconds.
+    armed_until: AtomicI64,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { topics: Mutex::default(), armed_until: AtomicI64::new(i64::MIN) }
+    }
+}
+
+impl WakeHub {
+    /// A hub that nobody waits at.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<u64>>> {
+        // The map is never left half changed, so a panic elsewhere does not spoil it.
+        self.0.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts listening. Whatever is announced from now on ends the next [`Subscription::wait`].
+    pub fn subscribe(&self, topics: impl IntoIterator<Item = Topic>) -> Subscription {
+        let mut map = self.topics();
+        let receivers = topics
+            .into_iter()
+            .map(|topic| {
+                let sender = map.entry(topic.clone()).or_insert_with(|| watch::Sender::new(0));
+                (topic, sender.subscribe())
+            })
+            .collect();
+        Subscription { hub: self.clone(), receivers }
+    }
+
+    /// Wakes everybody who waits for `topic`. Costs next to nothing if nobody does.
+    pub fn announce(&self, topic: &Topic) {
+        if let Some(sender) = self.topics().get(topic) {
+            sender.send_modify(|version| *version = version.wrapping_add(1));
+        }
+    }
+
+    /// Whether anybody waits for a topic that `wanted` accepts; backends that would have to ask a
+    /// database on their behalf ask nothing when nobody does.
+    pub fn anyone_waits(&self, wanted: impl Fn(&Topic) -> bool) -> bool {
+        self.topics().keys().any(wanted)
+    }
+
+    /// Wakes everybody: after a connection was lost, any hint may have been missed.
+    pub fn announce_all(&self) {
+        for sender in self.topics().values() {
+            sender.send_modify(|version| *version = version.wrapping_add(1));
+        }
+    }
+
+    /// Tells until when the reaper will sleep, so that only earlier deadlines wake it.
+    pub fn arm(&self, until: Timestamp) {
+        self.0.armed_until.store(until.as_micros(), Ordering::SeqCst);
+    }
+
+    /// Tells of a new deadline; wakes the reaper if it would sleep past it.
+    pub fn note_deadline(&self, at: Timestamp) {
+        if at.as_micros() < self.0.armed_until.load(Ordering::SeqCst) {
+            // One wake-up is enough: until the reaper arms again, it is awake.
+            self.0.armed_until.store(i64::MIN, Ordering::SeqCst);
+            self.announce(&Topic::Deadlines);
+        }
+    }
+}
+
+/// One who listens. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: WakeHub,
+    receivers: Vec<(Topic, watch::Receiver<u64>)>,
+}
+
+impl Subscription {
+    /// Waits until one of the topics is announced; at once if that happened since the last wait (or
+    /// since the subscription). Cancel safe: a dropped wait loses no announcement.
+    pub async fn wait(&mut self) {
+        use std::future::poll_fn;
+        use std::pin::pin;
+        use std::task::Poll;
+
+        let mut changes: Vec<_> =
+            self.receivers.iter_mut().map(|(_, receiver)| Box::pin(receiver.changed())).collect();
+        if changes.is_empty() {
+            // Nothing to wait for: only the caller's timeout ends this.
+            return std::future::pending().await;
+        }
+        pin!(poll_fn(|context| {
+            let woken = changes.iter_mut().any(|change| change.as_mut().poll(context).is_ready());
+            if woken { Poll::Ready(()) } else { Poll::Pending }
+        }))
+        .await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let topics: Vec<Topic> = self.receivers.drain(..).map(|(topic, _)| topic).collect();
+        let mut map = self.hub.topics();
+        for topic in topics {
+            if map.get(&topic).is_some_and(|sender| sender.receiver_count() == 0) {
+                map.remove(&topic);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite_check::is_ready;
+
+    use super::*;
+
+    fn topic(queue: &str) -> Topic {
+        Topic::Queue(Namespace::new("n").unwrap(), QueueName::new(queue).unwrap())
+    }
+
+    /// A future polled once tells whether it would wait.
+    mod futures_lite_check {
+        use std::future::Future;
+        use std::pin::pin;
+        use std::task::{Context, Waker};
+
+        pub fn is_ready(future: impl Future<Output = ()>) -> bool {
+            pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        }
+    }
+
+    #[test]
+    fn an_announcement_between_subscribing_and_waiting_is_not_missed() {
+        let hub = WakeHub::new();
+        let mut waiter = hub.subscribe([topic("a"), topic("b")]);
+        assert!(!is_ready(waiter.wait()));
+        hub.announce(&topic("b"));
+        assert!(is_ready(waiter.wait()));
+        assert!(!is_ready(waiter.wait()), "one announcement, one wake-up");
+        hub.announce(&topic("c"));
+        assert!(!is_ready(waiter.wait()));
+    }
+
+    #[test]
+    fn topics_are_forgotten_with_their_last_waiter() {
+        let hub = WakeHub::new();
+        let first = hub.subscribe([topic("a")]);
+        let second = hub.subscribe([topic("a")]);
+        drop(first);
+        assert!(hub.anyone_waits(|_| true));
+        drop(second);
+        assert!(!hub.anyone_waits(|_| true));
+    }
+
+    #[test]
+    fn only_deadlines_before_the_armed_moment_wake_the_reaper() {
+        let hub = WakeHub::new();
+        let mut reaper = hub.subscribe([Topic::Deadlines]);
+        let at = |micros| Timestamp::from_micros(micros).unwrap();
+        hub.arm(at(100));
+        hub.note_deadline(at(100));
+        assert!(!is_ready(reaper.wait()));
+        hub.note_deadline(at(99));
+        assert!(is_ready(reaper.wait()));
+    }
+}

@@ -1,0 +1,1 @@
+//! Where tests get a real Postgres and real kagzi processes from.
