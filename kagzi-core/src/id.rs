@@ -40,6 +40,11 @@ impl OperationId {
 pub struct RunId(Uuid);
 
 impl RunId {
+    /// Before every run id, for ranges.
+    pub(crate) const MIN: Self = Self(Uuid::nil());
+    /// After every run id, for ranges.
+    pub(crate) const MAX: Self = Self(Uuid::max());
+
     /// The id of the run that the start `operation` makes.
     ///
     /// The id is a function of the start: sent again, the same operation names the same run, so a
