@@ -1,5 +1,5 @@
 //! The durable-workflow contract of kagzi: domain types, the [`Store`] trait, the rules that every
-//! backend asks ([`decide`]), and the reference store ([`memory`]).
+//! backend asks ([`decide`]), the reference store ([`memory`]) and the [`engine`] over any store.
 //!
 //! A **run** is one execution of a workflow type, made of named **steps**; each step's result is
 //! recorded in a [`Store`], so that a crash costs at most the step in flight. A worker holds a run
@@ -7,6 +7,7 @@
 //! back from the dead can do no harm. The invariants are listed at [`Store`].
 
 pub mod decide;
+pub mod engine;
 pub mod memory;
 
 mod clock;
