@@ -1,0 +1,36 @@
+//! Running programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// `cargo` with the arguments, at the root.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Runs a command that must succeed, saying what it is and how long it took.
+pub fn run(what: &str, command: &mut Command) -> Result<(), String> {
+    println!("\n=== {what}");
+    let started = Instant::now();
+    let status = command.status().map_err(|error| format!("{what}: cannot run {command:?}: {error}"))?;
+    println!("=== {what}: {} s", started.elapsed().as_secs());
+    if status.success() { Ok(()) } else { Err(format!("{what} failed ({status}): {command:?}")) }
+}
+
+/// Whether a program is there and answers.
+pub fn answers(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
