@@ -1,1 +1,33 @@
 //! The suite that decides what a kagzi store is.
+//!
+//! A backend is a kagzi store when this suite says so, and for no other reason. Its author supplies a
+//! [`Fixture`] and one line:
+//!
+//! ```text
+//! fn main() -> std::process::ExitCode {
+//!     kagzi_conformance::test_main(MyFixture)
+//! }
+//! ```
+//!
+//! Each case is one rule of the contract in [`kagzi_core::Store`], named as a sentence and filed in a
+//! group; it plays on a fresh store of its own, by a clock that it turns by hand. A failure tells the
+//! rule, what was expected, what was seen, and the calls that led there.
+
+mod case;
+mod cases;
+mod fixture;
+mod harness;
+mod record;
+mod report;
+mod runner;
+mod scenario;
+mod violation;
+
+pub use case::Case;
+pub use cases::all_cases;
+pub use fixture::{Capability, Fixture, FixtureError, Instance};
+pub use harness::{REPORT_VARIABLE, test_main};
+pub use report::{CaseReport, Outcome, Report, Totals};
+pub use runner::{Filter, run};
+pub use scenario::suite_rules;
+pub use violation::{Verdict, Violation};

@@ -1,0 +1,137 @@
+//! The log of a case: calls and answers in order, bounded, with short names for runs.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many calls are kept; the ones that led to a failure are the last.
+const KEPT: usize = 80;
+
+/// The log of one case, shared by all its handles.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// The number of the first entry that is kept.
+    first: usize,
+    kept: VecDeque<(String, Option<String>)>,
+}
+
+impl Log {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // Entries are pushed whole, so a panic elsewhere leaves none half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a call; the number is for [`answer`](Self::answer).
+    pub(crate) fn call(&self, call: String) -> usize {
+        let mut entries = self.entries();
+        if entries.kept.len() == KEPT {
+            entries.kept.pop_front();
+            entries.first += 1;
+        }
+        entries.kept.push_back((call, None));
+        entries.first + entries.kept.len() - 1
+    }
+
+    /// Notes the answer of a call.
+    pub(crate) fn answer(&self, entry: usize, answer: String) {
+        let mut entries = self.entries();
+        let place = entry.checked_sub(entries.first);
+        if let Some(kept) = place.and_then(|place| entries.kept.get_mut(place)) {
+            kept.1 = Some(answer);
+        }
+    }
+
+    /// Notes something that is no call: the clock was turned, a handle opened.
+    pub(crate) fn note(&self, note: String) {
+        let entry = self.call(note);
+        self.answer(entry, String::new());
+    }
+
+    /// The log as text, with runs called by their order of appearance.
+    pub(crate) fn render(&self) -> Calls {
+        let entries = self.entries();
+        let mut text = String::new();
+        if entries.first > 0 {
+            let _ignored_because_strings_take_all = writeln!(text, "  ... {} earlier calls", entries.first);
+        }
+        for (offset, (call, answer)) in entries.kept.iter().enumerate() {
+            let number = entries.first + offset + 1;
+            let answer = match answer.as_deref() {
+                None => " -> (no answer)".to_owned(),
+                Some("") => String::new(),
+                Some(answer) => format!(" -> {answer}"),
+            };
+            let _ignored_because_strings_take_all = writeln!(text, "{number:>5}  {call}{answer}");
+        }
+        Calls::new(&text)
+    }
+}
+
+/// A log rendered for people.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    text: String,
+    names: Vec<(String, String)>,
+}
+
+impl Calls {
+    fn new(text: &str) -> Self {
+        let mut names: Vec<(String, String)> = Vec::new();
+        for id in uuids(text) {
+            if !names.iter().any(|(known, _)| known == id) {
+                names.push((id.to_owned(), format!("run#{}", names.len() + 1)));
+            }
+        }
+        let mut calls = Self { text: String::new(), names };
+        calls.text = calls.with_names(text);
+        calls
+    }
+
+    /// The calls, one a line.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// `text` with the ids of runs replaced by their short names.
+    pub(crate) fn with_names(&self, text: &str) -> String {
+        self.names.iter().fold(text.to_owned(), |text, (id, name)| text.replace(id, name))
+    }
+}
+
+/// The texts of the form of a UUID; descriptions of calls name no others than run ids that way.
+fn uuids(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_hexdigit() || c == '-'))
+        .filter(|word| word.len() == 36 && word.matches('-').count() == 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_keeps_its_end_and_late_answers_find_their_call() {
+        let log = Log::default();
+        let early = log.call("early".to_owned());
+        let numbers: Vec<usize> = (0..KEPT).map(|n| log.call(format!("call {n}"))).collect();
+        log.answer(early, "forgotten".to_owned());
+        log.answer(numbers[0], "late".to_owned());
+        let text = log.render().text().to_owned();
+        assert!(text.contains("1 earlier calls") && text.contains("call 0 -> late"), "{text}");
+        assert!(!text.contains("forgotten") && text.contains("call 79 -> (no answer)"), "{text}");
+    }
+
+    #[test]
+    fn runs_are_called_by_their_order_of_appearance() {
+        let log = Log::default();
+        let (a, b) = ("019ab3f0-2f5e-7c41-a8f2-0d7f3f6b9c11", "019ab3f0-2f5e-7c41-a8f2-0d7f3f6b9c12");
+        log.note(format!("start({b})"));
+        log.note(format!("start({a}) after {b}"));
+        let calls = log.render();
+        assert!(calls.text().contains("start(run#1)"), "{}", calls.text());
+        assert!(calls.text().contains("start(run#2) after run#1"), "{}", calls.text());
+        assert_eq!(calls.with_names(a), "run#2");
+    }
+}

@@ -1,0 +1,123 @@
+//! Runs cases: opens a store for each, lets it play, and judges.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kagzi_core::ManualClock;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::case::Case;
+use crate::cases::all_cases;
+use crate::fixture::Fixture;
+use crate::report::{CaseReport, Outcome, Report};
+use crate::scenario::{Scenario, suite_rules};
+
+/// A case that has not ended by then hangs: a deadlock of the store, or a machine that is far too slow.
+/// No case waits for time, so this is a guard and no measure.
+const HUNG: Duration = Duration::from_secs(120);
+
+/// How many cases [`run`] plays at one time.
+const AT_ONE_TIME: usize = 4;
+
+/// Which cases to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only cases whose `group::name` contains one of these; empty: all.
+    pub containing: Vec<String>,
+    /// No cases whose `group::name` contains one of these.
+    pub except: Vec<String>,
+}
+
+impl Filter {
+    /// Whether a case is to run.
+    pub fn accepts(&self, case: &Case) -> bool {
+        let name = case.full_name();
+        let found = |texts: &[String]| texts.iter().any(|text| name.contains(text));
+        (self.containing.is_empty() || found(&self.containing)) && !found(&self.except)
+    }
+}
+
+/// Runs the cases that `filter` accepts and tells `observer` of each as it ends.
+///
+/// Needs a multi-threaded tokio runtime: the races of the suite are real ones.
+pub async fn run(
+    fixture: Arc<dyn Fixture>,
+    filter: &Filter,
+    mut observer: impl FnMut(&CaseReport) + Send,
+) -> Report {
+    let cases: Vec<Case> = all_cases().into_iter().filter(|case| filter.accepts(case)).collect();
+    let turns = Arc::new(Semaphore::new(AT_ONE_TIME));
+    let mut playing = JoinSet::new();
+    for (place, case) in cases.iter().cloned().enumerate() {
+        let (fixture, turns) = (Arc::clone(&fixture), Arc::clone(&turns));
+        playing.spawn(async move {
+            // The semaphore is never closed; if it were, the case would only run earlier.
+            let _turn = turns.acquire_owned().await.ok();
+            (place, run_case(&fixture, &case).await)
+        });
+    }
+    let mut ended = HashMap::new();
+    while let Some(joined) = playing.join_next().await {
+        if let Ok((place, outcome)) = joined {
+            let report = CaseReport::new(&cases[place], outcome);
+            observer(&report);
+            ended.insert(place, report);
+        }
+    }
+    let lost = || Outcome::Failed("the task of this case was lost".to_owned());
+    let reports = cases
+        .iter()
+        .enumerate()
+        .map(|(place, case)| ended.remove(&place).unwrap_or_else(|| CaseReport::new(case, lost())))
+        .collect();
+    Report { store: fixture.name(), cases: reports }
+}
+
+/// Runs one case on a fresh store.
+pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case) -> Outcome {
+    if let Some(reason) = case.not_applicable(&fixture.capabilities()) {
+        return Outcome::NotApplicable(reason);
+    }
+    let clock = ManualClock::default();
+    let instance = match fixture.open(Arc::new(clock.clone()), suite_rules()).await {
+        Ok(instance) => instance,
+        Err(error) => return Outcome::Failed(format!("the fixture could not open a store: {error}")),
+    };
+    let (scenario, stage) = match Scenario::new(instance, clock) {
+        Ok(ready) => ready,
+        Err(violation) => return Outcome::Failed(violation.to_string()),
+    };
+    // A task of its own, so that a panic in the store fails this case and no other.
+    let mut playing = tokio::spawn(case.body(scenario));
+    let told = match tokio::time::timeout(HUNG, &mut playing).await {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(violation))) => Some(violation.to_string()),
+        Ok(Err(error)) => Some(format!("the case or the store panicked: {error}")),
+        Err(_) => {
+            playing.abort();
+            Some(format!("rule      every call ends\nseen      no end after {} s", HUNG.as_secs()))
+        }
+    };
+    let calls = stage.log().render();
+    let discarded = stage.discard().await;
+    match (told, discarded) {
+        (None, Ok(())) => Outcome::Passed,
+        (None, Err(error)) => Outcome::Failed(format!("the fixture could not discard the store: {error}")),
+        (Some(told), _) => Outcome::Failed(calls.with_names(&format!(
+            "\ncase      {}{}\n{told}\ncalls\n{}",
+            case.full_name(),
+            cited(case.invariants),
+            calls.text()
+        ))),
+    }
+}
+
+fn cited(invariants: &[u8]) -> String {
+    if invariants.is_empty() {
+        return String::new();
+    }
+    let numbers: Vec<String> = invariants.iter().map(ToString::to_string).collect();
+    format!("  [invariants {}]", numbers.join(", "))
+}

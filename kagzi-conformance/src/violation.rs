@@ -1,0 +1,43 @@
+//! What a case says when a store broke a rule.
+
+use std::fmt;
+
+use kagzi_core::StoreError;
+
+/// A broken rule: which one, what was expected, what was seen. The runner adds the calls that led there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule in words, with the numbers of its invariants in brackets.
+    pub rule: String,
+    /// What the contract asks for.
+    pub expected: String,
+    /// What the store did.
+    pub seen: String,
+}
+
+impl Violation {
+    /// A violation of `rule`.
+    pub fn new(rule: impl Into<String>, expected: impl Into<String>, seen: impl Into<String>) -> Self {
+        Self { rule: rule.into(), expected: expected.into(), seen: seen.into() }
+    }
+
+    /// An operation that the contract accepts was refused.
+    pub fn refused(operation: &str, error: &StoreError) -> Self {
+        Self::new(
+            format!("{operation} is accepted here"),
+            "an answer",
+            format!("{}: {error}", error.reason()),
+        )
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = self.seen.replace('\n', "\n          ");
+        let expected = self.expected.replace('\n', "\n          ");
+        write!(f, "rule      {}\nexpected  {expected}\nseen      {seen}", self.rule)
+    }
+}
+
+/// What a case ends with.
+pub type Verdict = Result<(), Violation>;
