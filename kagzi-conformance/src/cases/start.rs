@@ -76,7 +76,12 @@ async fn creates_a_pending_run_that_is_due_now(s: Scenario) -> Verdict {
     equal("a started run was never claimed", &(0, FencingToken::NONE), &(run.claims, run.fencing_token))?;
     let held = (&run.worker_id, &run.lease_expires_at, &run.claim_operation);
     check(held == (&None, &None, &None), "a started run is held by nobody [1]", "no lease", held)?;
-    check(record.output.is_none() && run.finished_at.is_none(), "a started run has no end", "no end", &record)?;
+    check(
+        record.output.is_none() && run.finished_at.is_none(),
+        "a started run has no end",
+        "no end",
+        &record,
+    )?;
     equal("a started run has no history", &Vec::new(), &s.attempts(started.run_id).await?)
 }
 
@@ -167,11 +172,8 @@ async fn a_due_moment_at_the_end_of_time_is_kept(s: Scenario) -> Verdict {
 
 async fn a_timeout_counts_from_the_due_time(s: Scenario) -> Verdict {
     let (delay, timeout) = (Duration::from_secs(100), Duration::from_secs(50));
-    let request = StartRun {
-        start_at: StartAt::After(delay),
-        run_timeout: Some(timeout),
-        ..s.start_request()
-    };
+    let request =
+        StartRun { start_at: StartAt::After(delay), run_timeout: Some(timeout), ..s.start_request() };
     let run_id = s.start(request).await?.run_id;
     let deadline = s.now().saturating_add(delay + timeout);
     equal("the deadline is due time plus timeout", &Some(deadline), &s.run(run_id).await?.run.deadline_at)
@@ -380,7 +382,12 @@ async fn the_same_operation_in_another_namespace_is_another_run(s: Scenario) -> 
     let request = s.start_request();
     let first = s.start(request.clone()).await?;
     let second = other.start(StartRun { namespace: other.namespace().clone(), ..request }).await?;
-    check(first.run_id != second.run_id, "nobody can aim at a run of another namespace [11]", "two runs", first)
+    check(
+        first.run_id != second.run_id,
+        "nobody can aim at a run of another namespace [11]",
+        "two runs",
+        first,
+    )
 }
 
 async fn without_a_key_every_start_is_a_new_run(s: Scenario) -> Verdict {

@@ -87,7 +87,12 @@ impl Describe for Vec<ClaimedRun> {
     fn describe(&self) -> String {
         several(self, |claimed| {
             let lease = &claimed.lease;
-            format!("{} token {} with {} steps", lease.lease.run_id, lease.lease.fencing_token, claimed.steps.len())
+            format!(
+                "{} token {} with {} steps",
+                lease.lease.run_id,
+                lease.lease.fencing_token,
+                claimed.steps.len()
+            )
         })
     }
 }

@@ -54,16 +54,22 @@ pub(crate) fn run_not_found<T: Debug>(answer: &Result<T, StoreError>, rule: &str
 
 /// Asserts that an operation was refused because of the field `name`.
 pub(crate) fn invalid<T: Debug>(answer: &Result<T, StoreError>, name: &str, rule: &str) -> Verdict {
-    refused_as(answer, rule, &format!("INVALID_ARGUMENT naming {name}"), |error| {
-        matches!(error, StoreError::InvalidArgument { field, .. } if field == name)
-    })
+    refused_as(
+        answer,
+        rule,
+        &format!("INVALID_ARGUMENT naming {name}"),
+        |error| matches!(error, StoreError::InvalidArgument { field, .. } if field == name),
+    )
 }
 
 /// Asserts that an operation was refused because the field `name` is too large.
 pub(crate) fn too_large<T: Debug>(answer: &Result<T, StoreError>, name: &str, rule: &str) -> Verdict {
-    refused_as(answer, rule, &format!("TOO_LARGE naming {name}"), |error| {
-        matches!(error, StoreError::TooLarge { field, .. } if field == name)
-    })
+    refused_as(
+        answer,
+        rule,
+        &format!("TOO_LARGE naming {name}"),
+        |error| matches!(error, StoreError::TooLarge { field, .. } if field == name),
+    )
 }
 
 /// Asserts that an operation was refused because its id was used for another.

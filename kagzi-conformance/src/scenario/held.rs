@@ -71,7 +71,9 @@ impl Held {
     pub(crate) async fn begin(&self, step: &str) -> Result<u32, Violation> {
         match self.begin_any(step).await? {
             BeginOutcome::Execute { attempt } => Ok(attempt),
-            other => Err(Violation::new("an open step is to be executed [3]", "Execute", format!("{other:?}"))),
+            other => {
+                Err(Violation::new("an open step is to be executed [3]", "Execute", format!("{other:?}")))
+            }
         }
     }
 
@@ -202,7 +204,9 @@ impl Held {
             .map_err(|e| Violation::refused("a batch of heartbeats", &e))?;
         match (verdicts.pop(), verdicts.len()) {
             (Some(verdict), 0) => Ok(verdict),
-            (_, rest) => Err(Violation::new("each lease gets a verdict", "1 verdict", format!("not 1 ({rest})"))),
+            (_, rest) => {
+                Err(Violation::new("each lease gets a verdict", "1 verdict", format!("not 1 ({rest})")))
+            }
         }
     }
 

@@ -205,8 +205,7 @@ impl Scenario {
     /// Starts runs in one batch.
     pub(crate) async fn start_all(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, Violation> {
         let asked = batch.len();
-        let started =
-            self.store.start(batch).await.map_err(|error| Violation::refused("a start", &error))?;
+        let started = self.store.start(batch).await.map_err(|error| Violation::refused("a start", &error))?;
         equal("a start answers for each run, in order [15]", &asked, &started.len())?;
         Ok(started)
     }
@@ -290,12 +289,8 @@ impl Scenario {
         run_id: RunId,
         scope: AttemptScope,
     ) -> Result<Vec<Attempt>, Violation> {
-        let mut request = ListAttempts {
-            namespace: self.namespace.clone(),
-            run_id,
-            scope,
-            page: PageRequest::first(1000),
-        };
+        let mut request =
+            ListAttempts { namespace: self.namespace.clone(), run_id, scope, page: PageRequest::first(1000) };
         let mut attempts = Vec::new();
         loop {
             let page = self

@@ -8,10 +8,7 @@ use tokio::task::JoinSet;
 use crate::violation::Violation;
 
 /// Lets `count` tasks loose at one moment and gives what they answered, by task.
-pub(crate) async fn race<T, F>(
-    count: usize,
-    task: impl Fn(usize) -> F,
-) -> Result<Vec<T>, Violation>
+pub(crate) async fn race<T, F>(count: usize, task: impl Fn(usize) -> F) -> Result<Vec<T>, Violation>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Violation>> + Send + 'static,
