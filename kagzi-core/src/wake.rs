@@ -133,6 +133,18 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// Whether one of the topics was announced since the last wait or the last call of this; never waits.
+    pub fn take_announcement(&mut self) -> bool {
+        let mut announced = false;
+        for (_, receiver) in &mut self.receivers {
+            announced |= receiver.has_changed().unwrap_or(false);
+            receiver.mark_unchanged();
+        }
+        announced
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         let topics: Vec<Topic> = self.receivers.drain(..).map(|(topic, _)| topic).collect();

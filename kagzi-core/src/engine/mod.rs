@@ -2,9 +2,13 @@
 //! Long polls that wait for work, waiting for a run's end, and the reaper.
 
 mod finished;
+mod group;
 mod poll;
 mod reaper;
+#[cfg(test)]
+mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::StoreError;
@@ -14,8 +18,8 @@ use crate::store::SharedStore;
 /// How an engine waits and reaps. Every value has a stated default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Who waits for work looks again after this long without a hint. Hints make it rare that a look
-    /// finds something; this bounds the delay when one was lost. 1 s by default.
+    /// Those who wait for the same work look again together after this long without a hint. Hints make
+    /// it rare that such a look finds something; this bounds the delay when one was lost. 1 s by default.
     pub poll_interval: Duration,
     /// The reaper asks for the next due moment at least this often, since another process may have
     /// written an earlier one. 5 s by default.
@@ -63,12 +67,13 @@ impl EngineOptions {
 pub struct Engine {
     store: SharedStore,
     options: EngineOptions,
+    groups: Arc<group::Groups>,
 }
 
 impl Engine {
     /// An engine over `store`. Somebody must run its [`reaper`](Engine::run_reaper).
     pub fn new(store: SharedStore, options: EngineOptions) -> Self {
-        Self { store, options }
+        Self { store, options, groups: Arc::default() }
     }
 
     /// The store below.

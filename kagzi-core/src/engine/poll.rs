@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Engine;
+use super::group::topics;
 use crate::error::StoreError;
 use crate::id::OperationId;
 use crate::op::{Claim, ClaimedRun};
-use crate::wake::Topic;
 
 impl Engine {
     /// Claims, and if nothing is due waits up to `wait` for something to become due. Nothing claimed
@@ -20,24 +20,50 @@ impl Engine {
     /// # Errors
     ///
     /// Those of [`Store::claim`](crate::Store::claim).
-    pub async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
+    pub async fn poll(&self, mut claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
         claim.validate()?;
         let until = Instant::now() + wait.min(Duration::from_hours(24));
-        let topics = claim.queues.iter().map(|queue| Topic::Queue(claim.namespace.clone(), queue.clone()));
+        let interval = self.options.poll_interval;
+        let hub = self.store.wake_hub();
+        let group = self.groups.join(&claim, hub);
         // Subscribed before the first look, so that a start in between is not missed.
-        let mut wake = self.store.wake_hub().subscribe(topics);
-        let mut claim = claim;
-        loop {
+        let mut wake = hub.subscribe(topics(&claim));
+
+        // The first look goes side by side with those of others, since a busy queue has work for all.
+        let first = {
+            let mut knowledge = group.lock().await;
+            (!knowledge.is_dry(interval)).then(|| knowledge.begin_look())
+        };
+        if let Some(look) = first {
             let claimed = self.store.claim(claim.clone()).await?;
-            let now = Instant::now();
-            if !claimed.is_empty() || now >= until {
+            if !claimed.is_empty() {
                 return Ok(claimed);
             }
-            // An empty claim took nothing, so the next look is an operation of its own.
-            claim.operation = OperationId::generate();
-            let look_again = until.min(now + self.options.poll_interval);
-            // Woken or not, the next step is the same: look again.
-            timeout_at(look_again, wake.wait()).await.ok();
+            group.lock().await.found_dry(&look);
+        }
+        // Later looks go one after the other: the first one that finds the queues dry spares the rest.
+        loop {
+            let look_again = {
+                let mut knowledge = group.lock().await;
+                if !knowledge.is_dry(interval) {
+                    // An empty claim took nothing, so the next look is an operation of its own.
+                    claim.operation = OperationId::generate();
+                    let look = knowledge.begin_look();
+                    let claimed = self.store.claim(claim.clone()).await?;
+                    if claimed.len() < claim.limit as usize {
+                        knowledge.found_dry(&look);
+                    }
+                    if !claimed.is_empty() {
+                        return Ok(claimed);
+                    }
+                }
+                knowledge.looks_again_at(interval)
+            };
+            if Instant::now() >= until {
+                return Ok(Vec::new());
+            }
+            // Woken or not, the next step is the same: ask the group.
+            timeout_at(look_again.min(until), wake.wait()).await.ok();
         }
     }
 }

@@ -1,0 +1,116 @@
+//! Those who wait for the same work share what they know of it.
+//!
+//! A hundred idle workers that poll the same queues for the same types are one group. As long as no
+//! hint came since the group last found the queues dry, and that was less than a poll interval ago,
+//! nobody of the group asks the store: so they cost one look a poll interval together, not one each,
+//! and one started run costs a look or two, not a hundred.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::name::{Namespace, QueueName, WorkflowType};
+use crate::op::Claim;
+use crate::wake::{Subscription, Topic, WakeHub};
+
+/// What makes two polls ask for the same work.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Interest {
+    namespace: Namespace,
+    queues: Vec<QueueName>,
+    workflow_types: Vec<WorkflowType>,
+}
+
+/// The groups that somebody polls for now.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Mutex<HashMap<Interest, Weak<Group>>>);
+
+/// What a group knows. Whoever looks again after waiting holds the lock meanwhile, so that the next
+/// one sees what was found.
+#[derive(Debug)]
+pub(super) struct Group(tokio::sync::Mutex<Knowledge>);
+
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    hints: Subscription,
+    /// How many times a hint was taken.
+    hinted: u64,
+    dry_since: Option<Instant>,
+}
+
+/// A look that somebody of the group takes.
+#[derive(Debug)]
+pub(super) struct Look {
+    began: Instant,
+    hinted: u64,
+}
+
+impl Groups {
+    /// The group of a claim, shared with everybody who asks for the same work.
+    pub(super) fn join(&self, claim: &Claim, hub: &WakeHub) -> Arc<Group> {
+        let mut interest = Interest {
+            namespace: claim.namespace.clone(),
+            queues: claim.queues.clone(),
+            workflow_types: claim.workflow_types.clone(),
+        };
+        interest.queues.sort_unstable();
+        interest.workflow_types.sort_unstable();
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.get(&interest).and_then(Weak::upgrade) {
+            return group;
+        }
+        groups.retain(|_, group| group.strong_count() > 0);
+        let hints = hub.subscribe(topics(claim));
+        let group = Arc::new(Group(tokio::sync::Mutex::new(Knowledge { hints, hinted: 0, dry_since: None })));
+        groups.insert(interest, Arc::downgrade(&group));
+        group
+    }
+}
+
+impl Group {
+    pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, Knowledge> {
+        self.0.lock().await
+    }
+}
+
+impl Knowledge {
+    /// Whether a look would find nothing, as far as anybody here knows. If not, the caller is to look
+    /// now; hints that come from here on count for the look after that.
+    pub(super) fn is_dry(&mut self, poll_interval: Duration) -> bool {
+        let recent = self.dry_since.is_some_and(|since| since.elapsed() < poll_interval);
+        if self.take_hint() || !recent {
+            self.dry_since = None;
+        }
+        self.dry_since.is_some()
+    }
+
+    /// Begins a look; hand the result to [`found_dry`](Self::found_dry).
+    pub(super) fn begin_look(&self) -> Look {
+        Look { began: Instant::now(), hinted: self.hinted }
+    }
+
+    /// The look found less than it asked for: the queues are dry, unless a hint came since it began.
+    pub(super) fn found_dry(&mut self, look: &Look) {
+        if !self.take_hint() && self.hinted == look.hinted {
+            self.dry_since = Some(look.began);
+        }
+    }
+
+    fn take_hint(&mut self) -> bool {
+        let hinted = self.hints.take_announcement();
+        self.hinted += u64::from(hinted);
+        hinted
+    }
+
+    /// When the group may look again without a hint.
+    pub(super) fn looks_again_at(&self, poll_interval: Duration) -> Instant {
+        self.dry_since.unwrap_or_else(Instant::now) + poll_interval
+    }
+}
+
+/// The topics on which a claim hears of work.
+pub(super) fn topics(claim: &Claim) -> impl Iterator<Item = Topic> {
+    claim.queues.iter().map(|queue| Topic::Queue(claim.namespace.clone(), queue.clone()))
+}
