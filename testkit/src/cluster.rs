@@ -1,0 +1,285 @@
+//! A Postgres cluster started from the server binaries on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::watchdog::Watchdog;
+use crate::{TestkitError, database, free_port};
+
+/// Starts the server, waits until the owner's pipe closes, stops the server, and removes the
+/// directory unless told to keep it. The postmaster's pid is read from its own file, since what was
+/// started may be a `runuser` in front of it.
+const SCRIPT: &str = r#"
+directory=$1; shift
+trap '' INT TERM HUP
+"$@" >>"$directory/log" 2>&1 </dev/null &
+server=$!
+read -r word
+postmaster=$(head -n 1 "$directory/data/postmaster.pid" 2>/dev/null)
+case "$word" in
+    keep) kill -INT "$postmaster" 2>/dev/null || kill -TERM "$server" 2>/dev/null ;;
+    *) kill -QUIT "$postmaster" 2>/dev/null || kill -TERM "$server" 2>/dev/null ;;
+esac
+wait "$server" 2>/dev/null
+[ "$word" = keep ] || rm -rf "$directory"
+"#;
+
+/// How a cluster is started.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// How many clients may be connected. 300 by default.
+    pub max_connections: u32,
+    /// Further settings, as `name=value`.
+    pub settings: Vec<String>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { max_connections: 300, settings: Vec::new() }
+    }
+}
+
+/// A cluster of one's own: durable settings on, a socket in its directory and a port on the loopback
+/// interface, which stay the same over restarts. It ends with the handle or the process.
+#[derive(Debug)]
+pub struct PostgresCluster {
+    binaries: PathBuf,
+    directory: TempDir,
+    port: u16,
+    user: Option<String>,
+    options: ClusterOptions,
+    running: Option<Watchdog>,
+}
+
+impl PostgresCluster {
+    /// Makes a new cluster and starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Program`] if there are no server binaries, or they fail;
+    /// [`TestkitError::NotReady`] if the server does not answer within 30 s.
+    pub async fn start(options: ClusterOptions) -> Result<Self, TestkitError> {
+        let binaries = find_binaries()?;
+        let directory = tempfile::Builder::new().prefix("kagzi-postgres-").tempdir()?;
+        let user = unprivileged_user()?;
+        if let Some(user) = &user {
+            std::os::unix::fs::chown(directory.path(), Some(id_of(user, "-u")?), Some(id_of(user, "-g")?))?;
+        }
+        let mut cluster = Self { binaries, directory, port: free_port()?, user, options, running: None };
+        cluster.initdb()?;
+        cluster.restart().await?;
+        Ok(cluster)
+    }
+
+    /// A URL of the database `postgres`, over TCP.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// The directory of the server's Unix socket.
+    pub fn socket_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The port, the same over restarts.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where the server's programs are.
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
+    /// Starts the server on its data again, after [`stop`](Self::stop) or [`kill`](Self::kill); a
+    /// running one is stopped first.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::NotReady`].
+    pub async fn restart(&mut self) -> Result<(), TestkitError> {
+        self.stop()?;
+        let mut arguments = vec![self.directory.path().as_os_str().to_owned()];
+        arguments.extend(self.as_user());
+        arguments.push(self.binaries.join("postgres").into());
+        arguments.push("-D".into());
+        arguments.push(self.data().into());
+        for setting in self.settings() {
+            arguments.extend(["-c".into(), setting.into()]);
+        }
+        self.running = Some(Watchdog::start(SCRIPT, &arguments)?);
+        database::wait_until_ready(&self.url(), 30, || self.log_end()).await
+    }
+
+    /// Stops the server in order; its data stay.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Io`].
+    pub fn stop(&mut self) -> Result<(), TestkitError> {
+        self.running.take().map_or(Ok(()), |watchdog| watchdog.finish("keep"))
+    }
+
+    /// Kills the server and all its backends with SIGKILL, as a crash of the machine would; the data
+    /// stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Program`] if it does not run.
+    pub fn kill(&mut self) -> Result<(), TestkitError> {
+        let postmaster = self.postmaster_pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
+            .unwrap_or_default();
+        let mut kill = Command::new("kill");
+        kill.arg("-KILL").arg(&postmaster).args(children.split_whitespace());
+        run(&mut kill)?;
+        self.stop()
+    }
+
+    /// The pid of the running postmaster.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Program`] if it does not run.
+    pub fn postmaster_pid(&self) -> Result<String, TestkitError> {
+        let file = self.data().join("postmaster.pid");
+        let text = std::fs::read_to_string(&file).map_err(|error| TestkitError::Program {
+            program: "postgres".to_owned(),
+            detail: format!("it does not run: {}: {error}", file.display()),
+        })?;
+        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn initdb(&self) -> Result<(), TestkitError> {
+        let mut words = self.as_user();
+        words.push(self.binaries.join("initdb").into());
+        let (program, arguments) = words.split_first().ok_or_else(|| TestkitError::Program {
+            program: "initdb".to_owned(),
+            detail: "no program".to_owned(),
+        })?;
+        run(Command::new(program)
+            .args(arguments)
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .arg("-D")
+            .arg(self.data()))?;
+        Ok(())
+    }
+
+    fn settings(&self) -> Vec<String> {
+        let mut settings = vec![
+            "fsync=on".to_owned(),
+            "synchronous_commit=on".to_owned(),
+            "full_page_writes=on".to_owned(),
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={}", self.port),
+            format!("unix_socket_directories={}", self.directory.path().display()),
+            format!("max_connections={}", self.options.max_connections),
+        ];
+        settings.extend(self.options.settings.iter().cloned());
+        settings
+    }
+
+    /// The words to put in front of a program so that it runs without privileges: the server refuses
+    /// to run as root.
+    fn as_user(&self) -> Vec<std::ffi::OsString> {
+        let Some(user) = &self.user else { return Vec::new() };
+        if find_in_path("setpriv").is_some() {
+            let words =
+                ["setpriv", &format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", "--"]
+                    .map(Into::into);
+            // `nobody` has a group of another name on some systems.
+            if run(Command::new(&words[0]).args(&words[1..]).arg("true")).is_ok() {
+                return words.into();
+            }
+        }
+        ["runuser", "-u", user, "--"].map(Into::into).into()
+    }
+
+    fn log_end(&self) -> String {
+        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(5).collect();
+        lines.into_iter().rev().fold(String::new(), |text, line| text + "\n" + line)
+    }
+}
+
+impl Drop for PostgresCluster {
+    fn drop(&mut self) {
+        // The watchdog stops the server and removes the directory; the handle of the directory then
+        // finds nothing to do.
+        drop(self.running.take());
+    }
+}
+
+fn find_in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// The directory with `initdb` and `postgres`: from PATH, else the newest under `/usr/lib/postgresql`,
+/// where Debian puts them.
+fn find_binaries() -> Result<PathBuf, TestkitError> {
+    let complete =
+        |directory: &Path| ["initdb", "postgres"].iter().all(|program| directory.join(program).is_file());
+    let from_path = find_in_path("initdb")
+        .and_then(|file| file.canonicalize().ok())
+        .and_then(|file| file.parent().map(Path::to_owned))
+        .filter(|directory| complete(directory));
+    if let Some(directory) = from_path {
+        return Ok(directory);
+    }
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, directory)| complete(directory))
+        .collect();
+    versions.sort();
+    versions.pop().map(|(_, directory)| directory).ok_or_else(|| TestkitError::Program {
+        program: "initdb".to_owned(),
+        detail: "found neither in PATH nor under /usr/lib/postgresql/*/bin".to_owned(),
+    })
+}
+
+/// The user to run the server as: nobody special unless we are root.
+fn unprivileged_user() -> Result<Option<String>, TestkitError> {
+    let output = run(Command::new("id").arg("-u"))?;
+    if String::from_utf8_lossy(&output.stdout).trim() != "0" {
+        return Ok(None);
+    }
+    ["postgres", "nobody"]
+        .into_iter()
+        .find(|user| id_of(user, "-u").is_ok())
+        .map(|user| Some(user.to_owned()))
+        .ok_or_else(|| TestkitError::Program {
+            program: "postgres".to_owned(),
+            detail: "it refuses to run as root, and there is no user `postgres` or `nobody`".to_owned(),
+        })
+}
+
+fn id_of(user: &str, which: &str) -> Result<u32, TestkitError> {
+    let output = run(Command::new("id").arg(which).arg(user))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| TestkitError::Program {
+        program: "id".to_owned(),
+        detail: format!("expected a number, got {:?}", text.trim()),
+    })
+}
+
+fn run(command: &mut Command) -> Result<Output, TestkitError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|error| TestkitError::Program { program: program.clone(), detail: error.to_string() })?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(TestkitError::Program { program, detail: format!("{}: {said}", output.status) })
+}

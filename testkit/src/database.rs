@@ -1,0 +1,95 @@
+//! A database of its own for each test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use uuid::Uuid;
+
+use crate::TestkitError;
+
+/// A database that one test has to itself. Dropping the handle drops the database, whoever is still
+/// connected to it.
+#[derive(Debug)]
+pub struct TestDatabase {
+    server_url: String,
+    name: String,
+}
+
+impl TestDatabase {
+    pub(crate) async fn create(server_url: &str) -> Result<Self, TestkitError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kagzi_test_{}_{number}", Uuid::now_v7().simple());
+        // The name is our own: letters, digits and underscores. `template0` has no other user that
+        // could be in the way of copying it.
+        let sql = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
+        execute(server_url, sql, "creating a database for a test").await?;
+        Ok(Self { server_url: server_url.to_owned(), name })
+    }
+
+    /// A URL of the database.
+    pub fn url(&self) -> String {
+        let (before, query) = match self.server_url.split_once('?') {
+            Some((before, query)) => (before, format!("?{query}")),
+            None => (self.server_url.as_str(), String::new()),
+        };
+        let (scheme, rest) = before.split_once("://").unwrap_or(("postgres", before));
+        let authority = rest.split('/').next().unwrap_or(rest);
+        format!("{scheme}://{authority}/{}{query}", self.name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let (url, sql) =
+            (self.server_url.clone(), format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        // A runtime cannot be entered twice on one thread, and the test's may be gone already.
+        let worker = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(execute(&url, sql, "dropping the database of a test"))
+        });
+        // A server that was killed on purpose takes its databases along; nobody is left to tell.
+        drop(worker.join());
+    }
+}
+
+async fn execute(url: &str, sql: String, doing: &str) -> Result<(), TestkitError> {
+    let failed = |source| TestkitError::Database { doing: doing.to_owned(), source };
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    connection.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
+    connection.close().await.map_err(failed)
+}
+
+/// Waits until the server at `url` accepts connections; `log` gives the end of its log for the error.
+pub(crate) async fn wait_until_ready(
+    url: &str,
+    limit_secs: u64,
+    log: impl Fn() -> String,
+) -> Result<(), TestkitError> {
+    let limit = Duration::from_secs(limit_secs);
+    let started = Instant::now();
+    loop {
+        match PgConnection::connect(url).await {
+            Ok(connection) => {
+                return connection.close().await.map_err(|source| TestkitError::Database {
+                    doing: "closing the first connection".to_owned(),
+                    source,
+                });
+            }
+            Err(error) if started.elapsed() >= limit => {
+                return Err(TestkitError::NotReady {
+                    url: url.to_owned(),
+                    waited_secs: limit_secs,
+                    detail: format!("{error}{}", log()),
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+}
