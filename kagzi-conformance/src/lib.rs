@@ -31,3 +31,8 @@ pub use report::{CaseReport, Outcome, Report, Totals};
 pub use runner::{Filter, run};
 pub use scenario::suite_rules;
 pub use violation::{Verdict, Violation};
+
+/// The guide for authors of backends; its examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-your-own-backend.md")]
+struct WriteYourOwnBackend;
