@@ -42,6 +42,26 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// Checks every field; backends call it when they open.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] naming the field.
+    pub fn validate(&self) -> Result<(), StoreError> {
+        let at_least_one = |field: &str, value: usize| match value {
+            0 => Err(StoreError::InvalidArgument {
+                field: field.to_owned(),
+                expected: "at least 1".to_owned(),
+                got: "0".to_owned(),
+            }),
+            _ => Ok(()),
+        };
+        at_least_one("max_payload_bytes", self.max_payload_bytes)?;
+        at_least_one("max_message_bytes", self.max_message_bytes)?;
+        at_least_one("poison_after", self.poison_after as usize)?;
+        self.default_retry.validate()
+    }
+
     /// Checks a payload's size.
     ///
     /// # Errors

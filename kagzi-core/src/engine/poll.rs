@@ -7,7 +7,6 @@ use tokio::time::{Instant, timeout_at};
 use super::Engine;
 use super::group::topics;
 use crate::error::StoreError;
-use crate::id::OperationId;
 use crate::op::{Claim, ClaimedRun};
 
 impl Engine {
@@ -20,7 +19,7 @@ impl Engine {
     /// # Errors
     ///
     /// Those of [`Store::claim`](crate::Store::claim).
-    pub async fn poll(&self, mut claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
+    pub async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
         claim.validate()?;
         let until = Instant::now() + wait.min(Duration::from_hours(24));
         let interval = self.options.poll_interval;
@@ -46,8 +45,8 @@ impl Engine {
             let look_again = {
                 let mut knowledge = group.lock().await;
                 if !knowledge.is_dry(interval) {
-                    // An empty claim took nothing, so the next look is an operation of its own.
-                    claim.operation = OperationId::generate();
+                    // All looks are one operation: those before took nothing, and a caller that misses
+                    // the answer can send the poll again and gets the runs (invariant 8).
                     let look = knowledge.begin_look();
                     let claimed = self.store.claim(claim.clone()).await?;
                     if claimed.len() < claim.limit as usize {
