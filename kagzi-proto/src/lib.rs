@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+/// The well-known types that the messages use.
+pub use prost_types::{Duration, Timestamp};
+
 /// The package `kagzi.v1`. A version is only ever added to; what would break clients becomes `v2`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated; documented in the .proto files")]
 pub mod v1 {

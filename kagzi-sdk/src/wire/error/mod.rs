@@ -1,0 +1,161 @@
+//! Errors through the wire and back.
+//!
+//! A [`StoreError`] becomes a `tonic::Status` with a standard code and the typed details of
+//! `google.rpc`: `ErrorInfo` with [`StoreError::reason`] and the particulars as metadata, from which
+//! the client rebuilds the very same error; `BadRequest` where a field is at fault; `RetryInfo` where
+//! a delay is known. Free texts are cut to [`MAX_TEXT_BYTES`], since they travel in HTTP/2 trailers.
+//!
+//! | error | code |
+//! | --- | --- |
+//! | `InvalidArgument`, `TooLarge`, `BadCursor` | `INVALID_ARGUMENT` |
+//! | `RunNotFound` | `NOT_FOUND` |
+//! | `LeaseLost`, `AttemptNotRunning`, `StepKindMismatch`, `WrongState`, `SchemaMismatch` | `FAILED_PRECONDITION` |
+//! | `IdempotencyConflict`, `OperationConflict` | `ALREADY_EXISTS` |
+//! | `Unavailable`, `OutcomeUnknown` | `UNAVAILABLE` |
+//! | `Internal` | `INTERNAL` |
+//!
+//! `LeaseLost` is not `ABORTED`: retrying middleware repeats `ABORTED`, and a worker that lost its
+//! lease must stop. `OutcomeUnknown` is `UNAVAILABLE` because that is what it asks of the caller: send
+//! the same operation again.
+
+mod decode;
+mod encode;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use kagzi_core::StoreError;
+use kagzi_proto::{ERROR_DOMAIN, v1};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::time::{duration, duration_to_wire};
+
+/// The longest free text in an error on the wire, in bytes.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
+/// The reason of a status about a namespace that the server does not serve.
+pub const NAMESPACE_NOT_FOUND: &str = "NAMESPACE_NOT_FOUND";
+
+/// The reason of a status from a server that is shutting down.
+pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+
+/// An error in the form that the wire carries, whatever carries it.
+#[derive(Debug)]
+struct Described {
+    code: Code,
+    reason: String,
+    message: String,
+    metadata: BTreeMap<String, String>,
+    retry_delay: Option<Duration>,
+}
+
+/// The code of an error; see the table of this module.
+pub const fn code_of(error: &StoreError) -> Code {
+    match error {
+        StoreError::InvalidArgument { .. } | StoreError::TooLarge { .. } | StoreError::BadCursor { .. } => {
+            Code::InvalidArgument
+        }
+        StoreError::RunNotFound { .. } => Code::NotFound,
+        StoreError::LeaseLost { .. }
+        | StoreError::AttemptNotRunning { .. }
+        | StoreError::StepKindMismatch { .. }
+        | StoreError::WrongState { .. }
+        | StoreError::SchemaMismatch { .. } => Code::FailedPrecondition,
+        StoreError::IdempotencyConflict { .. } | StoreError::OperationConflict { .. } => Code::AlreadyExists,
+        StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => Code::Unavailable,
+        _ => Code::Internal,
+    }
+}
+
+/// The status of a failed call.
+pub fn error_to_status(error: &StoreError) -> Status {
+    encode::describe(error).into_status()
+}
+
+/// The error inside a status. A status that no kagzi server made (a proxy's, a broken connection's)
+/// becomes the error that asks for the right behaviour: what may pass is retryable.
+pub fn error_from_status(status: &Status) -> StoreError {
+    let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN);
+    let Some(info) = info else { return decode::foreign(status) };
+    decode::rebuild(&Described {
+        code: status.code(),
+        reason: info.reason,
+        message: status.message().to_owned(),
+        metadata: info.metadata.into_iter().collect(),
+        retry_delay: status.get_details_retry_info().and_then(|retry| retry.retry_delay),
+    })
+}
+
+/// The refusal of one item of a batch.
+pub fn error_to_item(error: &StoreError) -> v1::ItemError {
+    let described = encode::describe(error);
+    v1::ItemError {
+        code: described.code.into(),
+        message: described.message,
+        reason: described.reason,
+        metadata: described.metadata,
+        retry_delay: described.retry_delay.map(duration_to_wire),
+    }
+}
+
+/// The error inside the refusal of an item.
+pub fn error_from_item(item: &v1::ItemError) -> StoreError {
+    decode::rebuild(&Described {
+        code: Code::from_i32(item.code),
+        reason: item.reason.clone(),
+        message: item.message.clone(),
+        metadata: item.metadata.clone(),
+        retry_delay: item.retry_delay.and_then(|delay| duration("retry_delay", delay).ok()),
+    })
+}
+
+/// The status about a namespace that the server does not serve. Clients read it as a
+/// [`StoreError::InvalidArgument`] about the field.
+pub fn namespace_not_found(namespace: &str) -> Status {
+    let expected =
+        "a namespace that this server serves; add it to `namespaces` in the server's configuration";
+    Described {
+        code: Code::NotFound,
+        reason: NAMESPACE_NOT_FOUND.to_owned(),
+        message: format!("namespace: expected {expected}, got {namespace:?}"),
+        metadata: BTreeMap::from([
+            ("field".to_owned(), "namespace".to_owned()),
+            ("expected".to_owned(), expected.to_owned()),
+            ("got".to_owned(), namespace.to_owned()),
+        ]),
+        retry_delay: None,
+    }
+    .into_status()
+}
+
+/// The status of a server that takes no new calls. Clients read it as [`StoreError::Unavailable`].
+pub fn shutting_down(retry_after: Duration) -> Status {
+    let cause = "the server is shutting down; retry, on another server if there is one";
+    Described {
+        code: Code::Unavailable,
+        reason: SHUTTING_DOWN.to_owned(),
+        message: cause.to_owned(),
+        metadata: BTreeMap::from([("cause".to_owned(), cause.to_owned())]),
+        retry_delay: Some(retry_after),
+    }
+    .into_status()
+}
+
+impl Described {
+    fn into_status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        if let Some(field) = self.metadata.get("field") {
+            details.add_bad_request_violation(field.clone(), self.message.clone());
+        }
+        if let Some(delay) = self.retry_delay {
+            details.set_retry_info(Some(delay));
+        }
+        let metadata: HashMap<_, _> = self.metadata.into_iter().collect();
+        details.set_error_info(self.reason, ERROR_DOMAIN, metadata);
+        Status::with_error_details(self.code, self.message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests;
