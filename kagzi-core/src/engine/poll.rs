@@ -1,5 +1,7 @@
 //! Long polls: a claim that waits until there is something to claim.
 
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +22,23 @@ impl Engine {
     ///
     /// Those of [`Store::claim`](crate::Store::claim).
     pub async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
+        self.poll_until(claim, wait, pending()).await
+    }
+
+    /// Like [`poll`](Self::poll), but ends its wait, empty, when `stop` is ready.
+    ///
+    /// `stop` ends the waiting and never a claim that is being made, so whoever stops a poll instead of
+    /// dropping it hears of every run that it took: a server that shuts down, or whose caller has gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::claim`](crate::Store::claim).
+    pub async fn poll_until(
+        &self,
+        claim: Claim,
+        wait: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Vec<ClaimedRun>, StoreError> {
         claim.validate()?;
         let until = Instant::now() + wait.min(Duration::from_hours(24));
         let interval = self.options.poll_interval;
@@ -40,6 +59,7 @@ impl Engine {
             }
             group.lock().await.found_dry(&look);
         }
+        let mut stop = pin!(stop);
         // Later looks go one after the other: the first one that finds the queues dry spares the rest.
         loop {
             let look_again = {
@@ -62,7 +82,11 @@ impl Engine {
                 return Ok(Vec::new());
             }
             // Woken or not, the next step is the same: ask the group.
-            timeout_at(look_again.min(until), wake.wait()).await.ok();
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(Vec::new()),
+                _ = timeout_at(look_again.min(until), wake.wait()) => {}
+            }
         }
     }
 }

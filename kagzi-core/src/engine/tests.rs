@@ -190,3 +190,17 @@ async fn an_idle_reaper_asks_once_an_interval() {
     let asked = clock.asked.load(Ordering::SeqCst);
     assert!((12..=13).contains(&asked), "{asked} questions in 12 intervals");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_poll_ends_its_wait_empty_but_hands_over_what_its_claim_took() {
+    let (engine, _) = engine(rarely());
+    let before = Instant::now();
+    let stop = sleep(Duration::from_secs(3));
+    assert!(engine.poll_until(claim(), Duration::from_hours(2), stop).await.unwrap().is_empty());
+    assert_eq!(before.elapsed(), Duration::from_secs(3));
+
+    let run_id = start(engine.store(), StartAt::Now).await;
+    let stopped = async {};
+    let claimed = engine.poll_until(claim(), Duration::from_hours(2), stopped).await.unwrap();
+    assert_eq!(claimed[0].run.run_id, run_id, "stopped before it began, but it claimed");
+}
