@@ -3,7 +3,7 @@
 mod describe;
 mod log;
 
-pub(crate) use log::{Calls, Log};
+pub(crate) use log::Log;
 
 use async_trait::async_trait;
 use kagzi_core::{
