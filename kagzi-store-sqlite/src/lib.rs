@@ -1,1 +1,259 @@
 //! The SQLite backend of kagzi: durable workflows in one file, with group commit.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("kagzi.db");
+//! use kagzi_core::{Namespace, Payload, QueueName, StartRun, Store, WorkflowType};
+//! use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
+//!
+//! let store = SqliteStore::open(SqliteOptions::new(path)).await?;
+//! let start = StartRun::new(
+//!     Namespace::new("default")?,
+//!     QueueName::new("default")?,
+//!     WorkflowType::new("greet")?,
+//!     Payload::json("\"world\""),
+//! );
+//! store.start(vec![start]).await?;
+//! store.close().await?;
+//! # Ok::<(), kagzi_core::StoreError>(()) }).unwrap();
+//! ```
+//!
+//! # How it works
+//!
+//! One thread writes (group commit, WAL mode, `synchronous=FULL`), a few
+//! connections read, and every operation loads rows, asks [`kagzi_core::decide`] and writes what it
+//! says: this crate carries no rule of its own. Several processes may open one file; a writer that
+//! finds it locked waits up to the busy timeout, and while somebody waits for work the writer looks
+//! every 10 ms whether another process wrote something.
+
+mod apply;
+mod claim;
+mod commit;
+mod error;
+mod lease;
+mod listing;
+mod options;
+mod queue;
+mod readers;
+mod reap;
+mod rows;
+mod runs;
+mod schema;
+mod steps;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use kagzi_core::{
+    Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
+    CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
+    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
+    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord, Sleep,
+    SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub, decide,
+};
+
+use commit::{Writer, WriterOptions};
+pub use options::SqliteOptions;
+use readers::Readers;
+
+/// A store in a SQLite file. See the [crate's documentation](crate).
+///
+/// Reads run on tokio's blocking threads, so the store is used within a tokio runtime.
+pub struct SqliteStore {
+    path: PathBuf,
+    rules: Rules,
+    clock: Arc<dyn Clock>,
+    hub: WakeHub,
+    closed: AtomicBool,
+    // Dropped before the writer, which tidies the file up when it is the last to go.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it if it does not exist, and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] for an option outside its range, a missing directory or a file
+    /// that is not kagzi's; [`StoreError::SchemaMismatch`] for one of a newer version;
+    /// [`StoreError::Unavailable`] for one that is read-only, locked or on a full disk.
+    pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        tokio::task::spawn_blocking(move || Self::open_now(options)).await.unwrap_or_else(|error| {
+            Err(StoreError::Internal { context: "opening a SQLite store", detail: error.to_string() })
+        })
+    }
+
+    fn open_now(options: SqliteOptions) -> Result<Self, StoreError> {
+        options.validate()?;
+        let connection = schema::open_writer(&options)?;
+        let readers =
+            (0..options.readers).map(|_| schema::open_reader(&options)).collect::<Result<_, _>>()?;
+        let hub = WakeHub::new();
+        let writer = Writer::start(
+            connection,
+            WriterOptions {
+                rules: options.rules.clone(),
+                clock: Arc::clone(&options.clock),
+                hub: hub.clone(),
+                max_batch: options.max_batch,
+                queue_bound: options.queue_bound,
+                busy_timeout: options.busy_timeout,
+            },
+        )?;
+        Ok(Self {
+            path: options.path,
+            rules: options.rules,
+            clock: options.clock,
+            hub,
+            closed: AtomicBool::new(false),
+            readers: Readers::new(readers),
+            writer,
+        })
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn backend(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn wake_hub(&self) -> &WakeHub {
+        &self.hub
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(error::closed());
+        }
+        Ok(self.clock.now())
+    }
+
+    async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        decide::check_start_batch(&batch, &self.rules)?;
+        self.writer.perform(move |tx| runs::start(tx, &batch)).await
+    }
+
+    async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
+        let namespace = namespace.clone();
+        self.readers.read(move |connection| runs::record(connection, &namespace, run_id)).await
+    }
+
+    async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        let place = request.place()?;
+        let request = request.clone();
+        self.readers.read(move |connection| listing::runs(connection, &request, place)).await
+    }
+
+    async fn count_runs(&self, namespace: &Namespace, filter: &RunFilter) -> Result<u64, StoreError> {
+        let (namespace, filter) = (namespace.clone(), filter.clone());
+        self.readers.read(move |connection| listing::count(connection, &namespace, &filter)).await
+    }
+
+    async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
+        let place = request.place()?;
+        let request = request.clone();
+        let read = self.readers.read(move |connection| {
+            runs::load(connection, &request.namespace, request.run_id)?;
+            listing::attempts(connection, &request, place.as_ref())
+        });
+        read.await
+    }
+
+    async fn cancel(&self, request: CancelRun) -> Result<CancelOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        self.writer.perform(move |tx| runs::cancel(tx, &request)).await
+    }
+
+    async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
+        self.writer.perform(move |tx| runs::requeue(tx, &request)).await
+    }
+
+    async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        request.validate()?;
+        self.writer.perform(move |tx| claim::claim(tx, &request)).await
+    }
+
+    async fn heartbeat(
+        &self,
+        batch: Vec<Heartbeat>,
+    ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
+        decide::check_heartbeats(&batch)?;
+        self.writer.perform(move |tx| lease::heartbeat(tx, &batch)).await
+    }
+
+    async fn begin_step(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
+        request.validate()?;
+        self.writer.perform(move |tx| steps::begin(tx, &request)).await
+    }
+
+    async fn complete_step(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        self.writer.perform(move |tx| steps::complete(tx, &request)).await
+    }
+
+    async fn fail_step(&self, request: FailStep) -> Result<FailureOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        self.writer.perform(move |tx| steps::fail(tx, &request)).await
+    }
+
+    async fn sleep(&self, request: Sleep) -> Result<SleepOutcome, StoreError> {
+        request.validate()?;
+        self.writer.perform(move |tx| steps::sleep(tx, &request)).await
+    }
+
+    async fn complete_run(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        self.writer.perform(move |tx| runs::complete(tx, &request)).await
+    }
+
+    async fn fail_run(&self, request: FailRun) -> Result<FailureOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        self.writer.perform(move |tx| runs::fail(tx, &request)).await
+    }
+
+    async fn release(&self, request: ReleaseRun) -> Result<ReleaseOutcome, StoreError> {
+        self.writer.perform(move |tx| lease::release(tx, &request)).await
+    }
+
+    async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
+        decide::check_reap(limit)?;
+        self.writer.perform(move |tx| reap::reap(tx, limit)).await
+    }
+
+    async fn next_due(&self) -> Result<NextDue, StoreError> {
+        let due_at = self.readers.read(reap::next_due).await?;
+        Ok(NextDue { now: self.clock.now(), due_at })
+    }
+
+    async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
+        let namespace = namespace.clone();
+        self.readers.read(move |connection| listing::depths(connection, &namespace)).await
+    }
+
+    async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
+        request.validate()?;
+        let request = request.clone();
+        self.writer.perform(move |tx| runs::delete_finished(tx, &request)).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Err(error::closed());
+        }
+        self.readers.close().await;
+        self.writer.close().await;
+        Ok(())
+    }
+}

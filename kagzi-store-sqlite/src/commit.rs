@@ -1,0 +1,352 @@
+//! Group commit: one thread writes, and operations that are in flight together share a commit.
+//!
+//! The writer takes everything that waits, runs it in one `BEGIN IMMEDIATE … COMMIT`, and answers
+//! nobody before the commit is durable. While one batch is committed the next one gathers, so an idle
+//! system pays no added delay and a busy one pays for one flush a batch. Operations decide before they
+//! write, so a refused one leaves its neighbours alone; after an unexpected error the batch is rolled
+//! back and its operations run again, each in a transaction of its own, so that the bad one fails alone.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kagzi_core::{
+    Clock, Namespace, QueueName, Rules, Run, RunId, RunState, StoreError, Timestamp, Topic, WakeHub,
+};
+use rusqlite::Connection;
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{self, Error, commit_failed, is_busy, nothing_happened};
+use crate::queue::{Queue, Taken};
+
+/// How often the writer looks for commits of other processes while somebody waits for them.
+const LISTEN_EVERY: Duration = Duration::from_millis(10);
+/// How often it looks whether somebody waits.
+const LOOK_FOR_WAITERS_EVERY: Duration = Duration::from_millis(50);
+
+/// What an operation works with: the open transaction, the rules, and the moment it happens at.
+pub(crate) struct Tx<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) rules: &'c Rules,
+    pub(crate) now: Timestamp,
+    pub(crate) wakes: &'c mut Wakes,
+}
+
+/// Whom to wake once the batch is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    queues: HashSet<(Namespace, QueueName)>,
+    finished: Vec<RunId>,
+    deadline: Option<Timestamp>,
+}
+
+impl Wakes {
+    /// Takes down what a written run means to those who wait.
+    pub(crate) fn note_run(&mut self, run: &Run) {
+        if run.state == RunState::Pending {
+            self.queues.insert((run.namespace.clone(), run.queue.clone()));
+        } else if run.state.is_terminal() {
+            self.finished.push(run.run_id);
+        }
+        if let Some(at) = run.attention_at() {
+            self.note_deadline(at);
+        }
+    }
+
+    pub(crate) fn note_deadline(&mut self, at: Timestamp) {
+        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn forget(&mut self) {
+        self.queues.clear();
+        self.finished.clear();
+        self.deadline = None;
+    }
+
+    fn announce(&mut self, hub: &WakeHub) {
+        for (namespace, queue) in self.queues.drain() {
+            hub.announce(&Topic::Queue(namespace, queue));
+        }
+        for run_id in self.finished.drain(..) {
+            hub.announce(&Topic::Run(run_id));
+        }
+        if let Some(at) = self.deadline.take() {
+            hub.note_deadline(at);
+        }
+    }
+}
+
+/// An operation in line, with the caller who waits for its answer.
+trait Job: Send {
+    /// Runs the operation and keeps its verdict. An error means that the transaction is spoilt.
+    fn perform(&mut self, tx: &mut Tx<'_>) -> Result<(), Error>;
+    /// Gives the caller the verdict: what was done is durable.
+    fn answer(&mut self);
+    /// Gives the caller an error: the operation was not done.
+    fn refuse(&mut self, error: StoreError);
+}
+
+struct Task<T, F> {
+    work: F,
+    verdict: Option<Result<T, StoreError>>,
+    caller: Option<oneshot::Sender<Result<T, StoreError>>>,
+}
+
+impl<T, F> Job for Task<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Tx<'_>) -> Result<T, Error> + Send,
+{
+    fn perform(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        self.verdict = None;
+        if self.caller.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            // Nobody waits any more: a claim, say, would only lease runs to no one.
+            return Ok(());
+        }
+        let before = tx.connection.total_changes();
+        // A panic spoils one operation, not the store: its writes are undone like any other's.
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(tx))).unwrap_or_else(|_| {
+            let detail = "it panicked".to_owned();
+            Err(StoreError::Internal { context: "performing an operation", detail }.into())
+        });
+        match outcome {
+            Ok(answer) => self.verdict = Some(Ok(answer)),
+            // Operations decide before they write. One that refuses after a write must be undone.
+            Err(Error::Refused(refusal)) if tx.connection.total_changes() == before => {
+                self.verdict = Some(Err(refusal));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self) {
+        if let (Some(verdict), Some(caller)) = (self.verdict.take(), self.caller.take()) {
+            // A caller who left in the meantime does not want to know.
+            drop(caller.send(verdict));
+        }
+    }
+
+    fn refuse(&mut self, error: StoreError) {
+        if let Some(caller) = self.caller.take() {
+            drop(caller.send(Err(error)));
+        }
+    }
+}
+
+type Line = Queue<Box<dyn Job>>;
+
+/// What the writer needs to know.
+#[derive(Debug)]
+pub(crate) struct WriterOptions {
+    pub(crate) rules: Rules,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) hub: WakeHub,
+    pub(crate) max_batch: usize,
+    pub(crate) queue_bound: usize,
+    pub(crate) busy_timeout: Duration,
+}
+
+/// The handle on the writer thread.
+pub(crate) struct Writer {
+    line: Arc<Line>,
+    ended: watch::Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts the thread, which owns `connection` from now on.
+    pub(crate) fn start(connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
+        let line = Arc::new(Queue::new(options.queue_bound));
+        let (ending, ended) = watch::channel(());
+        let scribe = Scribe {
+            line: Arc::clone(&line),
+            connection,
+            options,
+            wakes: Wakes::default(),
+            data_version: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("kagzi-sqlite".to_owned())
+            .spawn(move || {
+                scribe.run();
+                drop(ending);
+            })
+            .map_err(|error| {
+                error::unavailable(format!("no thread for the writer could be started: {error}"))
+            })?;
+        Ok(Self { line, ended, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Runs `work` in the next batch; answers once that is durable. `work` may run twice: again, alone,
+    /// if a neighbour spoilt the batch. Cancel safe: dropped, the work is done or not done.
+    pub(crate) async fn perform<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        self.line.push(Box::new(Task { work, verdict: None, caller: Some(caller) })).await?;
+        answer.await.unwrap_or_else(|_| {
+            Err(StoreError::OutcomeUnknown { reason: "the writer ended before it answered".to_owned() })
+        })
+    }
+
+    /// Takes no more work, finishes what is in line, and waits until the file is closed.
+    pub(crate) async fn close(&self) {
+        self.line.close();
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+impl Drop for Writer {
+    /// Finishes what is in line: a batch or two, so the wait is short.
+    fn drop(&mut self) {
+        self.line.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            tracing::error!("the writer of a SQLite store panicked");
+        }
+    }
+}
+
+/// Why a batch was not committed; it has been rolled back.
+enum Spoilt {
+    /// By one of its operations.
+    ByJob(Error),
+    /// As a whole: makes the error for each of its operations.
+    AsWhole(Box<dyn Fn() -> StoreError>),
+}
+
+/// The thread that writes.
+struct Scribe {
+    line: Arc<Line>,
+    connection: Connection,
+    options: WriterOptions,
+    wakes: Wakes,
+    data_version: Option<i64>,
+}
+
+impl Drop for Scribe {
+    fn drop(&mut self) {
+        // Whatever ended this thread, nobody may wait for it in vain.
+        self.line.abandon();
+    }
+}
+
+impl Scribe {
+    fn run(mut self) {
+        loop {
+            let somebody_waits = self.options.hub.anyone_waits(|_| true);
+            let patience = if somebody_waits { LISTEN_EVERY } else { LOOK_FOR_WAITERS_EVERY };
+            match self.line.take(self.options.max_batch, patience) {
+                Taken::Jobs(jobs) => self.commit(jobs),
+                Taken::Nothing if somebody_waits => self.hear_others(),
+                Taken::Nothing => {}
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    /// Commits a batch and answers its callers.
+    fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        match self.transact(&mut jobs) {
+            Ok(()) => {
+                for job in &mut jobs {
+                    job.answer();
+                }
+                self.wakes.announce(&self.options.hub);
+            }
+            Err(Spoilt::AsWhole(error)) => {
+                for job in &mut jobs {
+                    job.refuse(error());
+                }
+            }
+            Err(Spoilt::ByJob(error)) if jobs.len() == 1 => {
+                if let Some(job) = jobs.first_mut() {
+                    job.refuse(error.into_store_error());
+                }
+            }
+            Err(Spoilt::ByJob(error)) => {
+                tracing::warn!(%error, operations = jobs.len(), "a batch is spoilt; its operations run one by one");
+                for job in jobs {
+                    self.commit(vec![job]);
+                }
+            }
+        }
+    }
+
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Spoilt> {
+        self.wakes.forget();
+        self.begin().map_err(|error| Spoilt::AsWhole(Box::new(move || nothing_happened(&error))))?;
+        let committed = self.perform_all(jobs).map_err(Spoilt::ByJob).and_then(|()| {
+            run_cached(&self.connection, "COMMIT")
+                .map_err(|error| Spoilt::AsWhole(Box::new(move || commit_failed(&error))))
+        });
+        if committed.is_err() {
+            self.roll_back();
+        }
+        committed
+    }
+
+    fn perform_all(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Error> {
+        self.hear_others();
+        for job in jobs {
+            job.perform(&mut Tx {
+                connection: &self.connection,
+                rules: &self.options.rules,
+                now: self.options.clock.now(),
+                wakes: &mut self.wakes,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the write lock, waiting for other processes up to the busy timeout. Shorter and more
+    /// regular naps than SQLite's own, which favour whoever came last.
+    fn begin(&self) -> rusqlite::Result<()> {
+        let started = Instant::now();
+        loop {
+            match run_cached(&self.connection, "BEGIN IMMEDIATE") {
+                Err(error) if is_busy(&error) && started.elapsed() < self.options.busy_timeout => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn roll_back(&mut self) {
+        self.wakes.forget();
+        // After some errors SQLite has rolled back by itself.
+        if !self.connection.is_autocommit()
+            && let Err(error) = run_cached(&self.connection, "ROLLBACK")
+        {
+            tracing::error!(%error, "a batch could not be rolled back");
+        }
+    }
+
+    /// Wakes those who wait if another process wrote something since the last look.
+    fn hear_others(&mut self) {
+        let version = self
+            .connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
+        match version {
+            // It changes with the commits of every connection but this one, which alone writes here.
+            Ok(version) => {
+                if self.data_version.replace(version).is_some_and(|before| before != version) {
+                    self.options.hub.announce_all();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the file could not be asked for changes"),
+        }
+    }
+}
+
+fn run_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}

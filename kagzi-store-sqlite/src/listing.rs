@@ -1,0 +1,209 @@
+//! Listings and counts, on reader connections.
+
+use std::collections::BTreeMap;
+
+use kagzi_core::{
+    Attempt, AttemptScope, Cursor, Labels, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName,
+    Run, RunFilter, RunId, RunState, StepId, Timestamp, WorkflowType,
+};
+use rusqlite::{Connection, ToSql, named_params, params};
+
+use crate::error::Error;
+use crate::rows::{self, Columns, all, attempt_columns, bytes, first, json, run_columns};
+
+/// A filter as a fixed text: what is not asked for is bound as NULL.
+macro_rules! filter {
+    () => {
+        " FROM runs AS r WHERE r.namespace = :namespace AND r.partition = 0 \
+            AND r.created_at >= :created_from AND r.created_at < :created_before \
+            AND (:queue IS NULL OR r.queue = :queue) \
+            AND (:workflow_type IS NULL OR r.workflow_type = :workflow_type) \
+            AND (:states IS NULL OR r.state IN (SELECT value FROM json_each(:states))) \
+            AND (:labels IS NULL OR NOT EXISTS ( \
+                SELECT 1 FROM json_each(:labels) AS wanted WHERE NOT EXISTS ( \
+                    SELECT 1 FROM json_each(r.labels) AS has \
+                    WHERE has.key = wanted.key AND has.value = wanted.value)))"
+    };
+}
+
+pub(crate) const LIST_RUNS: &str = concat!(
+    "SELECT ",
+    run_columns!(),
+    filter!(),
+    " AND (r.created_at, r.run_id) < (:place_at, :place_id)",
+    " ORDER BY r.created_at DESC, r.run_id DESC LIMIT :limit"
+);
+
+pub(crate) const COUNT_RUNS: &str = concat!("SELECT count(*)", filter!());
+
+/// The keys of a page first, so that sorting does not carry outputs around.
+pub(crate) const ALL_ATTEMPTS: &str = concat!(
+    "SELECT ",
+    attempt_columns!(),
+    " FROM (SELECT step_id, attempt FROM steps WHERE run_id = ?1 AND partition = 0",
+    " AND (position, step_id, attempt) > (?2, ?3, ?4) ORDER BY position, step_id, attempt LIMIT ?5) AS page",
+    " CROSS JOIN steps AS s",
+    " ON s.run_id = ?1 AND s.step_id = page.step_id AND s.attempt = page.attempt AND s.partition = 0"
+);
+
+pub(crate) const LATEST_ATTEMPTS: &str = concat!(
+    "SELECT ",
+    attempt_columns!(),
+    " FROM (SELECT a.step_id, a.attempt FROM steps AS a WHERE a.run_id = ?1 AND a.partition = 0",
+    " AND (a.position, a.step_id, a.attempt) > (?2, ?3, ?4) AND NOT EXISTS (",
+    "SELECT 1 FROM steps AS later WHERE later.run_id = a.run_id AND later.step_id = a.step_id",
+    " AND later.attempt > a.attempt AND later.partition = 0)",
+    " ORDER BY a.position, a.step_id LIMIT ?5) AS page",
+    " CROSS JOIN steps AS s",
+    " ON s.run_id = ?1 AND s.step_id = page.step_id AND s.attempt = page.attempt AND s.partition = 0"
+);
+
+/// From the index over ready runs alone.
+pub(crate) const PENDING_DEPTHS: &str = "\
+    SELECT queue, count(*), min(due_at) FROM runs \
+    WHERE namespace = ?1 AND state = 'PENDING' AND partition = 0 GROUP BY queue";
+
+/// From the index over runs that time has something to say about: all that sleep or run.
+pub(crate) const WAITING_DEPTHS: &str = "\
+    SELECT queue, state, count(*) FROM runs \
+    WHERE namespace = ?1 AND attention_at IS NOT NULL AND state IN ('SLEEPING', 'RUNNING') \
+        AND partition = 0 GROUP BY queue, state";
+
+/// A filter, bound.
+struct Bound {
+    namespace: Namespace,
+    created_from: i64,
+    created_before: i64,
+    queue: Option<QueueName>,
+    workflow_type: Option<WorkflowType>,
+    states: Option<String>,
+    labels: Option<String>,
+}
+
+impl Bound {
+    fn new(namespace: &Namespace, filter: &RunFilter) -> Result<Self, Error> {
+        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+        Ok(Self {
+            namespace: namespace.clone(),
+            created_from: filter.created_from.map_or(i64::MIN, Timestamp::as_micros),
+            created_before: filter.created_before.map_or(i64::MAX, Timestamp::as_micros),
+            queue: filter.queue.clone(),
+            workflow_type: filter.workflow_type.clone(),
+            states: if states.is_empty() { None } else { Some(json(&states)?) },
+            labels: if filter.labels.is_empty() { None } else { Some(json::<Labels>(&filter.labels)?) },
+        })
+    }
+}
+
+/// A page of runs, the youngest first.
+pub(crate) fn runs(
+    connection: &Connection,
+    request: &ListRuns,
+    place: Option<(Timestamp, RunId)>,
+) -> Result<Page<Run>, Error> {
+    let bound = Bound::new(&request.namespace, &request.filter)?;
+    let (place_at, place_id) =
+        place.map_or((i64::MAX, [0xff; 16]), |(at, id)| (at.as_micros(), *id.as_uuid().as_bytes()));
+    let found = all(
+        connection,
+        LIST_RUNS,
+        named_params! {
+            ":namespace": bound.namespace.as_str(),
+            ":created_from": bound.created_from,
+            ":created_before": bound.created_before,
+            ":queue": bound.queue.as_ref().map(QueueName::as_str),
+            ":workflow_type": bound.workflow_type.as_ref().map(WorkflowType::as_str),
+            ":states": bound.states,
+            ":labels": bound.labels,
+            ":place_at": place_at,
+            ":place_id": place_id,
+            ":limit": i64::from(request.page.limit) + 1,
+        },
+        rows::run,
+    )?;
+    Ok(page(found, request.page.limit, |last| request.cursor_after(last)))
+}
+
+/// How many runs a filter finds.
+pub(crate) fn count(
+    connection: &Connection,
+    namespace: &Namespace,
+    filter: &RunFilter,
+) -> Result<u64, Error> {
+    let bound = Bound::new(namespace, filter)?;
+    let count = first(
+        connection,
+        COUNT_RUNS,
+        named_params! {
+            ":namespace": bound.namespace.as_str(),
+            ":created_from": bound.created_from,
+            ":created_before": bound.created_before,
+            ":queue": bound.queue.as_ref().map(QueueName::as_str),
+            ":workflow_type": bound.workflow_type.as_ref().map(WorkflowType::as_str),
+            ":states": bound.states,
+            ":labels": bound.labels,
+        },
+        |row| Columns::new(row).total(),
+    )?;
+    Ok(count.unwrap_or(0))
+}
+
+/// A page of the history of a run, which exists.
+pub(crate) fn attempts(
+    connection: &Connection,
+    request: &ListAttempts,
+    place: Option<&(u32, StepId, u32)>,
+) -> Result<Page<Attempt>, Error> {
+    let sql = match request.scope {
+        AttemptScope::All => ALL_ATTEMPTS,
+        AttemptScope::Latest => LATEST_ATTEMPTS,
+    };
+    let (position, step_id, attempt) = match place {
+        Some((position, step_id, attempt)) => (i64::from(*position), step_id.as_str(), *attempt),
+        None => (-1, "", 0),
+    };
+    let limit = i64::from(request.page.limit) + 1;
+    let key: [&dyn ToSql; 5] = [&bytes(request.run_id.as_uuid()), &position, &step_id, &attempt, &limit];
+    let mut found = all(connection, sql, key, rows::attempt)?;
+    found.sort_by_cached_key(Attempt::sort_key);
+    Ok(page(found, request.page.limit, |last| request.cursor_after(last)))
+}
+
+/// Cuts the one item too many that tells whether there is more.
+fn page<T>(mut items: Vec<T>, limit: u32, cursor_after: impl Fn(&T) -> Cursor) -> Page<T> {
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().filter(|_| more).map(cursor_after);
+    Page { items, next }
+}
+
+/// The queues of a namespace that hold live runs, by name.
+pub(crate) fn depths(connection: &Connection, namespace: &Namespace) -> Result<Vec<QueueDepth>, Error> {
+    let mut depths: BTreeMap<QueueName, QueueDepth> = BTreeMap::new();
+    let pending = all(connection, PENDING_DEPTHS, params![namespace.as_str()], |row| {
+        let mut columns = Columns::new(row);
+        Ok((columns.name::<QueueName>()?, columns.total()?, columns.moment()?))
+    })?;
+    for (queue, count, oldest) in pending {
+        let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
+        depth.pending = count;
+        depth.oldest_due_at = Some(oldest);
+    }
+    let waiting = all(connection, WAITING_DEPTHS, params![namespace.as_str()], |row| {
+        let mut columns = Columns::new(row);
+        let queue = columns.name::<QueueName>()?;
+        Ok((queue, columns.one_of(&RunState::ALL, RunState::as_str)?, columns.total()?))
+    })?;
+    for (queue, state, count) in waiting {
+        let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
+        match state {
+            RunState::Running => depth.running = count,
+            _ => depth.sleeping = count,
+        }
+    }
+    Ok(depths.into_values().collect())
+}
+
+fn empty(queue: QueueName) -> QueueDepth {
+    QueueDepth { queue, pending: 0, sleeping: 0, running: 0, oldest_due_at: None }
+}

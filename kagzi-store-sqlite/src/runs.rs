@@ -1,0 +1,187 @@
+//! Runs: load, start, cancel, requeue, complete, fail, delete. Each operation loads, asks
+//! [`decide`], and writes.
+
+use std::collections::HashMap;
+
+use kagzi_core::{
+    CancelOutcome, CancelRun, CompleteRun, CompleteRunOutcome, DeleteFinished, FailRun, FailureOutcome,
+    IdempotencyKey, Namespace, OperationId, Payload, RecordedAnswer, RequeueOutcome, RequeueRun, Run, RunId,
+    RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, decide,
+};
+use rusqlite::{Connection, params};
+
+use crate::apply::Slot;
+use crate::commit::Tx;
+use crate::error::Error;
+use crate::rows::{self, Columns, all, bytes, execute, first, run_columns};
+
+pub(crate) const LOAD: &str =
+    concat!("SELECT ", run_columns!(), " FROM runs AS r WHERE r.run_id = ?1 AND r.partition = 0");
+
+pub(crate) const LOAD_BY_KEY: &str = concat!(
+    "SELECT ",
+    run_columns!(),
+    " FROM runs AS r WHERE r.namespace = ?1 AND r.idempotency_key = ?2 AND r.partition = 0"
+);
+
+pub(crate) const LOAD_PAYLOAD: &str =
+    "SELECT content_type, bytes FROM payloads WHERE run_id = ?1 AND slot = ?2 AND partition = 0";
+
+pub(crate) const LOAD_OPERATION: &str =
+    "SELECT answer FROM operations WHERE run_id = ?1 AND operation_id = ?2 AND partition = 0";
+
+/// The longest finished first. An unwanted state is bound as NULL, which no row equals.
+pub(crate) const FIND_FINISHED: &str = "\
+    SELECT run_id FROM runs \
+    WHERE finished_at IS NOT NULL AND finished_at < ?1 AND partition = 0 \
+        AND (?2 IS NULL OR namespace = ?2) AND state IN (?3, ?4, ?5) \
+    ORDER BY finished_at, run_id LIMIT ?6";
+
+/// Its steps, payloads and operations go with it: ON DELETE CASCADE.
+pub(crate) const DELETE: &str = "DELETE FROM runs WHERE run_id = ?1 AND partition = 0";
+
+/// A run, whoever owns it.
+pub(crate) fn find(connection: &Connection, run_id: RunId) -> Result<Option<Run>, Error> {
+    first(connection, LOAD, params![bytes(run_id.as_uuid())], rows::run)
+}
+
+/// A run of this namespace.
+pub(crate) fn load(connection: &Connection, namespace: &Namespace, run_id: RunId) -> Result<Run, Error> {
+    find(connection, run_id)?
+        .filter(|run| run.namespace == *namespace)
+        .ok_or(Error::Refused(StoreError::RunNotFound { run_id }))
+}
+
+/// What a run was started with.
+pub(crate) fn load_input(connection: &Connection, run_id: RunId) -> Result<Payload, Error> {
+    load_payload(connection, run_id, Slot::Input)?
+        .ok_or_else(|| Error::damaged(format!("run {run_id} has no input")))
+}
+
+fn load_payload(connection: &Connection, run_id: RunId, slot: Slot) -> Result<Option<Payload>, Error> {
+    let key = params![bytes(run_id.as_uuid()), slot.as_str()];
+    first(connection, LOAD_PAYLOAD, key, |row| Columns::new(row).payload())
+}
+
+/// The answer of an operation on a run, if it was recorded.
+pub(crate) fn load_recorded(
+    connection: &Connection,
+    run_id: RunId,
+    operation: OperationId,
+) -> Result<Option<RecordedAnswer>, Error> {
+    let key = params![bytes(run_id.as_uuid()), bytes(operation.as_uuid())];
+    first(connection, LOAD_OPERATION, key, |row| Ok(RecordedAnswer::from_text(Columns::new(row).text()?)?))
+}
+
+/// A run with its payloads.
+pub(crate) fn record(
+    connection: &Connection,
+    namespace: &Namespace,
+    run_id: RunId,
+) -> Result<RunRecord, Error> {
+    let run = load(connection, namespace, run_id)?;
+    let output = match run.state {
+        RunState::Completed => load_payload(connection, run_id, Slot::Output)?,
+        _ => None,
+    };
+    Ok(RunRecord { input: load_input(connection, run_id)?, run, output })
+}
+
+/// Starts runs, all or none: first every verdict, then every write.
+pub(crate) fn start(tx: &mut Tx<'_>, batch: &[StartRun]) -> Result<Vec<Started>, Error> {
+    let mut fresh: Vec<(&StartRun, Run)> = Vec::with_capacity(batch.len());
+    // Later starts of the batch must see the earlier ones, which are not written yet.
+    let mut by_id: HashMap<RunId, usize> = HashMap::new();
+    let mut by_key: HashMap<(&Namespace, &IdempotencyKey), usize> = HashMap::new();
+    let mut answers = Vec::with_capacity(batch.len());
+    for start in batch {
+        let run = decide::new_run(start, tx.now);
+        let key = start.idempotency_key.as_ref().map(|key| (&start.namespace, key));
+        let earlier = by_id.get(&run.run_id).or_else(|| key.and_then(|key| by_key.get(&key)));
+        let answer = if let Some(stored) = find_started(tx.connection, run.run_id, key)? {
+            decide::existing_run(start, &stored, &load_input(tx.connection, stored.run_id)?)?
+        } else if let Some((earlier, run)) = earlier.and_then(|at| fresh.get(*at)) {
+            decide::existing_run(start, run, &earlier.input)?
+        } else {
+            if batch.len() > 1 {
+                by_id.insert(run.run_id, fresh.len());
+                by_key.extend(key.map(|key| (key, fresh.len())));
+            }
+            let started = Started { run_id: run.run_id, outcome: StartOutcome::Created };
+            fresh.push((start, run));
+            started
+        };
+        answers.push(answer);
+    }
+    for (start, run) in &fresh {
+        tx.insert_run(run, &start.input)?;
+    }
+    Ok(answers)
+}
+
+fn find_started(
+    connection: &Connection,
+    run_id: RunId,
+    key: Option<(&Namespace, &IdempotencyKey)>,
+) -> Result<Option<Run>, Error> {
+    match (find(connection, run_id)?, key) {
+        (None, Some((namespace, key))) => {
+            first(connection, LOAD_BY_KEY, params![namespace.as_str(), key.as_str()], rows::run)
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+pub(crate) fn cancel(tx: &mut Tx<'_>, request: &CancelRun) -> Result<CancelOutcome, Error> {
+    let run = load(tx.connection, &request.namespace, request.run_id)?;
+    let recorded = load_recorded(tx.connection, request.run_id, request.operation)?;
+    let decision = decide::cancel(&run, recorded, request, tx.now)?;
+    tx.apply(request.run_id, &decision.effects)?;
+    Ok(decision.answer)
+}
+
+pub(crate) fn requeue(tx: &mut Tx<'_>, request: &RequeueRun) -> Result<RequeueOutcome, Error> {
+    let run = load(tx.connection, &request.namespace, request.run_id)?;
+    let recorded = load_recorded(tx.connection, request.run_id, request.operation)?;
+    let decision = decide::requeue(&run, recorded, request, tx.now)?;
+    tx.apply(request.run_id, &decision.effects)?;
+    Ok(decision.answer)
+}
+
+pub(crate) fn complete(tx: &mut Tx<'_>, request: &CompleteRun) -> Result<CompleteRunOutcome, Error> {
+    let run = load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
+    let decision = decide::complete_run(&run, request, tx.now)?;
+    tx.apply(run.run_id, &decision.effects)?;
+    Ok(decision.answer)
+}
+
+pub(crate) fn fail(tx: &mut Tx<'_>, request: &FailRun) -> Result<FailureOutcome, Error> {
+    let run = load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
+    let recorded = load_recorded(tx.connection, run.run_id, request.operation)?;
+    let decision = decide::fail_run(&run, recorded, request, tx.rules, tx.now)?;
+    tx.apply(run.run_id, &decision.effects)?;
+    Ok(decision.answer)
+}
+
+/// Removes finished runs with everything that belongs to them.
+pub(crate) fn delete_finished(tx: &mut Tx<'_>, request: &DeleteFinished) -> Result<u64, Error> {
+    let states = &request.states;
+    let wanted = |state: RunState| (states.is_empty() || states.contains(&state)).then(|| state.as_str());
+    let found = all(
+        tx.connection,
+        FIND_FINISHED,
+        params![
+            request.before.as_micros(),
+            request.namespace.as_ref().map(Namespace::as_str),
+            wanted(RunState::Completed),
+            wanted(RunState::Failed),
+            wanted(RunState::Cancelled),
+            request.limit,
+        ],
+        |row| Columns::new(row).run_id(),
+    )?;
+    for run_id in &found {
+        execute(tx.connection, DELETE, params![bytes(run_id.as_uuid())])?;
+    }
+    Ok(found.len() as u64)
+}

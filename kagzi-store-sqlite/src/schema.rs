@@ -1,0 +1,202 @@
+//! The file: opening connections to it, telling whose it is, and bringing its schema up to date.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kagzi_core::StoreError;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::{is_busy, nothing_happened, unavailable};
+use crate::options::SqliteOptions;
+
+/// Marks a file as kagzi's: "kagz".
+const APPLICATION_ID: i64 = 0x6b61_677a;
+
+/// Every migration, the first to the newest. Version *n* is the schema after the *n*-th; it stands in
+/// `PRAGMA user_version`, written in the transaction of the migration itself.
+const MIGRATIONS: [&str; NEWEST as usize] = [include_str!("migrations/0001_runs_and_steps.sql")];
+
+const NEWEST: u32 = 1;
+
+/// What a file says about itself.
+struct Identity {
+    application_id: i64,
+    version: i64,
+    tables: i64,
+}
+
+/// Opens the connection of the writer, with the schema up to date. Any number of processes may do
+/// so at once: one of them migrates, the others wait for it.
+pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    check_place(&options.path)?;
+    let connection = connect(&options.path)?;
+    let waiting_for_others = |error: rusqlite::Error| cannot_open(&options.path, &error);
+    connection.busy_timeout(options.busy_timeout).map_err(waiting_for_others)?;
+    let identity = identify(&connection).map_err(waiting_for_others)?;
+    check_identity(&options.path, &identity)?;
+    if connection.is_readonly("main").map_err(waiting_for_others)? {
+        return Err(read_only(&options.path));
+    }
+    use_write_ahead_log(&connection, options.busy_timeout).map_err(waiting_for_others)?;
+    set_up(&connection).map_err(waiting_for_others)?;
+    connection
+        .execute_batch(
+            // Bigger than the default, since this connection touches every hot page; a checkpoint every
+            // 16 MiB instead of 4, since each costs a flush of its own.
+            "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 4096;
+             PRAGMA journal_size_limit = 67108864;",
+        )
+        .map_err(waiting_for_others)?;
+    migrate(&connection, &options.path)?;
+    // From here on the writer waits for others in its own way.
+    connection.busy_timeout(Duration::ZERO).map_err(waiting_for_others)?;
+    Ok(connection)
+}
+
+/// Opens a connection that only reads.
+pub(crate) fn open_reader(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    let connection = connect(&options.path)?;
+    connection
+        .busy_timeout(options.busy_timeout)
+        .and_then(|()| set_up(&connection))
+        .and_then(|()| connection.execute_batch("PRAGMA query_only = ON;"))
+        .map_err(|error| cannot_open(&options.path, &error))?;
+    Ok(connection)
+}
+
+/// SQLite says "unable to open database file" to all of this; people deserve better.
+fn check_place(path: &Path) -> Result<(), StoreError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !directory.is_dir() {
+        return Err(refused(
+            "a file in an existing directory",
+            format!("{}, but {} is not a directory; create it", path.display(), directory.display()),
+        ));
+    }
+    match path.metadata() {
+        Ok(file) if file.is_dir() => {
+            Err(refused("a file", format!("{}, which is a directory", path.display())))
+        }
+        Ok(file) if file.permissions().readonly() => Err(read_only(path)),
+        _ => Ok(()),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// What every connection needs.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
+         PRAGMA trusted_schema = OFF;",
+    )
+}
+
+fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
+    Ok(Identity {
+        application_id: number("PRAGMA application_id")?,
+        version: number("PRAGMA user_version")?,
+        tables: number("SELECT count(*) FROM sqlite_schema")?,
+    })
+}
+
+/// Refuses files of other programs and of newer versions of this one, before anything is written.
+fn check_identity(path: &Path, identity: &Identity) -> Result<(), StoreError> {
+    let is_new = identity.application_id == 0 && identity.version == 0 && identity.tables == 0;
+    if identity.application_id != APPLICATION_ID && !is_new {
+        return Err(refused(
+            "a new file or one that kagzi made",
+            format!("{}, a SQLite database of another program; choose another path", path.display()),
+        ));
+    }
+    if identity.version > i64::from(NEWEST) {
+        return Err(StoreError::SchemaMismatch {
+            found: identity.version,
+            supported: i64::from(NEWEST),
+            remedy: "upgrade this program, or open the file with the version that last wrote it",
+        });
+    }
+    Ok(())
+}
+
+/// Two connections that switch at once can meet a lock for which SQLite does not wait by itself.
+fn use_write_ahead_log(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let started = Instant::now();
+    loop {
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
+            Err(error) if is_busy(&error) && started.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            outcome => return outcome.map(|_| ()),
+        }
+    }
+}
+
+/// Applies what is missing, all of it or none.
+fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let failed = |error: rusqlite::Error| cannot_open(path, &error);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    let outcome = identify(connection).map_err(failed).and_then(|identity| {
+        // Another opener may have migrated since the first look, and be newer.
+        check_identity(path, &identity)?;
+        let done = usize::try_from(identity.version).unwrap_or(0);
+        for migration in MIGRATIONS.iter().skip(done) {
+            connection.execute_batch(migration).map_err(failed)?;
+        }
+        if done < MIGRATIONS.len() {
+            connection
+                .execute_batch(&format!(
+                    "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {NEWEST};"
+                ))
+                .map_err(failed)?;
+        }
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => connection.execute_batch("COMMIT").map_err(failed),
+        Err(error) => {
+            if let Err(error) = connection.execute_batch("ROLLBACK") {
+                tracing::debug!(%error, "a failed migration was rolled back by SQLite itself");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => refused(
+            "a new file or one that kagzi made",
+            format!("{}, which is not a SQLite database; choose another path", path.display()),
+        ),
+        Some(ErrorCode::ReadOnly) => read_only(path),
+        Some(ErrorCode::CannotOpen) => unavailable(format!(
+            "{} cannot be opened; check that this user may read and write it and its directory (SQLite: {error})",
+            path.display()
+        )),
+        _ => nothing_happened(error),
+    }
+}
+
+fn read_only(path: &Path) -> StoreError {
+    unavailable(format!(
+        "{} is read-only; make the file and its directory writable for this user",
+        path.display()
+    ))
+}
+
+fn refused(expected: &str, got: String) -> StoreError {
+    StoreError::InvalidArgument { field: "path".to_owned(), expected: expected.to_owned(), got }
+}
