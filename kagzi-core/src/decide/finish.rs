@@ -107,6 +107,8 @@ pub fn release(
     check_lease(run, &request.lease)?;
     let mut released = run.clone();
     leave(&mut released, RunState::Pending, now);
+    // A worker that gives its lease back is alive, so the row of lost leases is broken.
+    released.lost_leases = 0;
     let answer = ReleaseOutcome::Released;
     Ok(Decision {
         effects: Effects {
