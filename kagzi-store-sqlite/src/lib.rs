@@ -34,6 +34,8 @@ mod error;
 mod lease;
 mod listing;
 mod options;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod readers;
 mod reap;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use kagzi_core::{
-    Attempt, AttemptScope, Cursor, Labels, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName,
-    Run, RunFilter, RunId, RunState, StepId, Timestamp, WorkflowType,
+    Attempt, AttemptScope, Cursor, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName, Run,
+    RunFilter, RunId, StepId, Timestamp, WorkflowType,
 };
-use rusqlite::{Connection, ToSql, named_params, params};
+use rusqlite::{Connection, ToSql, params};
 
 use crate::error::Error;
 use crate::rows::{self, Columns, all, attempt_columns, bytes, first, json, run_columns};
@@ -15,7 +15,7 @@ use crate::rows::{self, Columns, all, attempt_columns, bytes, first, json, run_c
 macro_rules! filter {
     () => {
         " FROM runs AS r WHERE r.namespace = :namespace AND r.partition = 0 \
-            AND r.created_at >= :created_from AND r.created_at < :created_before \
+            AND r.created_at >= :created_from AND (r.created_at, r.run_id) < (:before, :before_id) \
             AND (:queue IS NULL OR r.queue = :queue) \
             AND (:workflow_type IS NULL OR r.workflow_type = :workflow_type) \
             AND (:states IS NULL OR r.state IN (SELECT value FROM json_each(:states))) \
@@ -26,13 +26,8 @@ macro_rules! filter {
     };
 }
 
-pub(crate) const LIST_RUNS: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    filter!(),
-    " AND (r.created_at, r.run_id) < (:place_at, :place_id)",
-    " ORDER BY r.created_at DESC, r.run_id DESC LIMIT :limit"
-);
+pub(crate) const LIST_RUNS: &str =
+    concat!("SELECT ", run_columns!(), filter!(), " ORDER BY r.created_at DESC, r.run_id DESC LIMIT :limit");
 
 pub(crate) const COUNT_RUNS: &str = concat!("SELECT count(*)", filter!());
 
@@ -65,33 +60,54 @@ pub(crate) const PENDING_DEPTHS: &str = "\
 
 /// From the index over runs that time has something to say about: all that sleep or run.
 pub(crate) const WAITING_DEPTHS: &str = "\
-    SELECT queue, state, count(*) FROM runs \
+    SELECT queue, sum(state = 'SLEEPING'), sum(state = 'RUNNING') FROM runs \
     WHERE namespace = ?1 AND attention_at IS NOT NULL AND state IN ('SLEEPING', 'RUNNING') \
-        AND partition = 0 GROUP BY queue, state";
+        AND partition = 0 GROUP BY queue";
 
-/// A filter, bound.
-struct Bound {
-    namespace: Namespace,
+/// A filter, as it is bound.
+struct Bound<'f> {
+    namespace: &'f str,
     created_from: i64,
-    created_before: i64,
-    queue: Option<QueueName>,
-    workflow_type: Option<WorkflowType>,
+    /// Both ends of time in one bound, so that the index goes straight to a page's first run.
+    before: (i64, [u8; 16]),
+    queue: Option<&'f str>,
+    workflow_type: Option<&'f str>,
     states: Option<String>,
     labels: Option<String>,
 }
 
-impl Bound {
-    fn new(namespace: &Namespace, filter: &RunFilter) -> Result<Self, Error> {
+impl<'f> Bound<'f> {
+    fn new(
+        namespace: &'f Namespace,
+        filter: &'f RunFilter,
+        place: Option<(Timestamp, RunId)>,
+    ) -> Result<Self, Error> {
         let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+        let end = filter.created_before.map_or(i64::MAX, Timestamp::as_micros);
+        let place = place.map_or((i64::MAX, [0; 16]), |(at, id)| (at.as_micros(), bytes(id.as_uuid())));
         Ok(Self {
-            namespace: namespace.clone(),
+            namespace: namespace.as_str(),
             created_from: filter.created_from.map_or(i64::MIN, Timestamp::as_micros),
-            created_before: filter.created_before.map_or(i64::MAX, Timestamp::as_micros),
-            queue: filter.queue.clone(),
-            workflow_type: filter.workflow_type.clone(),
+            // No id is smaller than zero: before (end, 0) is before the end.
+            before: place.min((end, [0; 16])),
+            queue: filter.queue.as_ref().map(QueueName::as_str),
+            workflow_type: filter.workflow_type.as_ref().map(WorkflowType::as_str),
             states: if states.is_empty() { None } else { Some(json(&states)?) },
-            labels: if filter.labels.is_empty() { None } else { Some(json::<Labels>(&filter.labels)?) },
+            labels: if filter.labels.is_empty() { None } else { Some(json(&filter.labels)?) },
         })
+    }
+
+    fn params(&self) -> [(&'static str, &dyn ToSql); 8] {
+        [
+            (":namespace", &self.namespace),
+            (":created_from", &self.created_from),
+            (":before", &self.before.0),
+            (":before_id", &self.before.1),
+            (":queue", &self.queue),
+            (":workflow_type", &self.workflow_type),
+            (":states", &self.states),
+            (":labels", &self.labels),
+        ]
     }
 }
 
@@ -101,26 +117,11 @@ pub(crate) fn runs(
     request: &ListRuns,
     place: Option<(Timestamp, RunId)>,
 ) -> Result<Page<Run>, Error> {
-    let bound = Bound::new(&request.namespace, &request.filter)?;
-    let (place_at, place_id) =
-        place.map_or((i64::MAX, [0xff; 16]), |(at, id)| (at.as_micros(), *id.as_uuid().as_bytes()));
-    let found = all(
-        connection,
-        LIST_RUNS,
-        named_params! {
-            ":namespace": bound.namespace.as_str(),
-            ":created_from": bound.created_from,
-            ":created_before": bound.created_before,
-            ":queue": bound.queue.as_ref().map(QueueName::as_str),
-            ":workflow_type": bound.workflow_type.as_ref().map(WorkflowType::as_str),
-            ":states": bound.states,
-            ":labels": bound.labels,
-            ":place_at": place_at,
-            ":place_id": place_id,
-            ":limit": i64::from(request.page.limit) + 1,
-        },
-        rows::run,
-    )?;
+    let bound = Bound::new(&request.namespace, &request.filter, place)?;
+    let limit = i64::from(request.page.limit) + 1;
+    let mut params = bound.params().to_vec();
+    params.push((":limit", &limit));
+    let found = all(connection, LIST_RUNS, params.as_slice(), rows::run)?;
     Ok(page(found, request.page.limit, |last| request.cursor_after(last)))
 }
 
@@ -130,21 +131,8 @@ pub(crate) fn count(
     namespace: &Namespace,
     filter: &RunFilter,
 ) -> Result<u64, Error> {
-    let bound = Bound::new(namespace, filter)?;
-    let count = first(
-        connection,
-        COUNT_RUNS,
-        named_params! {
-            ":namespace": bound.namespace.as_str(),
-            ":created_from": bound.created_from,
-            ":created_before": bound.created_before,
-            ":queue": bound.queue.as_ref().map(QueueName::as_str),
-            ":workflow_type": bound.workflow_type.as_ref().map(WorkflowType::as_str),
-            ":states": bound.states,
-            ":labels": bound.labels,
-        },
-        |row| Columns::new(row).total(),
-    )?;
+    let bound = Bound::new(namespace, filter, None)?;
+    let count = first(connection, COUNT_RUNS, bound.params().as_slice(), |row| Columns::new(row).total())?;
     Ok(count.unwrap_or(0))
 }
 
@@ -191,15 +179,12 @@ pub(crate) fn depths(connection: &Connection, namespace: &Namespace) -> Result<V
     }
     let waiting = all(connection, WAITING_DEPTHS, params![namespace.as_str()], |row| {
         let mut columns = Columns::new(row);
-        let queue = columns.name::<QueueName>()?;
-        Ok((queue, columns.one_of(&RunState::ALL, RunState::as_str)?, columns.total()?))
+        Ok((columns.name::<QueueName>()?, columns.total()?, columns.total()?))
     })?;
-    for (queue, state, count) in waiting {
+    for (queue, sleeping, running) in waiting {
         let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
-        match state {
-            RunState::Running => depth.running = count,
-            _ => depth.sleeping = count,
-        }
+        depth.sleeping = sleeping;
+        depth.running = running;
     }
     Ok(depths.into_values().collect())
 }

@@ -200,3 +200,107 @@ fn read_only(path: &Path) -> StoreError {
 fn refused(expected: &str, got: String) -> StoreError {
     StoreError::InvalidArgument { field: "path".to_owned(), expected: expected.to_owned(), got }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn file() -> (TempDir, SqliteOptions) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(directory.path().join("kagzi.db"));
+        (directory, options)
+    }
+
+    #[test]
+    fn eight_openers_at_once_migrate_once() {
+        for _ in 0..5 {
+            let (_directory, options) = file();
+            let barrier = Barrier::new(8);
+            std::thread::scope(|scope| {
+                let openers: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            open_writer(&options)
+                        })
+                    })
+                    .collect();
+                for opener in openers {
+                    let identity = identify(&opener.join().unwrap().unwrap()).unwrap();
+                    assert_eq!(identity.application_id, APPLICATION_ID);
+                    assert_eq!(identity.version, i64::from(NEWEST));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn every_connection_is_durable_and_keeps_foreign_keys() {
+        let (_directory, options) = file();
+        for connection in [open_writer(&options).unwrap(), open_reader(&options).unwrap()] {
+            let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+            assert_eq!(number("PRAGMA synchronous"), 2, "FULL");
+            assert_eq!(number("PRAGMA foreign_keys"), 1);
+            let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(mode, "wal");
+        }
+        assert!(open_reader(&options).unwrap().execute_batch("DELETE FROM runs").is_err(), "readers read");
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+        let (_directory, options) = file();
+        open_writer(&options).unwrap().execute_batch("PRAGMA user_version = 77").unwrap();
+        let error = open_writer(&options).unwrap_err();
+        assert!(matches!(error, StoreError::SchemaMismatch { found: 77, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_refused_and_left_alone() {
+        let (_directory, options) = file();
+        let foreign = Connection::open(options.path()).unwrap();
+        foreign.execute_batch("CREATE TABLE songs (title TEXT)").unwrap();
+        let error = open_writer(&options).unwrap_err();
+        assert!(error.to_string().contains("of another program"), "{error}");
+        let mode: String = foreign.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(mode, "delete", "not even its journal was touched");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_and_left_alone() {
+        let (_directory, options) = file();
+        let text = "certainly not a database, but a text that is longer than a header ".repeat(20);
+        std::fs::write(options.path(), &text).unwrap();
+        let error = open_writer(&options).unwrap_err();
+        assert!(error.to_string().contains("not a SQLite database"), "{error}");
+        assert_eq!(std::fs::read_to_string(options.path()).unwrap(), text);
+    }
+
+    #[test]
+    fn a_read_only_file_is_refused_with_the_remedy() {
+        let (_directory, options) = file();
+        drop(open_writer(&options).unwrap());
+        let mut permissions = options.path().metadata().unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(options.path(), permissions).unwrap();
+        let error = open_writer(&options).unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("read-only"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_a_file_is_refused_by_name() {
+        let (directory, _) = file();
+        for path in [directory.path().join("no/such/directory.db"), directory.path().to_owned()] {
+            let error = open_writer(&SqliteOptions::new(path)).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::InvalidArgument { field, .. } if field == "path"),
+                "{error}"
+            );
+        }
+    }
+}

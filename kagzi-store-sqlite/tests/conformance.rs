@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kagzi_conformance::{Capability, Fixture, FixtureError, Instance};
+use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Clock, Rules, SharedStore};
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -13,15 +14,13 @@ struct Sqlite;
 
 #[derive(Debug)]
 struct Opened {
-    store: Option<SharedStore>,
+    store: SharedStore,
     options: SqliteOptions,
     _directory: TempDir,
 }
 
-impl Opened {
-    async fn handle(&self) -> Result<SharedStore, FixtureError> {
-        Ok(Arc::new(SqliteStore::open(self.options.clone()).await?))
-    }
+async fn handle(options: &SqliteOptions) -> Result<SharedStore, FixtureError> {
+    Ok(Arc::new(SqliteStore::open(options.clone()).await?))
 }
 
 #[async_trait::async_trait]
@@ -37,25 +36,24 @@ impl Fixture for Sqlite {
     async fn open(&self, clock: Arc<dyn Clock>, rules: Rules) -> Result<Box<dyn Instance>, FixtureError> {
         let directory = tempfile::tempdir()?;
         let options = SqliteOptions::new(directory.path().join("kagzi.db")).clock(clock).rules(rules);
-        let mut opened = Opened { store: None, options, _directory: directory };
-        opened.store = Some(opened.handle().await?);
-        Ok(Box::new(opened))
+        Ok(Box::new(Opened { store: handle(&options).await?, options, _directory: directory }))
     }
 }
 
 #[async_trait::async_trait]
 impl Instance for Opened {
     fn store(&self) -> SharedStore {
-        self.store.clone().unwrap()
+        Arc::clone(&self.store)
     }
 
     async fn second_handle(&self) -> Result<SharedStore, FixtureError> {
-        self.handle().await
+        handle(&self.options).await
     }
 
     async fn reopen(&mut self) -> Result<(), FixtureError> {
-        self.store = None;
-        self.store = Some(self.handle().await?);
+        // Let go of before the file is opened again.
+        self.store = Arc::new(MemoryStore::default());
+        self.store = handle(&self.options).await?;
         Ok(())
     }
 }

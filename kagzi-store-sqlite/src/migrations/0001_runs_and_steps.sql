@@ -65,7 +65,8 @@ CREATE INDEX runs_claim ON runs (claim_operation) WHERE state = 'RUNNING';
 CREATE UNIQUE INDEX runs_key ON runs (namespace, idempotency_key, partition)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX runs_listing ON runs (namespace, created_at, run_id);
-CREATE INDEX runs_finished ON runs (finished_at, namespace, state) WHERE finished_at IS NOT NULL;
+CREATE INDEX runs_finished ON runs (finished_at, run_id, namespace, state)
+    WHERE finished_at IS NOT NULL;
 
 -- What runs were started with and what they gave.
 CREATE TABLE payloads (
