@@ -4,8 +4,11 @@ mod claim;
 mod claim_order;
 mod fencing;
 mod fencing_races;
+mod fidelity;
 mod lease;
 mod start;
+mod step;
+mod step_together;
 
 use crate::case::Case;
 
@@ -18,6 +21,9 @@ pub fn all_cases() -> Vec<Case> {
         lease::cases(),
         fencing::cases(),
         fencing_races::cases(),
+        step::cases(),
+        step_together::cases(),
+        fidelity::cases(),
     ]
     .into_iter()
     .flatten()
