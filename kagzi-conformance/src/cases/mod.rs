@@ -5,7 +5,12 @@ mod claim_order;
 mod fencing;
 mod fencing_races;
 mod fidelity;
+mod finish;
+mod isolation;
 mod lease;
+mod reap;
+mod reap_due;
+mod sleep;
 mod start;
 mod step;
 mod step_together;
@@ -24,6 +29,12 @@ pub fn all_cases() -> Vec<Case> {
         step::cases(),
         step_together::cases(),
         fidelity::cases(),
+        sleep::cases(),
+        finish::cases(),
+        reap::cases(),
+        reap_due::cases(),
+        isolation::cases(),
+        isolation::operation_cases(),
     ]
     .into_iter()
     .flatten()

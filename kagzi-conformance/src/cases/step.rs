@@ -402,7 +402,12 @@ async fn complete_against_fail_of_one_attempt_one_wins(s: Scenario) -> Verdict {
             [true, false] => AttemptState::Completed,
             [false, true] => AttemptState::Failed,
             both => {
-                return check(false, "an attempt is completed or failed, never both [3]", "one of them", both);
+                return check(
+                    false,
+                    "an attempt is completed or failed, never both [3]",
+                    "one of them",
+                    both,
+                );
             }
         };
         equal("and the history says what the winner was told [15]", &expected, &state)?;

@@ -1,0 +1,278 @@
+//! Reaping: deadlines, step timeouts, and the nearest moment at which there is something to do.
+
+use std::time::Duration;
+
+use kagzi_core::{
+    AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, RetryPolicy, RunState, StartAt, StartRun,
+    Timestamp,
+};
+
+use crate::case::cases;
+use crate::scenario::{Held, LEASE, Scenario, equal, lease_lost};
+use crate::violation::{Verdict, Violation};
+
+cases! {
+    "reap";
+    [6] a_run_times_out_at_the_microsecond_of_its_deadline;
+    [6] a_pending_run_times_out;
+    [5, 6] a_held_run_times_out_and_its_attempts_are_abandoned;
+    [6] a_deadline_that_passed_with_the_lease_is_a_timeout;
+    [5] a_step_times_out_at_the_microsecond_of_its_deadline;
+    [5] a_timed_out_step_is_retried_by_its_policy;
+    [14] a_run_with_two_timed_out_steps_is_treated_once;
+    [5] a_completed_step_times_out_no_more;
+    [5] an_abandoned_attempt_times_out_no_more;
+    [2] a_step_past_its_timeout_that_nobody_reaped_may_still_complete;
+    [14] next_due_is_nothing_when_there_is_nothing;
+    [10, 14] next_due_names_the_nearest_sleeper;
+    [14] next_due_names_the_nearest_lease;
+    [14] next_due_names_the_nearest_deadline_and_step_timeout;
+    [14] next_due_moves_with_a_heartbeat;
+    [14] next_due_forgets_what_has_ended;
+    [14] nothing_is_due_after_everything_was_reaped;
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn bounded(s: &Scenario) -> StartRun {
+    StartRun { run_timeout: Some(TIMEOUT), ..s.start_request() }
+}
+
+async fn timed_out(s: &Scenario, run_id: kagzi_core::RunId) -> Verdict {
+    let run = s.run(run_id).await?.run;
+    let found = (run.state, run.dead_letter);
+    equal(
+        "a run past its deadline is a dead letter",
+        &(RunState::Failed, Some(DeadLetterReason::RunTimeout)),
+        &found,
+    )?;
+    equal("of kind timeout", &Some(FailureKind::Timeout), &run.failure.map(|failure| failure.kind))?;
+    equal("that ended when it was reaped", &Some(s.now()), &run.finished_at)
+}
+
+async fn a_run_times_out_at_the_microsecond_of_its_deadline(s: Scenario) -> Verdict {
+    let run_id = s.start(bounded(&s)).await?.run_id;
+    s.turn(TIMEOUT - Duration::from_micros(1));
+    equal("not a microsecond early", &0, &s.reap(10).await?.total())?;
+    s.turn(Duration::from_micros(1));
+    equal("but then", &1, &s.reap(10).await?.runs_timed_out)?;
+    timed_out(&s, run_id).await
+}
+
+async fn a_pending_run_times_out(s: Scenario) -> Verdict {
+    let run_id = s.start(bounded(&s)).await?.run_id;
+    s.turn(TIMEOUT * 2);
+    equal("waiting for a worker does not stop the time", &1, &s.reap(10).await?.runs_timed_out)?;
+    timed_out(&s, run_id).await?;
+    s.nothing_claimable("and it is not claimable [6]").await
+}
+
+async fn a_held_run_times_out_and_its_attempts_are_abandoned(s: Scenario) -> Verdict {
+    s.start(bounded(&s)).await?;
+    let held = s.claim_one("w1").await?;
+    held.step("done", "1").await?;
+    held.begin("open").await?;
+    s.turn(TIMEOUT);
+    equal("a lease in force does not stop the time", &1, &s.reap(10).await?.runs_timed_out)?;
+    timed_out(&s, held.run_id()).await?;
+    let states: Vec<_> = s.attempts(held.run_id()).await?.iter().map(|a| a.state).collect();
+    equal(
+        "open attempts are abandoned [5]",
+        &vec![AttemptState::Completed, AttemptState::Abandoned],
+        &states,
+    )?;
+    let answer = held.store().complete_step(held.complete_request("open", 1, "1")?).await;
+    lease_lost(&answer, "and its worker is told [2]").map(drop)
+}
+
+async fn a_deadline_that_passed_with_the_lease_is_a_timeout(s: Scenario) -> Verdict {
+    s.start(bounded(&s)).await?;
+    let held = s.claim_one("w1").await?;
+    s.turn(LEASE);
+    let reaped = s.reap(10).await?;
+    equal(
+        "a run is treated once, as what it is [14]",
+        &(1, 0),
+        &(reaped.runs_timed_out, reaped.leases_expired),
+    )?;
+    timed_out(&s, held.run_id()).await
+}
+
+async fn begin_bounded(held: &Held, step: &str, retry: Option<RetryPolicy>) -> Verdict {
+    let mut request: BeginStep = held.begin_request(step)?;
+    request.step.timeout = Some(TIMEOUT);
+    request.step.retry = retry;
+    held.store().begin_step(request).await.map(drop).map_err(|e| Violation::refused("a begin", &e))
+}
+
+async fn a_step_times_out_at_the_microsecond_of_its_deadline(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    begin_bounded(&held, "a", None).await?;
+    s.turn(TIMEOUT - Duration::from_micros(1));
+    equal("not a microsecond early", &0, &s.reap(10).await?.total())?;
+    s.turn(Duration::from_micros(1));
+    equal("but then", &1, &s.reap(10).await?.steps_timed_out)?;
+    let attempt = s.attempts(held.run_id()).await?.remove(0);
+    let kind = attempt.failure.map(|failure| failure.kind);
+    equal(
+        "the attempt failed of a timeout",
+        &(AttemptState::Failed, Some(FailureKind::Timeout)),
+        &(attempt.state, kind),
+    )?;
+    let answer = held.store().complete_step(held.complete_request("a", 1, "1")?).await;
+    lease_lost(&answer, "and its worker is told [2]").map(drop)
+}
+
+async fn a_timed_out_step_is_retried_by_its_policy(s: Scenario) -> Verdict {
+    s.start_one().await?;
+    let policy = RetryPolicy { max_attempts: 2, first_delay: TIMEOUT, jitter: 0.0, ..RetryPolicy::default() };
+    for attempt in 1..=2 {
+        let held = s.claim_one("w1").await?;
+        begin_bounded(&held, "a", Some(policy.clone())).await?;
+        s.turn(TIMEOUT);
+        s.reap(10).await?;
+        let run = s.run(held.run_id()).await?.run;
+        let found = (run.state, run.due_at, run.dead_letter);
+        if attempt == 1 {
+            let due_at = s.now().saturating_add(TIMEOUT);
+            equal(
+                "a timed out step is tried again by its policy",
+                &(RunState::Sleeping, due_at, None),
+                &found,
+            )?;
+            s.turn(TIMEOUT);
+        } else {
+            let reason = Some(DeadLetterReason::RetriesExhausted);
+            equal("until its attempts are used up", &(RunState::Failed, reason), &(found.0, found.2))?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_run_with_two_timed_out_steps_is_treated_once(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    begin_bounded(&held, "a", None).await?;
+    begin_bounded(&held, "b", None).await?;
+    s.turn(TIMEOUT);
+    equal("one run, one treatment [14]", &1, &s.reap(10).await?.total())?;
+    let mut states: Vec<_> = s.attempts(held.run_id()).await?.iter().map(|a| a.state).collect();
+    states.sort_unstable();
+    equal(
+        "one timed out, the other went with it [5]",
+        &vec![AttemptState::Failed, AttemptState::Abandoned],
+        &states,
+    )?;
+    equal("and nothing is left to do", &0, &s.reap(10).await?.total())
+}
+
+async fn a_completed_step_times_out_no_more(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    begin_bounded(&held, "a", None).await?;
+    held.complete("a", 1, "1").await?;
+    let before = held.snapshot().await?;
+    s.turn(TIMEOUT);
+    equal("a completed step has all the time", &0, &s.reap(10).await?.total())?;
+    s.unchanged(&before, "and nothing changes [4]").await
+}
+
+async fn an_abandoned_attempt_times_out_no_more(s: Scenario) -> Verdict {
+    let first = s.held().await?;
+    begin_bounded(&first, "a", None).await?;
+    first.release().await?;
+    let second = s.claim_one("w2").await?;
+    second.begin("b").await?;
+    let before = second.snapshot().await?;
+    s.turn(TIMEOUT);
+    equal("the timeout of an older lease's attempt is over [5]", &0, &s.reap(10).await?.total())?;
+    s.unchanged(&before, "and the new holder is untouched [2]").await
+}
+
+async fn a_step_past_its_timeout_that_nobody_reaped_may_still_complete(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    begin_bounded(&held, "a", None).await?;
+    s.turn(TIMEOUT + Duration::from_secs(1));
+    held.complete("a", 1, "1").await?;
+    equal("safety never depends on a clock [2]", &0, &s.reap(10).await?.total())
+}
+
+async fn due(s: &Scenario, rule: &str, expected: Option<Timestamp>) -> Verdict {
+    equal(rule, &expected, &s.next_due().await?)
+}
+
+async fn next_due_is_nothing_when_there_is_nothing(s: Scenario) -> Verdict {
+    due(&s, "an empty store waits for nothing", None).await?;
+    s.start_one().await?;
+    due(&s, "a run that waits for a worker waits for no time", None).await?;
+    s.claim_one("w1").await?.complete_run("1").await?;
+    due(&s, "a finished run waits for nothing", None).await
+}
+
+async fn next_due_names_the_nearest_sleeper(s: Scenario) -> Verdict {
+    for seconds in [30, 10, 20] {
+        let start_at = StartAt::After(Duration::from_secs(seconds));
+        s.start(StartRun { start_at, ..s.start_request() }).await?;
+    }
+    let nearest = s.now().saturating_add(Duration::from_secs(10));
+    due(&s, "the nearest sleeper, to the microsecond [10]", Some(nearest)).await?;
+    let other = s.in_namespace("globex")?;
+    let start_at = StartAt::After(Duration::from_secs(5));
+    other.start(StartRun { start_at, ..other.start_request() }).await?;
+    let nearest = s.now().saturating_add(Duration::from_secs(5));
+    due(&s, "over every namespace, since one reaper serves all", Some(nearest)).await
+}
+
+async fn next_due_names_the_nearest_lease(s: Scenario) -> Verdict {
+    s.held().await?;
+    let nearest = s.now().saturating_add(LEASE);
+    s.turn(Duration::from_secs(5));
+    s.held().await?;
+    due(&s, "the lease that expires first [14]", Some(nearest)).await?;
+    s.turn(LEASE * 2);
+    due(&s, "also when it is overdue", Some(nearest)).await
+}
+
+async fn next_due_names_the_nearest_deadline_and_step_timeout(s: Scenario) -> Verdict {
+    let request = StartRun { run_timeout: Some(TIMEOUT * 2), ..s.start_request() };
+    s.start(request).await?;
+    let deadline = s.now().saturating_add(TIMEOUT * 2);
+    due(&s, "the deadline of a run that waits [14]", Some(deadline)).await?;
+    let claim = Claim { lease_length: LEASE * 9, ..s.claim_request("w1", 1)? };
+    let held = s.claim_as(claim).await?.pop().map(|run| Held::new(s.clone(), run));
+    let held = held.ok_or_else(|| Violation::new("a due run is claimable [10]", "1", "0"))?;
+    due(&s, "or of one that is held, before its lease [14]", Some(deadline)).await?;
+    begin_bounded(&held, "a", None).await?;
+    due(&s, "and before it, that of a step [14]", Some(s.now().saturating_add(TIMEOUT))).await?;
+    held.complete("a", 1, "1").await?;
+    due(&s, "until the step has ended [14]", Some(deadline)).await
+}
+
+async fn next_due_moves_with_a_heartbeat(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    s.turn(Duration::from_secs(20));
+    let granted = held.heartbeat().await?;
+    due(&s, "a heartbeat moves the moment [14]", Some(granted.expires_at)).await
+}
+
+async fn next_due_forgets_what_has_ended(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    begin_bounded(&held, "a", None).await?;
+    held.release().await?;
+    due(&s, "a released run waits for no time [14]", None).await?;
+    let start_at = StartAt::After(Duration::from_secs(5));
+    let sleeper = s.start(StartRun { start_at, ..s.start_request() }).await?.run_id;
+    s.cancel(sleeper).await?;
+    due(&s, "nor does a cancelled one [6]", None).await?;
+    s.claim_one("w1").await?.complete_run("1").await?;
+    due(&s, "nor a completed one [6]", None).await
+}
+
+async fn nothing_is_due_after_everything_was_reaped(s: Scenario) -> Verdict {
+    s.start_many(10).await?;
+    s.claim("w1", 5).await?;
+    for run in s.claim("w1", 5).await? {
+        Held::new(s.clone(), run).sleep("nap", TIMEOUT).await?;
+    }
+    s.turn(LEASE);
+    s.reap_all().await?;
+    due(&s, "a reaper that has done everything may sleep [14]", None).await
+}
