@@ -30,6 +30,7 @@ pub use client::GetRun;
 pub use field::within;
 pub use listing::CountRuns;
 pub use page::DEFAULT_PAGE_LIMIT;
+pub use time::{duration_to_wire, moment_to_wire};
 pub use worker::{
     DEFAULT_STEPS_LIMIT, Poll, heartbeats_from_wire, heartbeats_to_wire, poll_from_wire, verdicts_from_wire,
     verdicts_to_wire,

@@ -9,7 +9,8 @@ use super::field::{invalid, required};
 
 const MICROS: i64 = 1_000_000;
 
-pub(super) fn moment_to_wire(moment: Timestamp) -> proto::Timestamp {
+/// A moment as messages carry it.
+pub fn moment_to_wire(moment: Timestamp) -> proto::Timestamp {
     let micros = moment.as_micros();
     let nanos = i32::try_from(micros.rem_euclid(MICROS) * 1000).unwrap_or_default();
     proto::Timestamp { seconds: micros.div_euclid(MICROS), nanos }
@@ -45,8 +46,8 @@ pub(super) fn required_moment(field: &str, wire: Option<proto::Timestamp>) -> Re
     moment(field, required(field, wire)?)
 }
 
-/// A duration over what the protocol can say is cut to the longest that it can.
-pub(super) fn duration_to_wire(duration: Duration) -> proto::Duration {
+/// A duration as messages carry it. One over what the protocol can say is cut to the longest that it can.
+pub fn duration_to_wire(duration: Duration) -> proto::Duration {
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     proto::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
 }

@@ -1,0 +1,286 @@
+//! Configuration: flags, then `KAGZI_*` variables, then a TOML file, then defaults.
+//!
+//! Every value has one name, written `--max-batch` as a flag, `KAGZI_MAX_BATCH` in the environment and
+//! `max_batch` in the file; see [`Settings`] for all of them. Durations are a number with a unit
+//! (`250ms`, `30s`, `5m`, `1h`).
+
+mod duration;
+mod file;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use kagzi_core::engine::EngineOptions;
+use kagzi_core::{MAX_BATCH, MAX_DURATION, Namespace, RetryPolicy, Rules, StoreError};
+use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
+use serde::Deserialize;
+
+pub use settings::{ServeArgs, Settings};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// Everything that a server is told, checked and complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    /// Where to listen, `host:port`; port 0 takes a free one. Default `127.0.0.1:7474`.
+    pub listen: String,
+    /// Which store: `sqlite://path`, `postgres://...` or `memory:`. Default `sqlite://kagzi.db`.
+    pub store: String,
+    /// How many connections the store may open; nothing: the backend's own default.
+    pub store_connections: Option<u32>,
+    /// The namespaces that are served. Default `["default"]`.
+    pub namespaces: Vec<Namespace>,
+    /// The longest payload, the longest failure message, the default retry policy, the poison limit.
+    pub rules: Rules,
+    /// The longest request that is read, in bytes. Default 16 MiB.
+    pub max_message_bytes: usize,
+    /// What one call may ask for at most: starts, leases, items of a page. Default 1000.
+    pub max_batch: u32,
+    /// How long a lease lasts if the worker does not say. Default 30 s.
+    pub default_lease: Duration,
+    /// The shortest lease accepted. Default 100 ms.
+    pub min_lease: Duration,
+    /// The longest lease accepted. Default 1 h.
+    pub max_lease: Duration,
+    /// No long poll waits longer. Default 60 s.
+    pub max_poll_wait: Duration,
+    /// How the engine waits and reaps.
+    pub engine: EngineOptions,
+    /// How long a shutdown waits for calls in flight. Default 10 s.
+    pub drain_timeout: Duration,
+    /// How often the store is asked whether it is well. Default 5 s.
+    pub health_interval: Duration,
+    /// How often a silent connection is asked for a sign of life, so that polls of dead workers end.
+    /// Default 20 s.
+    pub keepalive_interval: Duration,
+    /// How many calls one connection may have in flight, long polls included. Default 4096.
+    pub max_concurrent_streams: u32,
+    /// How log lines look. Default text.
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives such as `info,kagzi_core=debug`. Default `info`.
+    pub log_level: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7474".to_owned(),
+            store: "sqlite://kagzi.db".to_owned(),
+            store_connections: None,
+            namespaces: Namespace::new("default").into_iter().collect(),
+            rules: Rules::default(),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            max_batch: 1000,
+            default_lease: Duration::from_secs(30),
+            min_lease: Duration::from_millis(100),
+            max_lease: Duration::from_hours(1),
+            max_poll_wait: Duration::from_mins(1),
+            engine: EngineOptions::default(),
+            drain_timeout: Duration::from_secs(10),
+            health_interval: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(20),
+            max_concurrent_streams: 4096,
+            log_format: LogFormat::Text,
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: {source}; give the path of a readable TOML file with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, has an unknown key, or a value of the wrong kind. The text of the file is
+    /// not repeated, since it may hold a password.
+    #[error("configuration file {}, line {line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line at fault, from 1.
+        line: usize,
+        /// What is wrong with it; for an unknown key, the key and the known ones.
+        message: String,
+    },
+    /// A value is outside its range.
+    #[error("{key}: expected {expected}, got {got}; set it with a flag, a KAGZI_ variable or the file")]
+    Invalid {
+        /// The name of the value, as in the file.
+        key: String,
+        /// The rule.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+}
+
+impl ServerConfig {
+    /// Checks every value, also against each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] naming the first value at fault.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_durations()?;
+        let refuse = |key: &str, expected: String, got: String| {
+            Err(ConfigError::Invalid { key: key.to_owned(), expected, got })
+        };
+        if self.namespaces.is_empty() {
+            return refuse("namespaces", "at least one namespace".to_owned(), "none".to_owned());
+        }
+        if !(1..=MAX_BATCH).contains(&self.max_batch) {
+            return refuse("max_batch", format!("from 1 to {MAX_BATCH}"), self.max_batch.to_string());
+        }
+        if self.rules.poison_after == 0 {
+            return refuse("poison_after", "at least 1".to_owned(), "0".to_owned());
+        }
+        if self.max_concurrent_streams == 0 {
+            return refuse("max_concurrent_streams", "at least 1".to_owned(), "0".to_owned());
+        }
+        if self.store_connections == Some(0) {
+            return refuse("store_connections", "at least 1".to_owned(), "0".to_owned());
+        }
+        // A run with input, output and a failure's details must fit one message.
+        let needed = self.rules.max_payload_bytes.saturating_mul(3).saturating_add(1 << 20);
+        if self.max_message_bytes < needed {
+            let expected = format!("at least three times max_payload_bytes and 1 MiB: {needed}");
+            return refuse("max_message_bytes", expected, self.max_message_bytes.to_string());
+        }
+        self.rules.default_retry.validate().map_err(|error| renamed(error, "retry_policy.", "retry_"))?;
+        self.engine.validate().map_err(|error| renamed(error, "", ""))
+    }
+
+    fn validate_durations(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("min_lease", self.min_lease),
+            ("default_lease", self.default_lease),
+            ("max_lease", self.max_lease),
+            ("health_interval", self.health_interval),
+            ("keepalive_interval", self.keepalive_interval),
+        ];
+        let longest = [("max_poll_wait", self.max_poll_wait), ("drain_timeout", self.drain_timeout)];
+        let refuse = |key: &str, expected: &str, got: Duration| {
+            let (expected, got) = (expected.to_owned(), format!("{got:?}"));
+            Err(ConfigError::Invalid { key: key.to_owned(), expected, got })
+        };
+        for (key, value) in positive {
+            if value < Duration::from_millis(1) || value > MAX_DURATION {
+                return refuse(key, "from 1ms to 100 years", value);
+            }
+        }
+        for (key, value) in longest {
+            if value > MAX_DURATION {
+                return refuse(key, "at most 100 years", value);
+            }
+        }
+        if self.min_lease > self.max_lease {
+            return refuse("min_lease", "at most max_lease", self.min_lease);
+        }
+        if !(self.min_lease..=self.max_lease).contains(&self.default_lease) {
+            return refuse("default_lease", "from min_lease to max_lease", self.default_lease);
+        }
+        Ok(())
+    }
+}
+
+/// An error of core about a value, under the name that the value has here.
+fn renamed(error: StoreError, prefix: &str, replacement: &str) -> ConfigError {
+    match error {
+        StoreError::InvalidArgument { field, expected, got } => {
+            ConfigError::Invalid { key: field.replacen(prefix, replacement, 1), expected, got }
+        }
+        other => ConfigError::Invalid {
+            key: "configuration".to_owned(),
+            expected: "values that the engine accepts".to_owned(),
+            got: other.to_string(),
+        },
+    }
+}
+
+/// The retry policy of a configuration: what is not said has core's default.
+fn retry_policy(settings: &Settings) -> RetryPolicy {
+    let default = RetryPolicy::default();
+    RetryPolicy {
+        max_attempts: settings.retry_max_attempts.unwrap_or(default.max_attempts),
+        first_delay: settings.retry_first_delay.map_or(default.first_delay, Into::into),
+        factor: settings.retry_factor.unwrap_or(default.factor),
+        max_delay: settings.retry_max_delay.map_or(default.max_delay, Into::into),
+        jitter: settings.retry_jitter.unwrap_or(default.jitter),
+        non_retryable_codes: default.non_retryable_codes,
+    }
+}
+
+impl Settings {
+    /// Fills what was not said with the defaults, and checks the whole.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] naming the first value at fault.
+    pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        let default = ServerConfig::default();
+        let length = |said: Option<duration::Length>, default| said.map_or(default, Into::into);
+        let rules = Rules {
+            max_payload_bytes: self.max_payload_bytes.unwrap_or(default.rules.max_payload_bytes),
+            max_message_bytes: self.max_failure_message_bytes.unwrap_or(default.rules.max_message_bytes),
+            default_retry: retry_policy(&self),
+            poison_after: self.poison_after.unwrap_or(default.rules.poison_after),
+        };
+        let engine = EngineOptions {
+            poll_interval: length(self.poll_interval, default.engine.poll_interval),
+            reap_interval: length(self.reap_interval, default.engine.reap_interval),
+            reap_batch: self.reap_batch.unwrap_or(default.engine.reap_batch),
+            reap_backoff: length(self.reap_backoff, default.engine.reap_backoff),
+        };
+        let config = ServerConfig {
+            listen: self.listen.unwrap_or(default.listen),
+            store: self.store.unwrap_or(default.store),
+            store_connections: self.store_connections,
+            namespaces: match self.namespaces {
+                Some(names) => namespaces(&names)?,
+                None => default.namespaces,
+            },
+            rules,
+            max_message_bytes: self.max_message_bytes.unwrap_or(default.max_message_bytes),
+            max_batch: self.max_batch.unwrap_or(default.max_batch),
+            default_lease: length(self.default_lease, default.default_lease),
+            min_lease: length(self.min_lease, default.min_lease),
+            max_lease: length(self.max_lease, default.max_lease),
+            max_poll_wait: length(self.max_poll_wait, default.max_poll_wait),
+            engine,
+            drain_timeout: length(self.drain_timeout, default.drain_timeout),
+            health_interval: length(self.health_interval, default.health_interval),
+            keepalive_interval: length(self.keepalive_interval, default.keepalive_interval),
+            max_concurrent_streams: self.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            log_format: self.log_format.unwrap_or(default.log_format),
+            log_level: self.log_level.unwrap_or(default.log_level),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn namespaces(names: &[String]) -> Result<Vec<Namespace>, ConfigError> {
+    let read =
+        |name: &String| Namespace::new(name).map_err(|error| renamed(error, "namespace", "namespaces"));
+    names.iter().map(read).collect()
+}

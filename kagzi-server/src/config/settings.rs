@@ -1,0 +1,162 @@
+//! The settings as people give them, each with one name everywhere.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::duration::Length;
+use super::{ConfigError, LogFormat, ServerConfig, file};
+
+/// Everything that can be set, as far as it was. The same names serve as flags, variables and keys.
+#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:7474]
+    #[arg(long, env = "KAGZI_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The store: `sqlite://path`, `postgres://user@host/database` or `memory:`. [default: `sqlite://kagzi.db`]
+    #[arg(long, env = "KAGZI_STORE", value_name = "URL", hide_env_values = true)]
+    pub store: Option<String>,
+    /// How many connections the store may open. [default: the backend's own]
+    #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N")]
+    pub store_connections: Option<u32>,
+    /// The namespaces that are served, separated by commas (a list in the file). [default: default]
+    #[arg(long, env = "KAGZI_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
+    pub namespaces: Option<Vec<String>>,
+    /// The longest payload. [default: 2097152, 2 MiB]
+    #[arg(long, env = "KAGZI_MAX_PAYLOAD_BYTES", value_name = "BYTES")]
+    pub max_payload_bytes: Option<usize>,
+    /// The longest failure message or reason. [default: 65536, 64 KiB]
+    #[arg(long, env = "KAGZI_MAX_FAILURE_MESSAGE_BYTES", value_name = "BYTES")]
+    pub max_failure_message_bytes: Option<usize>,
+    /// The longest request that is read. [default: 16777216, 16 MiB]
+    #[arg(long, env = "KAGZI_MAX_MESSAGE_BYTES", value_name = "BYTES")]
+    pub max_message_bytes: Option<usize>,
+    /// What one call may ask for at most: starts, leases, items of a page. [default: 1000]
+    #[arg(long, env = "KAGZI_MAX_BATCH", value_name = "N")]
+    pub max_batch: Option<u32>,
+    /// How long a lease lasts if the worker does not say. [default: 30s]
+    #[arg(long, env = "KAGZI_DEFAULT_LEASE", value_name = "DURATION")]
+    pub default_lease: Option<Length>,
+    /// The shortest lease accepted. [default: 100ms]
+    #[arg(long, env = "KAGZI_MIN_LEASE", value_name = "DURATION")]
+    pub min_lease: Option<Length>,
+    /// The longest lease accepted. [default: 1h]
+    #[arg(long, env = "KAGZI_MAX_LEASE", value_name = "DURATION")]
+    pub max_lease: Option<Length>,
+    /// No long poll waits longer. [default: 60s]
+    #[arg(long, env = "KAGZI_MAX_POLL_WAIT", value_name = "DURATION")]
+    pub max_poll_wait: Option<Length>,
+    /// Who waits for work looks again after this long without a hint. [default: 1s]
+    #[arg(long, env = "KAGZI_POLL_INTERVAL", value_name = "DURATION")]
+    pub poll_interval: Option<Length>,
+    /// After how many lost leases in a row a run becomes a dead letter. [default: 5]
+    #[arg(long, env = "KAGZI_POISON_AFTER", value_name = "N")]
+    pub poison_after: Option<u32>,
+    /// Default retry policy: how many failures end a step or run. [default: 5]
+    #[arg(long, env = "KAGZI_RETRY_MAX_ATTEMPTS", value_name = "N")]
+    pub retry_max_attempts: Option<u32>,
+    /// Default retry policy: the delay after the first failure. [default: 1s]
+    #[arg(long, env = "KAGZI_RETRY_FIRST_DELAY", value_name = "DURATION")]
+    pub retry_first_delay: Option<Length>,
+    /// Default retry policy: what each further delay is multiplied by. [default: 2]
+    #[arg(long, env = "KAGZI_RETRY_FACTOR", value_name = "FACTOR")]
+    pub retry_factor: Option<f64>,
+    /// Default retry policy: no delay is longer. [default: 60s]
+    #[arg(long, env = "KAGZI_RETRY_MAX_DELAY", value_name = "DURATION")]
+    pub retry_max_delay: Option<Length>,
+    /// Default retry policy: which part of the delay is left to chance, 0 to 1. [default: 0.1]
+    #[arg(long, env = "KAGZI_RETRY_JITTER", value_name = "PART")]
+    pub retry_jitter: Option<f64>,
+    /// How many runs one reap treats at most. [default: 500]
+    #[arg(long, env = "KAGZI_REAP_BATCH", value_name = "N")]
+    pub reap_batch: Option<u32>,
+    /// The reaper looks at least this often. [default: 5s]
+    #[arg(long, env = "KAGZI_REAP_INTERVAL", value_name = "DURATION")]
+    pub reap_interval: Option<Length>,
+    /// The longest wait of the reaper after errors in a row. [default: 30s]
+    #[arg(long, env = "KAGZI_REAP_BACKOFF", value_name = "DURATION")]
+    pub reap_backoff: Option<Length>,
+    /// How long a shutdown waits for calls in flight. [default: 10s]
+    #[arg(long, env = "KAGZI_DRAIN_TIMEOUT", value_name = "DURATION")]
+    pub drain_timeout: Option<Length>,
+    /// How often the store is asked whether it is well. [default: 5s]
+    #[arg(long, env = "KAGZI_HEALTH_INTERVAL", value_name = "DURATION")]
+    pub health_interval: Option<Length>,
+    /// How often a silent connection is asked for a sign of life. [default: 20s]
+    #[arg(long, env = "KAGZI_KEEPALIVE_INTERVAL", value_name = "DURATION")]
+    pub keepalive_interval: Option<Length>,
+    /// How many calls one connection may have in flight. [default: 4096]
+    #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N")]
+    pub max_concurrent_streams: Option<u32>,
+    /// How log lines look. [default: text]
+    #[arg(long, env = "KAGZI_LOG_FORMAT", value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or directives such as `info,kagzi_core=debug`. [default: info]
+    #[arg(long, env = "KAGZI_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl Settings {
+    /// These settings, and where they say nothing, those of `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            listen: self.listen.or(other.listen),
+            store: self.store.or(other.store),
+            store_connections: self.store_connections.or(other.store_connections),
+            namespaces: self.namespaces.or(other.namespaces),
+            max_payload_bytes: self.max_payload_bytes.or(other.max_payload_bytes),
+            max_failure_message_bytes: self.max_failure_message_bytes.or(other.max_failure_message_bytes),
+            max_message_bytes: self.max_message_bytes.or(other.max_message_bytes),
+            max_batch: self.max_batch.or(other.max_batch),
+            default_lease: self.default_lease.or(other.default_lease),
+            min_lease: self.min_lease.or(other.min_lease),
+            max_lease: self.max_lease.or(other.max_lease),
+            max_poll_wait: self.max_poll_wait.or(other.max_poll_wait),
+            poll_interval: self.poll_interval.or(other.poll_interval),
+            poison_after: self.poison_after.or(other.poison_after),
+            retry_max_attempts: self.retry_max_attempts.or(other.retry_max_attempts),
+            retry_first_delay: self.retry_first_delay.or(other.retry_first_delay),
+            retry_factor: self.retry_factor.or(other.retry_factor),
+            retry_max_delay: self.retry_max_delay.or(other.retry_max_delay),
+            retry_jitter: self.retry_jitter.or(other.retry_jitter),
+            reap_batch: self.reap_batch.or(other.reap_batch),
+            reap_interval: self.reap_interval.or(other.reap_interval),
+            reap_backoff: self.reap_backoff.or(other.reap_backoff),
+            drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            health_interval: self.health_interval.or(other.health_interval),
+            keepalive_interval: self.keepalive_interval.or(other.keepalive_interval),
+            max_concurrent_streams: self.max_concurrent_streams.or(other.max_concurrent_streams),
+            log_format: self.log_format.or(other.log_format),
+            log_level: self.log_level.or(other.log_level),
+        }
+    }
+}
+
+/// The arguments of a command that serves: every setting, and where the file is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// A TOML file with any of these settings, under the same names with underscores.
+    #[arg(long, env = "KAGZI_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The settings given as flags or variables.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl ServeArgs {
+    /// The configuration: flags before variables before the file before defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the file cannot be read or a value is refused.
+    pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        let file = match &self.config {
+            Some(path) => file::read(path)?,
+            None => Settings::default(),
+        };
+        self.settings.or(file).into_config()
+    }
+}

@@ -1,0 +1,58 @@
+//! Why a server could not start or go on.
+
+use kagzi_core::StoreError;
+
+use crate::config::ConfigError;
+
+/// Why a server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No backend of this program opens such a URL.
+    #[error("store: expected a URL with one of the schemes built in ({built_in}), got {got}")]
+    UnknownStore {
+        /// The schemes that this program opens.
+        built_in: String,
+        /// The URL without its password.
+        got: String,
+    },
+    /// The store did not open.
+    #[error("store {url}: {source}")]
+    OpenStore {
+        /// The URL without its password.
+        url: String,
+        /// What the backend said.
+        source: StoreError,
+    },
+    /// Somebody else listens there.
+    #[error(
+        "address {address} is in use; stop who listens there (another kagzi server?), or choose another with --listen or KAGZI_LISTEN"
+    )]
+    AddressInUse {
+        /// The address.
+        address: String,
+    },
+    /// The address cannot be listened on.
+    #[error("address {address}: {source}; give a host:port of this machine with --listen or KAGZI_LISTEN")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The reflection service refused the protocol's own descriptors: a build gone wrong.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport broke down.
+    #[error("gRPC transport: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The store did not close cleanly. What was acknowledged is safe all the same.
+    #[error("closing the store: {0}")]
+    CloseStore(#[source] StoreError),
+    /// A task of the server panicked or was aborted.
+    #[error("a task of the server ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}

@@ -1,0 +1,32 @@
+//! The kagzi server: the gRPC services of `kagzi.v1` over any store, as a library, so that `kagzi
+//! serve`, `kagzi dev`, the demo and the tests run the same one.
+//!
+//! ```
+//! use kagzi_server::{Server, ServerConfig};
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let config = ServerConfig {
+//!     listen: "127.0.0.1:0".to_owned(),
+//!     store: "memory:".to_owned(),
+//!     ..ServerConfig::default()
+//! };
+//! let server = Server::bind(config).await?.spawn();
+//! assert_ne!(server.local_addr().port(), 0);
+//! server.shutdown().await?;
+//! # Ok::<(), kagzi_server::ServerError>(()) }).unwrap();
+//! ```
+
+pub mod config;
+pub mod telemetry;
+
+mod error;
+mod health;
+mod open;
+mod server;
+mod service;
+mod shutdown;
+
+pub use config::{ConfigError, LogFormat, ServeArgs, ServerConfig, Settings};
+pub use error::ServerError;
+pub use open::{BUILT_IN, open_store, without_password};
+pub use server::{Server, ServerHandle, serve};

@@ -1,0 +1,206 @@
+//! A server from its first breath to its last: open, bind, serve, drain, close.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use kagzi_core::SharedStore;
+use kagzi_core::engine::Engine;
+use kagzi_proto::FILE_DESCRIPTOR_SET;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::health_reporter;
+
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use crate::health::Health;
+use crate::open::{open_store, without_password};
+use crate::service::Services;
+use crate::shutdown::{Drain, Drained};
+
+/// A server that has its store and its address, and does not serve yet.
+///
+/// Calls that come before [`run`](Self::run) wait in the listener's backlog, so whoever has the address
+/// may hand it out at once.
+#[derive(Debug)]
+pub struct Server {
+    config: ServerConfig,
+    store: SharedStore,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl Server {
+    /// Opens the store and takes the address.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] if the configuration, the store or the address is refused.
+    pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
+        config.validate()?;
+        // First what costs nothing and fails most often.
+        let (listener, local_addr) = listen(&config.listen).await?;
+        let store = open_store(&config).await?;
+        Ok(Self { config, store, listener, local_addr })
+    }
+
+    /// Takes the address, over a store that is open already.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] if the configuration or the address is refused.
+    pub async fn bind_over(config: ServerConfig, store: SharedStore) -> Result<Self, ServerError> {
+        config.validate()?;
+        let (listener, local_addr) = listen(&config.listen).await?;
+        Ok(Self { config, store, listener, local_addr })
+    }
+
+    /// The address it listens on, with the port that was taken.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The store below.
+    pub const fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// Serves until `shutdown` is ready, drains, and closes the store.
+    ///
+    /// Dropping the future ends the server without draining; nothing acknowledged is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] if the transport breaks down or the store does not close.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let (reporter, health_service) = health_reporter();
+        let health = Health::new(reporter);
+        let drain = Drain::default();
+        let engine = Engine::new(self.store.clone(), self.config.engine.clone());
+        let services = Services::new(&self.config, engine.clone(), drain.clone(), health.clone());
+        let router = router(&self.config, &services)?.add_service(health_service);
+
+        let stop = CancellationToken::new();
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let transport = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        tracing::info!(
+            address = %self.local_addr,
+            store = without_password(&self.config.store),
+            backend = self.store.backend(),
+            namespaces = self.config.namespaces.len(),
+            "serving"
+        );
+        let work = async {
+            tokio::select! {
+                () = engine.run_reaper(std::future::pending()) => {}
+                () = health.watch(&self.store, self.config.health_interval) => {}
+                () = shutdown => {}
+            }
+            tracing::info!("shutting down: no new calls, waits end, calls in flight finish");
+            health.set(ServingStatus::NotServing).await;
+            match drain.run(self.config.drain_timeout).await {
+                Drained::Completely => {}
+                Drained::WithCallsLeft(calls) => {
+                    tracing::warn!(calls, "the drain timeout ended with calls in flight");
+                }
+            }
+            stop.cancel();
+            // Connections close once their last answer is delivered; a client that does not take it
+            // does not hold up the end.
+            tokio::time::sleep(self.config.drain_timeout).await;
+        };
+        tokio::select! {
+            served = transport => served?,
+            () = work => {}
+        }
+        self.store.close().await.map_err(ServerError::CloseStore)?;
+        tracing::info!("shut down");
+        Ok(())
+    }
+
+    /// Serves on a task of its own, until the handle says otherwise.
+    pub fn spawn(self) -> ServerHandle {
+        let local_addr = self.local_addr;
+        let store = self.store.clone();
+        let (shutdown, ordered) = oneshot::channel();
+        let task = tokio::spawn(self.run(async {
+            // A dropped handle orders the shutdown too.
+            ordered.await.ok();
+        }));
+        ServerHandle { local_addr, store, shutdown, task }
+    }
+}
+
+/// A server that serves on a task of its own. Dropping the handle shuts the server down, without
+/// waiting for it.
+#[derive(Debug)]
+pub struct ServerHandle {
+    local_addr: SocketAddr,
+    store: SharedStore,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl ServerHandle {
+    /// The address it listens on.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Where clients find it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.local_addr)
+    }
+
+    /// The store below.
+    pub const fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// Shuts the server down and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Server::run`], and [`ServerError::Task`] if it panicked.
+    pub async fn shutdown(self) -> Result<(), ServerError> {
+        // A server that has ended already does not hear it; its result says why.
+        self.shutdown.send(()).ok();
+        self.task.await?
+    }
+}
+
+/// Opens the store, listens, and serves until `shutdown` is ready: the whole of `kagzi serve`.
+///
+/// # Errors
+///
+/// Those of [`Server::bind`] and [`Server::run`].
+pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    Server::bind(config).await?.run(shutdown).await
+}
+
+async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let refuse = |source: std::io::Error| match source.kind() {
+        ErrorKind::AddrInUse => ServerError::AddressInUse { address: address.to_owned() },
+        _ => ServerError::Bind { address: address.to_owned(), source },
+    };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let local_addr = listener.local_addr().map_err(refuse)?;
+    Ok((listener, local_addr))
+}
+
+fn router(config: &ServerConfig, services: &Services) -> Result<Router, ServerError> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .add_service(services.workflow())
+        .add_service(services.worker())
+        .add_service(services.admin())
+        .add_service(reflection))
+}

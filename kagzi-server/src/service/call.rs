@@ -1,0 +1,74 @@
+//! The frame of every call: admit, read, check the namespace, do, answer or report.
+
+use kagzi_core::{Namespace, RunId, StoreError};
+use kagzi_sdk::wire::error::{error_to_status, namespace_not_found};
+use kagzi_sdk::wire::{FromWire, IntoWire};
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use super::subject::Subject;
+
+/// What to do with a call.
+impl Services {
+    /// Answers a call whose message reads and whose answer writes by itself.
+    pub(super) async fn call<M, R, D, O, F>(
+        &self,
+        method: &'static str,
+        request: Request<M>,
+        act: impl FnOnce(D) -> F,
+    ) -> Result<Response<R>, Status>
+    where
+        D: FromWire<M> + Subject,
+        O: IntoWire<R>,
+        F: Future<Output = Result<O, StoreError>>,
+    {
+        self.answer(method, D::from_wire(request.into_inner()), |request| async {
+            act(request).await.map(IntoWire::into_wire)
+        })
+        .await
+    }
+
+    /// Answers a call whose message was read, or not.
+    pub(super) async fn answer<R, D, F>(
+        &self,
+        method: &'static str,
+        read: Result<D, StoreError>,
+        act: impl FnOnce(D) -> F,
+    ) -> Result<Response<R>, Status>
+    where
+        D: Subject,
+        F: Future<Output = Result<R, StoreError>>,
+    {
+        let in_flight = self.0.drain.admit().map_err(|status| *status)?;
+        let request = read.map_err(|error| self.refused(method, None, &error))?;
+        if let Some(unknown) = self.not_served(&request) {
+            tracing::info!(method, namespace = %unknown, reason = "NAMESPACE_NOT_FOUND", "call failed");
+            return Err(namespace_not_found(unknown.as_str()));
+        }
+        let run_id = request.run_id();
+        let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
+        drop(in_flight);
+        Ok(Response::new(answer))
+    }
+
+    /// The first namespace of a request that this server does not serve.
+    fn not_served<'a>(&self, request: &'a impl Subject) -> Option<&'a Namespace> {
+        request.namespaces().find(|namespace| !self.limits().namespaces.contains(*namespace))
+    }
+
+    /// Reports a failed call, once, and makes its status. Errors hold no payload.
+    fn refused(&self, method: &'static str, run_id: Option<RunId>, error: &StoreError) -> Status {
+        let run_id = run_id.map(tracing::field::display);
+        match error {
+            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
+                self.0.health.doubt();
+                tracing::warn!(method, run_id, reason = error.reason(), %error, "call failed");
+            }
+            StoreError::Internal { .. } | StoreError::SchemaMismatch { .. } => {
+                tracing::error!(method, run_id, reason = error.reason(), %error, "call failed");
+            }
+            _ => tracing::info!(method, run_id, reason = error.reason(), %error, "call failed"),
+        }
+        error_to_status(error)
+    }
+}

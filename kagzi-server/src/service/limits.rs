@@ -1,0 +1,69 @@
+//! What the operator allows in one call, beyond what the store checks by itself.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use kagzi_core::{Namespace, Rules, StoreError};
+
+use crate::config::ServerConfig;
+
+/// What the operator allows.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) namespaces: HashSet<Namespace>,
+    pub(super) rules: Rules,
+    pub(super) max_message_bytes: usize,
+    pub(super) max_batch: u32,
+    pub(super) max_poll_wait: Duration,
+    pub(super) default_lease: Duration,
+    pub(super) min_lease: Duration,
+    pub(super) max_lease: Duration,
+}
+
+impl Limits {
+    pub(super) fn of(config: &ServerConfig) -> Self {
+        Self {
+            namespaces: config.namespaces.iter().cloned().collect(),
+            rules: config.rules.clone(),
+            max_message_bytes: config.max_message_bytes,
+            max_batch: config.max_batch,
+            max_poll_wait: config.max_poll_wait,
+            default_lease: config.default_lease,
+            min_lease: config.min_lease,
+            max_lease: config.max_lease,
+        }
+    }
+
+    /// Checks how many things a call brings or asks for.
+    pub(super) fn check_batch(&self, field: &str, count: usize) -> Result<(), StoreError> {
+        if count >= 1 && count <= self.max_batch as usize {
+            return Ok(());
+        }
+        Err(invalid(
+            field,
+            format!("from 1 to {}, the server's max_batch", self.max_batch),
+            count.to_string(),
+        ))
+    }
+
+    /// Checks a lease length against the server's bounds.
+    pub(super) fn check_lease_length(&self, field: &str, length: Duration) -> Result<(), StoreError> {
+        if (self.min_lease..=self.max_lease).contains(&length) {
+            return Ok(());
+        }
+        let expected = format!(
+            "from {:?} to {:?}, the server's min_lease and max_lease",
+            self.min_lease, self.max_lease
+        );
+        Err(invalid(field, expected, format!("{length:?}")))
+    }
+
+    /// A wait, cut to the longest that is allowed.
+    pub(super) fn wait(&self, asked: Duration) -> Duration {
+        asked.min(self.max_poll_wait)
+    }
+}
+
+pub(super) fn invalid(field: &str, expected: String, got: String) -> StoreError {
+    StoreError::InvalidArgument { field: field.to_owned(), expected, got }
+}

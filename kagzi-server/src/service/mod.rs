@@ -1,0 +1,65 @@
+//! The gRPC services: each call is admitted, read, checked, asked of the store, and answered.
+
+mod admin;
+mod call;
+mod limits;
+mod poll;
+mod subject;
+mod weight;
+mod worker;
+mod workflow;
+
+use std::sync::Arc;
+
+use kagzi_core::SharedStore;
+use kagzi_core::engine::Engine;
+use kagzi_proto::v1::admin_service_server::AdminServiceServer;
+use kagzi_proto::v1::worker_service_server::WorkerServiceServer;
+use kagzi_proto::v1::workflow_service_server::WorkflowServiceServer;
+
+use crate::config::ServerConfig;
+use crate::health::Health;
+use crate::shutdown::Drain;
+use limits::Limits;
+
+/// What every call needs. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct Services(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    limits: Limits,
+    drain: Drain,
+    health: Health,
+}
+
+impl Services {
+    pub(crate) fn new(config: &ServerConfig, engine: Engine, drain: Drain, health: Health) -> Self {
+        Self(Arc::new(Shared { engine, limits: Limits::of(config), drain, health }))
+    }
+
+    fn store(&self) -> &SharedStore {
+        self.0.engine.store()
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn workflow(&self) -> WorkflowServiceServer<Self> {
+        WorkflowServiceServer::new(self.clone()).max_decoding_message_size(self.0.limits.max_message_bytes)
+    }
+
+    pub(crate) fn worker(&self) -> WorkerServiceServer<Self> {
+        WorkerServiceServer::new(self.clone()).max_decoding_message_size(self.0.limits.max_message_bytes)
+    }
+
+    pub(crate) fn admin(&self) -> AdminServiceServer<Self> {
+        AdminServiceServer::new(self.clone()).max_decoding_message_size(self.0.limits.max_message_bytes)
+    }
+}

@@ -1,0 +1,124 @@
+//! Polls: handing claimed runs over without losing one on the way.
+
+use std::mem::take;
+
+use kagzi_core::{
+    AttemptScope, ClaimedRun, Lease, ListAttempts, OperationId, PageRequest, ReleaseRun, SharedStore,
+    StoreError,
+};
+use kagzi_sdk::wire::Poll;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::Services;
+use super::weight::{self, RESPONSE_BYTES};
+use crate::shutdown::Drain;
+
+/// Claimed runs on their way to the worker. Dropped before they were taken out, it gives their leases
+/// back, so that runs whose worker has gone wait for nobody.
+#[derive(Debug)]
+struct Handover {
+    runs: Vec<ClaimedRun>,
+    store: SharedStore,
+    drain: Drain,
+    runtime: Handle,
+}
+
+impl Handover {
+    fn take(mut self) -> Vec<ClaimedRun> {
+        take(&mut self.runs)
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        let leases: Vec<Lease> = take(&mut self.runs).into_iter().map(|run| run.lease.lease).collect();
+        if !leases.is_empty() {
+            tracing::debug!(runs = leases.len(), "the poll's caller has gone: giving its runs back");
+            self.drain.spawn(&self.runtime, give_back(self.store.clone(), leases));
+        }
+    }
+}
+
+/// Gives leases back; the runs are due at once. A lease that is not given back just expires.
+async fn give_back(store: SharedStore, leases: Vec<Lease>) {
+    for lease in leases {
+        let run_id = lease.run_id;
+        let release = ReleaseRun { lease, operation: OperationId::generate() };
+        if let Err(error) = store.release(release).await {
+            tracing::warn!(%run_id, reason = error.reason(), %error, "a lease was not given back");
+        }
+    }
+}
+
+impl Services {
+    /// Polls, and cuts what was claimed to what one response holds.
+    ///
+    /// The poll runs beside the call. If the caller goes away (its call is dropped) or a shutdown
+    /// begins, it stops waiting, but a claim that is being made is made to its end, and what it took is
+    /// given back.
+    pub(super) async fn poll(&self, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
+        let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
+        let services = self.clone();
+        let runtime = Handle::current();
+        self.0.drain.spawn(&Handle::current(), async move {
+            let stop = async {
+                tokio::select! {
+                    () = deliver.closed() => {}
+                    () = services.0.drain.begun() => {}
+                }
+            };
+            let claimed = services.engine().poll_until(poll.claim, poll.wait, stop).await;
+            let handover = claimed.map(|runs| Handover {
+                runs,
+                store: services.store().clone(),
+                drain: services.0.drain.clone(),
+                runtime,
+            });
+            // Nobody there: the handover comes back and is dropped here, which gives the runs back.
+            drop(deliver.send(handover));
+        });
+        let handover = delivered.await.map_err(|_| StoreError::Internal {
+            context: "polling",
+            detail: "the poll's task ended without an answer".to_owned(),
+        })??;
+        let (fitting, left_over) = fit(handover.take());
+        self.0.drain.spawn(&Handle::current(), give_back(self.store().clone(), left_over));
+        Ok(fitting)
+    }
+}
+
+/// Cuts claimed runs to what one response holds: every run that is handed over comes with its input and
+/// its first step at least, so that a cursor can say where the others begin. The first run comes
+/// whatever its size. Answers the leases of the runs that have no room.
+fn fit(mut runs: Vec<ClaimedRun>) -> (Vec<ClaimedRun>, Vec<Lease>) {
+    let least = |run: &ClaimedRun| weight::claimed(run) + run.steps.first().map_or(0, weight::attempt);
+    let kept = weight::fitting(&runs, least);
+    let left_over = runs.split_off(kept).into_iter().map(|run| run.lease.lease).collect();
+    let mut room = RESPONSE_BYTES.saturating_sub(runs.iter().map(least).sum());
+    for run in &mut runs {
+        cut_steps(run, &mut room);
+    }
+    (runs, left_over)
+}
+
+/// Keeps the first step and as many more as there is room for.
+fn cut_steps(run: &mut ClaimedRun, room: &mut usize) {
+    let mut kept = run.steps.len().min(1);
+    for step in run.steps.iter().skip(1) {
+        let Some(left) = room.checked_sub(weight::attempt(step)) else { break };
+        *room = left;
+        kept += 1;
+    }
+    if kept == run.steps.len() {
+        return;
+    }
+    run.steps.truncate(kept);
+    let listing = ListAttempts {
+        namespace: run.run.namespace.clone(),
+        run_id: run.run.run_id,
+        scope: AttemptScope::Latest,
+        page: PageRequest::first(1),
+    };
+    run.more_steps = run.steps.last().map(|last| listing.cursor_after(last));
+}

@@ -1,0 +1,103 @@
+//! `WorkerService`: the life of a claimed run.
+
+use kagzi_core::{Heartbeat, StoreError};
+use kagzi_proto::v1;
+use kagzi_proto::v1::worker_service_server::WorkerService;
+use kagzi_sdk::wire::{IntoWire, Poll, heartbeats_from_wire, poll_from_wire, verdicts_to_wire};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::Services;
+
+#[async_trait]
+impl WorkerService for Services {
+    async fn poll_activity(
+        &self,
+        request: Request<v1::PollActivityRequest>,
+    ) -> Result<Response<v1::PollActivityResponse>, Status> {
+        let read = self.read_poll(request.into_inner());
+        self.answer("PollActivity", read, |poll| async { self.poll(poll).await.map(IntoWire::into_wire) })
+            .await
+    }
+
+    async fn record_heartbeat(
+        &self,
+        request: Request<v1::RecordHeartbeatRequest>,
+    ) -> Result<Response<v1::RecordHeartbeatResponse>, Status> {
+        let read = self.read_heartbeats(request.into_inner());
+        self.answer("RecordHeartbeat", read, |batch| async {
+            self.store().heartbeat(batch).await.map(verdicts_to_wire)
+        })
+        .await
+    }
+
+    async fn begin_step(
+        &self,
+        request: Request<v1::BeginStepRequest>,
+    ) -> Result<Response<v1::BeginStepResponse>, Status> {
+        self.call("BeginStep", request, |begin| self.store().begin_step(begin)).await
+    }
+
+    async fn complete_step(
+        &self,
+        request: Request<v1::CompleteStepRequest>,
+    ) -> Result<Response<v1::CompleteStepResponse>, Status> {
+        self.call("CompleteStep", request, |complete| self.store().complete_step(complete)).await
+    }
+
+    async fn fail_step(
+        &self,
+        request: Request<v1::FailStepRequest>,
+    ) -> Result<Response<v1::FailStepResponse>, Status> {
+        self.call("FailStep", request, |fail| self.store().fail_step(fail)).await
+    }
+
+    async fn schedule_sleep(
+        &self,
+        request: Request<v1::ScheduleSleepRequest>,
+    ) -> Result<Response<v1::ScheduleSleepResponse>, Status> {
+        self.call("ScheduleSleep", request, |sleep| self.store().sleep(sleep)).await
+    }
+
+    async fn complete_workflow(
+        &self,
+        request: Request<v1::CompleteWorkflowRequest>,
+    ) -> Result<Response<v1::CompleteWorkflowResponse>, Status> {
+        self.call("CompleteWorkflow", request, |complete| self.store().complete_run(complete)).await
+    }
+
+    async fn fail_workflow(
+        &self,
+        request: Request<v1::FailWorkflowRequest>,
+    ) -> Result<Response<v1::FailWorkflowResponse>, Status> {
+        self.call("FailWorkflow", request, |fail| self.store().fail_run(fail)).await
+    }
+
+    async fn release_workflow(
+        &self,
+        request: Request<v1::ReleaseWorkflowRequest>,
+    ) -> Result<Response<v1::ReleaseWorkflowResponse>, Status> {
+        self.call("ReleaseWorkflow", request, |release| self.store().release(release)).await
+    }
+}
+
+impl Services {
+    fn read_poll(&self, wire: v1::PollActivityRequest) -> Result<Poll, StoreError> {
+        let limits = self.limits();
+        let mut poll = poll_from_wire(wire, limits.default_lease)?;
+        limits.check_batch("limit", poll.claim.limit as usize)?;
+        limits.check_batch("steps_limit", poll.claim.steps_limit as usize)?;
+        limits.check_lease_length("lease_length", poll.claim.lease_length)?;
+        poll.wait = limits.wait(poll.wait);
+        Ok(poll)
+    }
+
+    fn read_heartbeats(&self, wire: v1::RecordHeartbeatRequest) -> Result<Vec<Heartbeat>, StoreError> {
+        let limits = self.limits();
+        limits.check_batch("heartbeats", wire.heartbeats.len())?;
+        let batch = heartbeats_from_wire(wire, limits.default_lease)?;
+        for (at, heartbeat) in batch.iter().enumerate() {
+            limits.check_lease_length(&format!("heartbeats[{at}].lease_length"), heartbeat.lease_length)?;
+        }
+        Ok(batch)
+    }
+}

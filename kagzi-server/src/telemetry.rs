@@ -1,0 +1,42 @@
+//! Logs: what is written, how and where.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::config::{ConfigError, LogFormat};
+
+/// Why logging could not begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TelemetryError {
+    /// The level is neither one of trace, debug, info, warn, error, off nor a list of directives.
+    #[error(transparent)]
+    Level(#[from] ConfigError),
+    /// Something else in this process logs already.
+    #[error("logging was set up before: {0}")]
+    AlreadySetUp(String),
+}
+
+/// Begins to write log lines to standard error, so that standard output stays for results.
+///
+/// No line of kagzi holds a payload at any level.
+///
+/// # Errors
+///
+/// [`TelemetryError`] for a level that cannot be read, or if a subscriber is set already.
+pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(level).map_err(|error| ConfigError::Invalid {
+        key: "log_level".to_owned(),
+        expected: "a level such as info, or directives such as info,kagzi_core=debug".to_owned(),
+        got: format!("{level:?} ({error})"),
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_span_events(FmtSpan::NONE);
+    let begun = match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    begun.map_err(|error| TelemetryError::AlreadySetUp(error.to_string()))
+}
