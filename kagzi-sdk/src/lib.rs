@@ -1,3 +1,80 @@
-//! What an application adds to be durable: Client, Worker and Context, over gRPC or in process.
+//! What an application adds to be durable: [`Client`], [`Worker`] and [`Context`], over gRPC or in
+//! process.
+//!
+//! A **workflow** is an async function made of named **steps**. What a step gives is recorded in a
+//! store, so that a crash, a deploy or a lost worker costs at most the step in flight: another worker
+//! executes the function again, with the recorded results put in, and goes on where the first one was.
+//!
+//! # A first workflow
+//!
+//! ```
+//! use std::sync::Arc;
+//! use kagzi_sdk::{Client, Context, MemoryStore, Start, Worker, WorkflowError};
+//!
+//! async fn greet(ctx: Context, name: String) -> Result<String, WorkflowError> {
+//!     let greeting = ctx.step("compose", || async { Ok(format!("Hello, {name}!")) }).await?;
+//!     ctx.sleep(std::time::Duration::from_millis(10)).await?; // no worker is kept busy meanwhile
+//!     ctx.step("deliver", || async { Ok(format!("{greeting} Delivered.")) }).await
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let client = Client::embedded(Arc::new(MemoryStore::default()));
+//!     let worker = Worker::builder(client.clone()).queue("default").register("greet", greet).build()?;
+//!     tokio::spawn(worker.run());
+//!
+//!     let run = client.start(Start::workflow("greet").input("world")?).await?;
+//!     let greeting: String = run.result().await?;
+//!     assert_eq!(greeting, "Hello, world! Delivered.");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The same function runs against a server: write `Client::connect("http://127.0.0.1:7474").await?`
+//! in place of `Client::embedded`. For data that must last, embed a store on disk, such as
+//! `kagzi_store_sqlite::SqliteStore`.
+//!
+//! # What is promised
+//!
+//! - A step that is recorded as completed is never executed again, and always gives the same bytes.
+//! - A step is executed by one worker at a time. After a crash it may be executed again from its
+//!   start, so a step with effects elsewhere must bear that: hand [`Context::run_id`] and the step's
+//!   name to the other side as an idempotency key.
+//! - A worker that lost its lease can write nothing any more, however late it wakes up.
+//!
+//! The rules that workflow code must keep stand at [`Context`].
 
+mod backoff;
+mod calls;
+mod client;
+mod codec;
+mod context;
+mod error;
+mod handle;
+mod run;
+mod start;
+mod stats;
+mod step;
+pub mod transport;
 pub mod wire;
+mod worker;
+
+pub use backoff::Backoff;
+pub use client::{Client, DEFAULT_NAMESPACE};
+pub use codec::CodecError;
+pub use context::Context;
+pub use error::{ClientError, StepError, WorkerError, WorkflowError, WorkflowFailed};
+pub use handle::RunHandle;
+pub use start::Start;
+pub use stats::{FailedCall, Repeat, WorkerStats};
+pub use step::{Step, StepFuture};
+pub use worker::{StatsHandle, Worker, WorkerBuilder};
+
+// What applications meet in the signatures above, so that they need no other crate for it.
+pub use kagzi_core::engine::EngineOptions;
+pub use kagzi_core::memory::MemoryStore;
+pub use kagzi_core::{
+    Attempt, AttemptState, CancelOutcome, Cursor, DeadLetterReason, Failure, FailureKind, Labels, Page,
+    Payload, QueueDepth, RequeueOutcome, RetryPolicy, Run, RunFilter, RunId, RunRecord, RunState,
+    SharedStore, StartOutcome, StepKind, StoreError, Timestamp, WorkflowType,
+};

@@ -1,0 +1,88 @@
+//! The leases that a worker holds, and the heartbeat that keeps them.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kagzi_core::{FencingToken, Heartbeat, Lease, MAX_BATCH, RunId};
+
+use crate::calls::{About, Calls};
+use crate::run::{Control, WhyLost};
+
+type Key = (RunId, FencingToken);
+
+/// The executions that run now, each with its lease.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<HashMap<Key, (Lease, Arc<Control>)>>);
+
+/// Keeps a lease among those that are kept alive. Dropping it takes the lease out.
+pub(crate) struct Kept {
+    leases: Arc<Leases>,
+    key: Key,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.leases.lock().remove(&self.key);
+    }
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (Lease, Arc<Control>)>> {
+        // A map of values that are moved in and out whole cannot be left half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps `lease` alive until the answer is dropped.
+    pub(crate) fn keep(self: &Arc<Self>, lease: &Lease, control: &Arc<Control>) -> Kept {
+        let key = (lease.run_id, lease.fencing_token);
+        self.lock().insert(key, (lease.clone(), Arc::clone(control)));
+        Kept { leases: Arc::clone(self), key }
+    }
+
+    /// Extends all leases again and again, three times within their length. Never returns.
+    ///
+    /// Errors are reported and the next beat comes all the same, sooner if the last one failed; that a
+    /// lease has expired meanwhile is for the engine to say.
+    pub(crate) async fn beat(&self, calls: &Calls, lease_length: Duration) -> Infallible {
+        let interval = lease_length / 3;
+        let mut failures = 0;
+        loop {
+            let pause = match failures {
+                0 => interval,
+                n => calls.backoff.delay(n, Duration::ZERO).min(interval),
+            };
+            tokio::time::sleep(pause).await;
+            let held: Vec<_> = self.lock().values().cloned().collect();
+            // A beat that outlasts the interval is as good as none: the next one is due.
+            let beat = tokio::time::timeout(interval, extend(calls, lease_length, &held)).await;
+            failures = if beat == Ok(true) { 0 } else { failures + 1 };
+        }
+    }
+}
+
+/// Extends leases and tells the executions whose lease is lost. Answers whether the engine answered.
+async fn extend(calls: &Calls, lease_length: Duration, held: &[(Lease, Arc<Control>)]) -> bool {
+    let mut answered = true;
+    for some in held.chunks(MAX_BATCH as usize) {
+        let batch = some.iter().map(|(lease, _)| Heartbeat { lease: lease.clone(), lease_length }).collect();
+        calls.reporter.counters.heartbeats.add(1);
+        match calls.transport.heartbeat(batch).await {
+            Ok(verdicts) => {
+                for ((lease, control), verdict) in some.iter().zip(verdicts) {
+                    let Err(error) = verdict else { continue };
+                    match WhyLost::of(&error) {
+                        Some(why) => control.lose(why),
+                        None => calls.failed(&About::of("heartbeat", lease.run_id), 1, &error),
+                    }
+                }
+            }
+            Err(error) => {
+                calls.failed(&About::operation("heartbeat"), 1, &error);
+                answered = false;
+            }
+        }
+    }
+    answered
+}
