@@ -160,14 +160,11 @@ impl Writer {
     /// Starts the thread, which owns `connection` from now on.
     pub(crate) fn start(connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
         let line = Arc::new(Queue::new(options.queue_bound));
+        // Now, before anybody can wait: what is written from here on will be heard.
+        let data_version = data_version(&connection).map_err(|error| nothing_happened(&error))?;
         let (ending, ended) = watch::channel(());
-        let scribe = Scribe {
-            line: Arc::clone(&line),
-            connection,
-            options,
-            wakes: Wakes::default(),
-            data_version: None,
-        };
+        let scribe =
+            Scribe { line: Arc::clone(&line), connection, options, wakes: Wakes::default(), data_version };
         let thread = std::thread::Builder::new()
             .name("kagzi-sqlite".to_owned())
             .spawn(move || {
@@ -227,7 +224,7 @@ struct Scribe {
     connection: Connection,
     options: WriterOptions,
     wakes: Wakes,
-    data_version: Option<i64>,
+    data_version: i64,
 }
 
 impl Drop for Scribe {
@@ -331,20 +328,20 @@ impl Scribe {
 
     /// Wakes those who wait if another process wrote something since the last look.
     fn hear_others(&mut self) {
-        let version = self
-            .connection
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
-        match version {
-            // It changes with the commits of every connection but this one, which alone writes here.
-            Ok(version) => {
-                if self.data_version.replace(version).is_some_and(|before| before != version) {
-                    self.options.hub.announce_all();
-                }
+        match data_version(&self.connection) {
+            Ok(version) if version != self.data_version => {
+                self.data_version = version;
+                self.options.hub.announce_all();
             }
+            Ok(_) => {}
             Err(error) => tracing::debug!(%error, "the file could not be asked for changes"),
         }
     }
+}
+
+/// A number that changes with the commits of every connection but this one.
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
 fn run_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {

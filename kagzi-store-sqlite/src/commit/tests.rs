@@ -31,7 +31,7 @@ fn bench() -> Bench {
             busy_timeout: options.busy_timeout,
         },
         wakes: Wakes::default(),
-        data_version: None,
+        data_version: 0,
     };
     Bench { scribe, directory }
 }
