@@ -17,7 +17,7 @@ use crate::calls::asked_for;
 use crate::error::ClientError;
 use crate::handle::RunHandle;
 use crate::start::Start;
-use crate::transport::{Embedded, Transport};
+use crate::transport::{Embedded, Grpc, GrpcOptions, Transport};
 
 /// The namespace of a client that was not told another.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -38,10 +38,6 @@ impl Client {
     /// A client with an engine of its own over `store`, in this process: no server is needed. The
     /// engine's reaper runs as long as the client or one of its clones lives. Call it, and everything
     /// else, from within a tokio runtime.
-    ///
-    /// # Panics
-    ///
-    /// Never, for the default namespace is a valid one.
     pub fn embedded(store: SharedStore) -> Self {
         Self::embedded_with(store, EngineOptions::default())
     }
@@ -51,7 +47,26 @@ impl Client {
         Self::over(Arc::new(Embedded::new(store, options)))
     }
 
-    /// A client over any transport.
+    /// A client of the server at `address`, such as `http://127.0.0.1:7474`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`] if it is not an address, [`ClientError::Connect`] if no server answers.
+    pub async fn connect(address: impl AsRef<str>) -> Result<Self, ClientError> {
+        Ok(Self::over(Arc::new(Grpc::connect(address.as_ref(), &GrpcOptions::default()).await?)))
+    }
+
+    /// Like [`connect`](Self::connect), but connects with the first call: for programs that may be up
+    /// before their server is.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`] if it is not an address.
+    pub fn connect_lazy(address: impl AsRef<str>) -> Result<Self, ClientError> {
+        Ok(Self::over(Arc::new(Grpc::connect_lazy(address.as_ref(), &GrpcOptions::default())?)))
+    }
+
+    /// A client over any transport, such as a [`Grpc`] with options of its own.
     pub fn over(transport: Arc<dyn Transport>) -> Self {
         Self {
             transport,

@@ -1,6 +1,7 @@
 //! How the SDK reaches an engine: over gRPC, or in the same process.
 
 mod embedded;
+mod grpc;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use kagzi_core::{
 };
 
 pub use embedded::Embedded;
+pub use grpc::{Grpc, GrpcOptions};
 
 /// The operations of an engine that clients and workers use, in the words of the domain.
 ///

@@ -1,0 +1,306 @@
+//! An engine behind a kagzi server, over gRPC.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kagzi_core::{
+    Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
+    CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, FailureOutcome, GrantedLease,
+    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun, Started,
+    StoreError,
+};
+use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
+use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
+use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
+use kagzi_proto::v1::{CountWorkflowsResponse, GetQueueDepthsRequest};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::Transport;
+use crate::error::ClientError;
+use crate::wire::error::error_from_status;
+use crate::wire::{
+    CountRuns, FromWire, GetRun, IntoWire, Poll, heartbeats_to_wire, read_answer, verdicts_from_wire,
+};
+
+/// How a connection to a server behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GrpcOptions {
+    /// How long one call may take; a long poll this much longer than its wait. 30 s by default.
+    pub timeout: Duration,
+    /// How long connecting may take. 5 s by default.
+    pub connect_timeout: Duration,
+    /// How often a quiet connection is tested; one that does not answer within the same time is given
+    /// up and made anew. 10 s by default.
+    pub keep_alive: Duration,
+    /// The longest answer that is read, in bytes. 16 MiB by default.
+    pub max_message_bytes: usize,
+}
+
+impl Default for GrpcOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(10),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+/// A connection to a server. It is shared by all calls and made again by itself after it broke.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    workflows: WorkflowServiceClient<Channel>,
+    workers: WorkerServiceClient<Channel>,
+    timeout: Duration,
+}
+
+impl Grpc {
+    /// Connects to the server at `address`, such as `http://127.0.0.1:7474`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`] if it is not an address, [`ClientError::Connect`] if no server answers.
+    pub async fn connect(address: &str, options: &GrpcOptions) -> Result<Self, ClientError> {
+        let channel = endpoint(address, options)?.connect().await.map_err(|error| ClientError::Connect {
+            address: address.to_owned(),
+            problem: root_cause(&error),
+        })?;
+        Ok(Self::over(channel, options))
+    }
+
+    /// Connects with the first call, so that the server need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`] if it is not an address.
+    pub fn connect_lazy(address: &str, options: &GrpcOptions) -> Result<Self, ClientError> {
+        Ok(Self::over(endpoint(address, options)?.connect_lazy(), options))
+    }
+
+    fn over(channel: Channel, options: &GrpcOptions) -> Self {
+        let limit = options.max_message_bytes;
+        Self {
+            workflows: WorkflowServiceClient::new(channel.clone()).max_decoding_message_size(limit),
+            workers: WorkerServiceClient::new(channel).max_decoding_message_size(limit),
+            timeout: options.timeout,
+        }
+    }
+}
+
+fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientError> {
+    let refuse = |problem: String| ClientError::Address { address: address.to_owned(), problem };
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| refuse(root_cause(&error)))?;
+    match endpoint.uri().scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            let problem = "this client speaks plain HTTP/2; put TLS into a proxy beside it";
+            return Err(refuse(problem.to_owned()));
+        }
+        _ => return Err(refuse("it must begin with http://".to_owned())),
+    }
+    Ok(endpoint
+        .connect_timeout(options.connect_timeout)
+        .http2_keep_alive_interval(options.keep_alive)
+        .keep_alive_timeout(options.keep_alive)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024))
+}
+
+/// What lies at the bottom of an error: its outer layers only say "transport error".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Sends a request and reads the answer.
+async fn ask<M, A, T, Fut>(
+    message: M,
+    timeout: Duration,
+    send: impl FnOnce(Request<M>) -> Fut,
+) -> Result<T, StoreError>
+where
+    T: FromWire<A>,
+    Fut: Future<Output = Result<Response<A>, Status>>,
+{
+    read_answer(answer(message, timeout, send).await?)
+}
+
+async fn answer<M, A, Fut>(
+    message: M,
+    timeout: Duration,
+    send: impl FnOnce(Request<M>) -> Fut,
+) -> Result<A, StoreError>
+where
+    Fut: Future<Output = Result<Response<A>, Status>>,
+{
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    match send(request).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => Err(error_of(&status)),
+    }
+}
+
+fn error_of(status: &Status) -> StoreError {
+    match error_from_status(status) {
+        // A status with a source was made here, about a connection that broke: no server has spoken.
+        StoreError::Internal { .. } if status.source().is_some() => {
+            StoreError::OutcomeUnknown { reason: format!("the connection broke: {}", root_cause(status)) }
+        }
+        error => error,
+    }
+}
+
+#[async_trait]
+impl Transport for Grpc {
+    async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        let mut client = self.workflows.clone();
+        ask(batch.into_wire(), self.timeout, |request| client.start_workflows(request)).await
+    }
+
+    async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
+        self.await_finished(namespace, run_id, Duration::ZERO).await
+    }
+
+    async fn await_finished(
+        &self,
+        namespace: &Namespace,
+        run_id: RunId,
+        wait: Duration,
+    ) -> Result<RunRecord, StoreError> {
+        let mut client = self.workflows.clone();
+        let get = GetRun { namespace: namespace.clone(), run_id, wait };
+        let timeout = self.timeout.saturating_add(wait);
+        ask(get.into_wire(), timeout, |request| client.get_workflow(request)).await
+    }
+
+    async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        let mut client = self.workflows.clone();
+        ask(request.clone().into_wire(), self.timeout, |request| client.list_workflows(request)).await
+    }
+
+    async fn count_runs(&self, namespace: &Namespace, filter: &RunFilter) -> Result<u64, StoreError> {
+        let mut client = self.workflows.clone();
+        let count = CountRuns { namespace: namespace.clone(), filter: filter.clone() };
+        let CountWorkflowsResponse { count } =
+            answer(count.into_wire(), self.timeout, |request| client.count_workflows(request)).await?;
+        Ok(count)
+    }
+
+    async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
+        let mut client = self.workflows.clone();
+        ask(request.clone().into_wire(), self.timeout, |request| client.list_step_attempts(request)).await
+    }
+
+    async fn cancel(&self, request: CancelRun) -> Result<CancelOutcome, StoreError> {
+        let mut client = self.workflows.clone();
+        ask(request.into_wire(), self.timeout, |request| client.cancel_workflow(request)).await
+    }
+
+    async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
+        let mut client = self.workflows.clone();
+        ask(request.into_wire(), self.timeout, |request| client.requeue_workflow(request)).await
+    }
+
+    async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
+        let mut client = self.workflows.clone();
+        let depths = GetQueueDepthsRequest { namespace: namespace.as_str().to_owned() };
+        ask(depths, self.timeout, |request| client.get_queue_depths(request)).await
+    }
+
+    async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
+        let mut client = self.workers.clone();
+        let timeout = self.timeout.saturating_add(wait);
+        ask(Poll { claim, wait }.into_wire(), timeout, |request| client.poll_activity(request)).await
+    }
+
+    async fn heartbeat(
+        &self,
+        batch: Vec<Heartbeat>,
+    ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
+        let mut client = self.workers.clone();
+        let expected = batch.len();
+        let verdicts =
+            answer(heartbeats_to_wire(batch), self.timeout, |request| client.record_heartbeat(request))
+                .await?;
+        verdicts_from_wire(verdicts, expected)
+    }
+
+    async fn begin_step(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.begin_step(request)).await
+    }
+
+    async fn complete_step(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.complete_step(request)).await
+    }
+
+    async fn fail_step(&self, request: FailStep) -> Result<FailureOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.fail_step(request)).await
+    }
+
+    async fn sleep(&self, request: Sleep) -> Result<SleepOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.schedule_sleep(request)).await
+    }
+
+    async fn complete_run(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.complete_workflow(request)).await
+    }
+
+    async fn fail_run(&self, request: FailRun) -> Result<FailureOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.fail_workflow(request)).await
+    }
+
+    async fn release(&self, request: ReleaseRun) -> Result<ReleaseOutcome, StoreError> {
+        let mut client = self.workers.clone();
+        ask(request.into_wire(), self.timeout, |request| client.release_workflow(request)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_that_are_none_are_refused_with_the_reason() {
+        for (address, reason) in [
+            ("127.0.0.1:7474", "http://"),
+            ("https://example.org", "TLS"),
+            ("ftp://x", "http://"),
+            ("", "http"),
+        ] {
+            let error = Grpc::connect_lazy(address, &GrpcOptions::default()).unwrap_err();
+            assert!(error.to_string().contains(reason), "{address:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_told_by_address() {
+        // Port 1 of the loopback is nobody's.
+        let error = Grpc::connect("http://127.0.0.1:1", &GrpcOptions::default()).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Connect { address, .. } if address.ends_with(":1")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_reaches_no_server_may_be_repeated() {
+        let grpc = Grpc::connect_lazy("http://127.0.0.1:1", &GrpcOptions::default()).unwrap();
+        let namespace = Namespace::new("n").unwrap();
+        let error = grpc.queue_depths(&namespace).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    }
+}
