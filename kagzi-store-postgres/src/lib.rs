@@ -1,1 +1,281 @@
 //! The Postgres backend of kagzi: durable workflows for production, with set-based batches.
+//!
+//! [`PostgresStore`] keeps the contract of [`kagzi_core::Store`] on Postgres 14 or newer. Every
+//! operation has a path that locks one run, asks the rules of [`kagzi_core::decide`] and writes what
+//! they say. The frequent ones have a second path that commits many at once and acts on the ordinary
+//! case only; whatever is not ordinary takes the first path, so the rules stay in one place.
+//!
+//! ```no_run
+//! use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+//!
+//! # async fn open() -> Result<(), kagzi_core::StoreError> {
+//! let store = PostgresStore::connect(PostgresOptions::new("postgres://kagzi@localhost/kagzi")).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod claim;
+mod commit;
+mod error;
+mod lease;
+mod listing;
+mod locked;
+mod notify;
+mod options;
+mod reap;
+mod rows;
+mod runs;
+mod save;
+mod schema;
+mod statement;
+mod steps;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kagzi_core::decide::{AttemptWrite, Effects};
+use kagzi_core::{
+    Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
+    CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
+    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
+    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
+    RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, Topic, WakeHub,
+};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+
+pub use options::{Listen, Pooler, PostgresOptions};
+
+use crate::commit::{Bounds, Gatherer};
+use crate::notify::Notifier;
+use crate::rows::Moment;
+use crate::runs::StartCommitter;
+use crate::steps::{StepCommitter, StepOperation};
+
+/// A store on Postgres.
+///
+/// Cloning is not needed: share it as a [`SharedStore`](kagzi_core::SharedStore). It spawns tasks on
+/// the tokio runtime that it is used from.
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+    steps: Gatherer<StepOperation>,
+    starts: Gatherer<Arc<StartRun>>,
+}
+
+/// What all operations share.
+struct Inner {
+    pool: PgPool,
+    partitions: u16,
+    pooler: Pooler,
+    rules: Rules,
+    clock: Option<Arc<dyn Clock>>,
+    hub: WakeHub,
+    notifier: Option<Notifier>,
+}
+
+impl PostgresStore {
+    /// Connects, brings the schema up to date and starts to listen.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] for an option outside its range, or a number of partitions that
+    /// is not the schema's; [`StoreError::SchemaMismatch`] for a schema of a newer version;
+    /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
+    pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
+        let (options, connect) = options.resolve()?;
+        let partitions = schema::prepare(&options, &connect).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect.clone());
+        let hub = WakeHub::new();
+        let notifier = match options.listen {
+            Listen::On => Some(Notifier::start(&connect, hub.clone()).await),
+            Listen::Off => None,
+        };
+        let inner = Arc::new(Inner {
+            pool,
+            partitions,
+            pooler: options.pooler,
+            rules: options.rules,
+            clock: options.clock,
+            hub,
+            notifier,
+        });
+        let bounds =
+            Bounds { lanes: options.lanes, max_batch: options.max_batch, max_queued: options.max_queued };
+        Ok(Self {
+            steps: Gatherer::new(partitions, bounds, StepCommitter(Arc::clone(&inner))),
+            starts: Gatherer::new(partitions, bounds, StartCommitter(Arc::clone(&inner))),
+            inner,
+        })
+    }
+
+    /// Over how many partitions the schema spreads its runs.
+    pub fn partitions(&self) -> u16 {
+        self.inner.partitions
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("partitions", &self.inner.partitions)
+            .field("clock", &self.inner.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn partition(&self, run_id: RunId) -> i16 {
+        i16::try_from(run_id.partition(self.partitions)).unwrap_or(0)
+    }
+
+    fn all_partitions(&self) -> impl Iterator<Item = i16> + use<> {
+        (0..self.partitions).filter_map(|partition| i16::try_from(partition).ok())
+    }
+
+    /// The moment to hand to statements; nothing where the database tells the time.
+    fn clock_now(&self) -> Option<Moment> {
+        self.clock.as_ref().map(|clock| Moment(clock.now()))
+    }
+
+    /// Tells those who wait what a committed operation changed.
+    fn announce(&self, before: &Run, effects: &Effects) {
+        if let Some(run) = &effects.run {
+            self.announce_run(run, before.state);
+        }
+        for write in &effects.attempts {
+            if let AttemptWrite::Insert(Attempt { deadline_at: Some(at), .. }) = write {
+                self.hub.note_deadline(*at);
+            }
+        }
+    }
+
+    fn announce_run(&self, run: &Run, before: RunState) {
+        if run.state == RunState::Pending && before != RunState::Pending {
+            self.announce_topic(Topic::Queue(run.namespace.clone(), run.queue.clone()));
+        } else if run.state.is_terminal() {
+            self.announce_topic(Topic::Run(run.run_id));
+        }
+        if let Some(at) = run.attention_at() {
+            self.hub.note_deadline(at);
+        }
+    }
+
+    fn announce_topic(&self, topic: Topic) {
+        self.hub.announce(&topic);
+        if let Some(notifier) = &self.notifier {
+            notifier.tell(topic);
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn backend(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn wake_hub(&self) -> &WakeHub {
+        &self.inner.hub
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.inner.now().await
+    }
+
+    async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        self.start_runs(batch).await
+    }
+
+    async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
+        self.inner.get_run(namespace, run_id).await
+    }
+
+    async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        self.inner.list_runs(request).await
+    }
+
+    async fn count_runs(&self, namespace: &Namespace, filter: &RunFilter) -> Result<u64, StoreError> {
+        self.inner.count_runs(namespace, filter).await
+    }
+
+    async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
+        self.inner.list_attempts(request).await
+    }
+
+    async fn cancel(&self, request: CancelRun) -> Result<CancelOutcome, StoreError> {
+        self.inner.cancel(&request).await
+    }
+
+    async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
+        self.inner.requeue(&request).await
+    }
+
+    async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        self.inner.claim(&request).await
+    }
+
+    async fn heartbeat(
+        &self,
+        batch: Vec<Heartbeat>,
+    ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
+        self.inner.heartbeat(&batch).await
+    }
+
+    async fn begin_step(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
+        self.begin(request).await
+    }
+
+    async fn complete_step(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
+        self.complete(request).await
+    }
+
+    async fn fail_step(&self, request: FailStep) -> Result<FailureOutcome, StoreError> {
+        self.inner.fail_step(&request).await
+    }
+
+    async fn sleep(&self, request: Sleep) -> Result<SleepOutcome, StoreError> {
+        self.inner.sleep(&request).await
+    }
+
+    async fn complete_run(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
+        self.finish(request).await
+    }
+
+    async fn fail_run(&self, request: FailRun) -> Result<FailureOutcome, StoreError> {
+        self.inner.fail_run(&request).await
+    }
+
+    async fn release(&self, request: ReleaseRun) -> Result<ReleaseOutcome, StoreError> {
+        self.inner.release(&request).await
+    }
+
+    async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
+        self.inner.reap(limit).await
+    }
+
+    async fn next_due(&self) -> Result<NextDue, StoreError> {
+        self.inner.next_due().await
+    }
+
+    async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
+        self.inner.queue_depths(namespace).await
+    }
+
+    async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
+        self.inner.delete_finished(request).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.starts.close().await;
+        self.steps.close().await;
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.stop().await;
+        }
+        self.inner.pool.close().await;
+        Ok(())
+    }
+}

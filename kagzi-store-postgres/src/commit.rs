@@ -1,0 +1,306 @@
+//! Group commit: operations that are in flight together share a statement and its flush.
+//!
+//! While one batch is being committed the next one gathers. An operation that finds a free lane goes
+//! at once, so an idle system pays no added delay. One run is in one batch at a time: a second
+//! operation on it waits for the next, so that no batch waits for a row that another one holds.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use kagzi_core::{RunId, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::error::RETRY_AFTER;
+
+/// A batch is cut off at this many bytes of payload, however few operations it holds.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// What can be gathered. Cloning it must be cheap.
+pub(crate) trait Gathered: Clone + fmt::Debug + Send + Sync + 'static {
+    /// The run it is about.
+    fn run_id(&self) -> RunId;
+    /// About how many bytes it sends.
+    fn len_bytes(&self) -> usize;
+}
+
+/// What became of one operation of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is done and durable.
+    Done,
+    /// It is not of the ordinary kind. Nothing was changed; take the path that knows all rules.
+    NotOrdinary,
+    /// The connection broke, so it may be done or not. Ask again on the path that knows repeats.
+    FateOpen,
+}
+
+/// Who commits a batch of operations on runs of one partition. It answers a verdict for each.
+#[async_trait]
+pub(crate) trait Committer<T>: Send + Sync + 'static {
+    async fn commit(&self, partition: i16, batch: &[T]) -> Vec<Verdict>;
+    /// The partition of a run.
+    fn partition_of(&self, run_id: RunId) -> i16;
+}
+
+/// How much is gathered, and by how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) lanes: usize,
+    pub(crate) max_batch: usize,
+    pub(crate) max_queued: usize,
+}
+
+struct Waiting<T> {
+    operation: T,
+    answer: oneshot::Sender<Verdict>,
+    /// The place in the queue, given back when the operation is answered.
+    _place: OwnedSemaphorePermit,
+}
+
+struct State<T> {
+    /// By partition.
+    waiting: Vec<VecDeque<Waiting<T>>>,
+    /// The partition whose turn it is.
+    turn: usize,
+    /// The runs of the batches in flight.
+    busy: HashSet<RunId>,
+    lanes_in_flight: usize,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    committer: Box<dyn Committer<T>>,
+    bounds: Bounds,
+    places: Arc<Semaphore>,
+}
+
+/// Gathers operations of one kind into batches.
+pub(crate) struct Gatherer<T>(Arc<Shared<T>>);
+
+impl<T> fmt::Debug for Gatherer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gatherer").field("bounds", &self.0.bounds).finish_non_exhaustive()
+    }
+}
+
+impl<T: Gathered> Gatherer<T> {
+    pub(crate) fn new(partitions: u16, bounds: Bounds, committer: impl Committer<T>) -> Self {
+        let state = State {
+            waiting: (0..partitions).map(|_| VecDeque::new()).collect(),
+            turn: 0,
+            busy: HashSet::new(),
+            lanes_in_flight: 0,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            committer: Box::new(committer),
+            bounds,
+            places: Arc::new(Semaphore::new(bounds.max_queued)),
+        }))
+    }
+
+    /// Has `operation` committed with others. Cancel safe: dropped before it has a place, it is not
+    /// done; dropped later, it is done all the same.
+    pub(crate) async fn submit(&self, operation: T) -> Result<Verdict, StoreError> {
+        let closed =
+            || StoreError::Unavailable { reason: "the store is closed".to_owned(), retry_after: RETRY_AFTER };
+        let place = Arc::clone(&self.0.places).acquire_owned().await.map_err(|_| closed())?;
+        let (answer, verdict) = oneshot::channel();
+        let free_lane = {
+            let mut state = self.0.lock();
+            let partition = usize::try_from(self.0.committer.partition_of(operation.run_id())).unwrap_or(0);
+            if let Some(queue) = state.waiting.get_mut(partition) {
+                queue.push_back(Waiting { operation, answer, _place: place });
+            }
+            let free = state.lanes_in_flight < self.0.bounds.lanes;
+            state.lanes_in_flight += usize::from(free);
+            free
+        };
+        if free_lane {
+            tokio::spawn(Lane(Arc::clone(&self.0)).run());
+        }
+        // A lane that dies without an answer had sent its batch, perhaps.
+        Ok(verdict.await.unwrap_or(Verdict::FateOpen))
+    }
+
+    /// Takes no more operations and waits until those in flight are answered.
+    pub(crate) async fn close(&self) {
+        let all = u32::try_from(self.0.bounds.max_queued).unwrap_or(u32::MAX);
+        // An error means that it is closed already.
+        drop(self.0.places.acquire_many(all).await);
+        self.0.places.close();
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // The state is never left half changed, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the tasks that commit batches, alive as long as there is something to do.
+struct Lane<T>(Arc<Shared<T>>);
+
+impl<T: Gathered> Lane<T> {
+    async fn run(self) {
+        let mut in_flight = InFlight { shared: Arc::clone(&self.0), runs: Vec::new(), lane_ended: false };
+        while let Some((partition, batch)) = in_flight.take() {
+            let operations: Vec<T> = batch.iter().map(|one| one.operation.clone()).collect();
+            let verdicts = self.0.committer.commit(partition, &operations).await;
+            in_flight.release_runs();
+            for (waiting, verdict) in batch.into_iter().zip(verdicts) {
+                // Whoever asked may have gone; the operation is done all the same.
+                waiting.answer.send(verdict).ok();
+            }
+            // Those who were just answered come back with their next operation at once: let them, so
+            // that the next batch holds them all.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What a lane holds, given back however the lane ends.
+struct InFlight<T> {
+    shared: Arc<Shared<T>>,
+    runs: Vec<RunId>,
+    lane_ended: bool,
+}
+
+impl<T: Gathered> InFlight<T> {
+    /// The next batch, or nothing: then the lane has ended. Both are decided under one lock, so that
+    /// no operation is left behind between two lanes.
+    fn take(&mut self) -> Option<(i16, Vec<Waiting<T>>)> {
+        let mut state = self.shared.lock();
+        let partitions = state.waiting.len();
+        for offset in 0..partitions {
+            let partition = (state.turn + offset) % partitions;
+            let batch = state.take_from(partition, &self.shared.bounds);
+            if !batch.is_empty() {
+                state.turn = (partition + 1) % partitions;
+                self.runs = batch.iter().map(|waiting| waiting.operation.run_id()).collect();
+                return Some((i16::try_from(partition).unwrap_or(i16::MAX), batch));
+            }
+        }
+        state.lanes_in_flight -= 1;
+        drop(state);
+        self.lane_ended = true;
+        None
+    }
+}
+
+impl<T> InFlight<T> {
+    fn release_runs(&mut self) {
+        let mut state = self.shared.lock();
+        for run in self.runs.drain(..) {
+            state.busy.remove(&run);
+        }
+    }
+}
+
+impl<T> Drop for InFlight<T> {
+    fn drop(&mut self) {
+        self.release_runs();
+        if !self.lane_ended {
+            self.shared.lock().lanes_in_flight -= 1;
+        }
+    }
+}
+
+impl<T: Gathered> State<T> {
+    /// Takes operations on runs that are not in flight, oldest first, one a run, sorted by run id.
+    fn take_from(&mut self, partition: usize, bounds: &Bounds) -> Vec<Waiting<T>> {
+        let Some(queue) = self.waiting.get_mut(partition) else { return Vec::new() };
+        let (mut batch, mut bytes, mut left) = (Vec::new(), 0, VecDeque::new());
+        while let Some(waiting) = queue.pop_front() {
+            if self.busy.insert(waiting.operation.run_id()) {
+                bytes += waiting.operation.len_bytes();
+                batch.push(waiting);
+                if batch.len() >= bounds.max_batch || bytes >= MAX_BATCH_BYTES {
+                    break;
+                }
+            } else {
+                left.push_back(waiting);
+            }
+        }
+        left.append(queue);
+        *queue = left;
+        batch.sort_unstable_by_key(|waiting| waiting.operation.run_id());
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_core::{Namespace, OperationId};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Op(RunId, u32);
+
+    impl Gathered for Op {
+        fn run_id(&self) -> RunId {
+            self.0
+        }
+        fn len_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    /// Tells of every batch, and ends it when told to.
+    struct Stage {
+        batches: mpsc::UnboundedSender<(Vec<u32>, oneshot::Sender<()>)>,
+    }
+
+    #[async_trait]
+    impl Committer<Op> for Stage {
+        async fn commit(&self, _: i16, batch: &[Op]) -> Vec<Verdict> {
+            let (go, gone) = oneshot::channel();
+            self.batches.send((batch.iter().map(|op| op.1).collect(), go)).unwrap();
+            gone.await.unwrap();
+            vec![Verdict::Done; batch.len()]
+        }
+        fn partition_of(&self, _: RunId) -> i16 {
+            0
+        }
+    }
+
+    fn run() -> RunId {
+        RunId::for_start(&Namespace::new("n").unwrap(), OperationId::generate(), None)
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_batch_is_in_flight_goes_together_and_one_run_never_twice() {
+        let (batches, mut seen) = mpsc::unbounded_channel();
+        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }));
+        let (a, b) = (run(), run());
+        let submit = |op| {
+            let gatherer = Arc::clone(&gatherer);
+            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
+        };
+        let mut callers = vec![submit(Op(a, 1))];
+        let (first, go) = seen.recv().await.unwrap();
+        assert_eq!(first, [1], "an idle lane waits for nobody");
+        for op in [Op(a, 2), Op(b, 3), Op(a, 4)] {
+            callers.push(submit(op));
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        let (second, go) = seen.recv().await.unwrap();
+        assert_eq!(second, [2, 3], "one operation a run");
+        go.send(()).unwrap();
+        let (third, go) = seen.recv().await.unwrap();
+        assert_eq!(third, [4]);
+        go.send(()).unwrap();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Verdict::Done);
+        }
+        gatherer.close().await;
+        assert!(gatherer.submit(Op(a, 5)).await.is_err());
+    }
+}

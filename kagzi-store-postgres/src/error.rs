@@ -1,0 +1,127 @@
+//! What the database said, as what callers can act on.
+
+use std::time::Duration;
+
+use kagzi_core::StoreError;
+
+/// How long a caller should wait before it asks again after the database was away.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a transaction is tried again after the database undid it for the sake of another.
+pub(crate) const MAX_TRIES: u32 = 10;
+
+/// Why a transaction did not end in an answer.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The rules said no, or the data are damaged. Nothing was written.
+    Refused(StoreError),
+    /// The database failed before a commit was asked for. Nothing was written.
+    Before(sqlx::Error),
+    /// The database failed while committing.
+    Committing(sqlx::Error),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Before(error)
+    }
+}
+
+impl Fault {
+    /// Whether the database undid the transaction for the sake of another (a deadlock, a conflict of
+    /// serializable transactions): the same again will do.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(_) => false,
+            Self::Before(error) | Self::Committing(error) => {
+                matches!(code(error).as_deref(), Some("40001" | "40P01"))
+            }
+        }
+    }
+
+    /// The answer to the caller.
+    pub(crate) fn into_store_error(self, context: &'static str) -> StoreError {
+        match self {
+            Self::Refused(error) => error,
+            Self::Before(error) => before(context, &error),
+            // The database refused the commit in so many words: nothing was written.
+            Self::Committing(error) if code(&error).is_some() && !is_away(&error) => before(context, &error),
+            Self::Committing(error) => StoreError::OutcomeUnknown {
+                reason: format!("the connection to Postgres was lost while {context}: {error}"),
+            },
+        }
+    }
+}
+
+/// Whether the connection or the server is gone, rather than the statement refused.
+pub(crate) fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(_) => {
+            let code = code(error).unwrap_or_default();
+            code.starts_with("08") || matches!(code.as_str(), "57P01" | "57P02" | "57P03")
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// Whether the failure of an autocommitted statement leaves its fate open.
+pub(crate) fn is_fate_open(error: &sqlx::Error) -> bool {
+    is_away(error) && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
+}
+
+/// The answer to a failure before anything was written.
+pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
+    let reason = match error {
+        sqlx::Error::PoolTimedOut => "no connection to Postgres became free in time; allow more connections \
+            (`max_connections` of the store), or look for what holds them"
+            .to_owned(),
+        sqlx::Error::PoolClosed => "the store is closed".to_owned(),
+        error if is_away(error) => format!(
+            "Postgres cannot be reached: {error}; check that it runs and that the host, port and network of \
+             the URL are right"
+        ),
+        error => match refusal(&code(error).unwrap_or_default()) {
+            Some(remedy) => format!("Postgres refuses: {error}; {remedy}"),
+            None => return StoreError::Internal { context, detail: error.to_string() },
+        },
+    };
+    StoreError::Unavailable { reason, retry_after: RETRY_AFTER }
+}
+
+/// What to do about a refusal that passes or that the operator can lift, by SQLSTATE.
+fn refusal(code: &str) -> Option<&'static str> {
+    match code {
+        "53300" => Some("raise max_connections of the server, or lower it in the stores"),
+        "53100" => Some("free some disk space"),
+        _ if code.starts_with("53") => Some("give the server more resources"),
+        "25006" => Some("it is read-only now; point the URL at the primary"),
+        "57014" => Some("the statement took longer than its timeout; find out what blocks it"),
+        "55P03" => Some("a lock was not free in time; find out who holds it"),
+        "40001" | "40P01" => Some("it undid the transaction for the sake of another too often; try again"),
+        _ if code.starts_with("28") => Some("check the user and the password of the URL"),
+        "3D000" => Some("create the database, or name another in the URL"),
+        "42501" => Some("grant the user its rights on the schema"),
+        _ => None,
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+}
+
+/// Damaged data, or a bug: a value that this store never writes.
+pub(crate) fn damaged(detail: impl Into<String>) -> StoreError {
+    StoreError::Internal { context: "reading a row", detail: detail.into() }
+}

@@ -1,0 +1,203 @@
+//! Listings and counts.
+
+use kagzi_core::{
+    Attempt, AttemptScope, Cursor, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName, Run,
+    RunFilter, RunState, StoreError, Timestamp,
+};
+use sqlx::Row as _;
+
+use crate::Inner;
+use crate::error::Fault;
+use crate::rows::{Moment, attempt_columns, attempt_from_row, moment, run_columns, run_from_row, to_json};
+
+/// The conditions of a [`RunFilter`]: parameters 2 to 8, in the order of [`bind_filter`].
+macro_rules! run_filter {
+    () => {
+        "partition = $1 AND namespace = $2
+         AND ($3::text[] IS NULL OR state = ANY ($3::text[]::run_state[]))
+         AND ($4::text IS NULL OR workflow_type = $4)
+         AND ($5::text IS NULL OR queue = $5)
+         AND ($6::text IS NULL OR labels @> $6::text::jsonb)
+         AND ($7::timestamptz IS NULL OR created_at >= $7)
+         AND ($8::timestamptz IS NULL OR created_at < $8)"
+    };
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind_filter<'q>(
+    query: Query<'q>,
+    partition: i16,
+    namespace: &'q Namespace,
+    filter: &'q RunFilter,
+) -> Result<Query<'q>, StoreError> {
+    let states = (!filter.states.is_empty())
+        .then(|| filter.states.iter().map(|state| state.as_str()).collect::<Vec<_>>());
+    let labels = (!filter.labels.is_empty()).then(|| to_json(&filter.labels)).transpose()?;
+    Ok(query
+        .bind(partition)
+        .bind(namespace.as_str())
+        .bind(states)
+        .bind(filter.workflow_type.as_ref().map(|one| one.as_str()))
+        .bind(filter.queue.as_ref().map(|queue| queue.as_str()))
+        .bind(labels)
+        .bind(moment(filter.created_from))
+        .bind(moment(filter.created_before)))
+}
+
+/// Cuts what was read, up to one item over the limit, down to a page.
+fn page<T>(mut items: Vec<T>, limit: u32, cursor_after: impl Fn(&T) -> Cursor) -> Page<T> {
+    let limit = limit as usize;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = if more { items.last().map(cursor_after) } else { None };
+    Page { items, next }
+}
+
+impl Inner {
+    pub(crate) async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        let place = request.place()?;
+        let mut runs = Vec::new();
+        for partition in self.all_partitions() {
+            let read = self.list_runs_in(partition, request, place).await;
+            runs.extend(read.map_err(|fault| fault.into_store_error("listing runs"))?);
+        }
+        runs.sort_by_key(|run| std::cmp::Reverse((run.created_at, run.run_id)));
+        Ok(page(runs, request.page.limit, |last| request.cursor_after(last)))
+    }
+
+    async fn list_runs_in(
+        &self,
+        partition: i16,
+        request: &ListRuns,
+        place: Option<(Timestamp, kagzi_core::RunId)>,
+    ) -> Result<Vec<Run>, Fault> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            run_columns!(),
+            " FROM runs WHERE ",
+            run_filter!(),
+            " AND ($9::timestamptz IS NULL OR (created_at, run_id) < ($9, $10))
+             ORDER BY created_at DESC, run_id DESC LIMIT $11"
+        );
+        let query = bind_filter(sqlx::query(SQL), partition, &request.namespace, &request.filter)?
+            .bind(place.map(|(at, _)| Moment(at)))
+            .bind(place.map(|(_, run_id)| run_id.as_uuid()))
+            .bind(i64::from(request.page.limit) + 1);
+        self.fetch_all(query).await?.iter().map(run_from_row).collect()
+    }
+
+    pub(crate) async fn count_runs(
+        &self,
+        namespace: &Namespace,
+        filter: &RunFilter,
+    ) -> Result<u64, StoreError> {
+        const SQL: &str = concat!("SELECT count(*) AS runs FROM runs WHERE ", run_filter!());
+        let work = async {
+            let mut total = 0_u64;
+            for partition in self.all_partitions() {
+                let query = bind_filter(sqlx::query(SQL), partition, namespace, filter)?;
+                for row in self.fetch_all(query).await? {
+                    total += row.try_get::<i64, _>("runs")?.unsigned_abs();
+                }
+            }
+            Ok::<_, Fault>(total)
+        };
+        work.await.map_err(|fault| fault.into_store_error("counting runs"))
+    }
+
+    pub(crate) async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
+        let place = request.place()?;
+        let attempts = self
+            .read_attempts(request, place)
+            .await
+            .map_err(|fault| fault.into_store_error("listing attempts"))?;
+        Ok(page(attempts, request.page.limit, |last| request.cursor_after(last)))
+    }
+
+    async fn read_attempts(
+        &self,
+        request: &ListAttempts,
+        place: Option<(u32, kagzi_core::StepId, u32)>,
+    ) -> Result<Vec<Attempt>, Fault> {
+        const ALL: &str = concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM steps WHERE run_id = $1 AND partition = $2
+               AND ($3::bigint IS NULL OR (position::bigint, step_id, attempt::bigint) > ($3, $4, $5))
+             ORDER BY position, step_id, attempt LIMIT $6"
+        );
+        const LATEST: &str = concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM (
+                 SELECT DISTINCT ON (step_id) * FROM steps WHERE run_id = $1 AND partition = $2
+                 ORDER BY step_id, attempt DESC) latest
+             WHERE $3::bigint IS NULL OR (position::bigint, step_id, attempt::bigint) > ($3, $4, $5)
+             ORDER BY position, step_id, attempt LIMIT $6"
+        );
+        let partition = self.partition(request.run_id);
+        let known = sqlx::query("SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace = $3")
+            .bind(request.run_id.as_uuid())
+            .bind(partition)
+            .bind(request.namespace.as_str());
+        if self.fetch_all(known).await?.is_empty() {
+            return Err(StoreError::RunNotFound { run_id: request.run_id }.into());
+        }
+        let sql = match request.scope {
+            AttemptScope::All => ALL,
+            AttemptScope::Latest => LATEST,
+        };
+        let query = sqlx::query(sql)
+            .bind(request.run_id.as_uuid())
+            .bind(partition)
+            .bind(place.as_ref().map(|(position, ..)| i64::from(*position)))
+            .bind(place.as_ref().map(|(_, step_id, _)| step_id.as_str()))
+            .bind(place.as_ref().map(|(.., attempt)| i64::from(*attempt)))
+            .bind(i64::from(request.page.limit) + 1);
+        self.fetch_all(query).await?.iter().map(attempt_from_row).collect()
+    }
+
+    pub(crate) async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
+        self.read_depths(namespace).await.map_err(|fault| fault.into_store_error("measuring queues"))
+    }
+
+    async fn read_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, Fault> {
+        // Every live run is in one of the two partial indexes that these conditions name: finished
+        // runs, however many, are not looked at.
+        const SQL: &str = "
+            SELECT queue, state::text AS state, count(*) AS runs, min(due_at) AS oldest_due_at FROM (
+                SELECT queue, state, due_at FROM runs
+                WHERE namespace = $2 AND partition = $1 AND state = 'PENDING'
+                UNION ALL
+                SELECT queue, state, due_at FROM runs
+                WHERE namespace = $2 AND partition = $1 AND attention_at IS NOT NULL AND state <> 'PENDING'
+            ) live GROUP BY queue, state";
+        let mut depths = std::collections::BTreeMap::new();
+        for partition in self.all_partitions() {
+            let query = sqlx::query(SQL).bind(partition).bind(namespace.as_str());
+            for row in self.fetch_all(query).await? {
+                let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;
+                let runs = row.try_get::<i64, _>("runs")?.unsigned_abs();
+                let Moment(oldest) = row.try_get("oldest_due_at")?;
+                let depth: &mut QueueDepth = depths.entry(queue.clone()).or_insert(QueueDepth {
+                    queue,
+                    pending: 0,
+                    sleeping: 0,
+                    running: 0,
+                    oldest_due_at: None,
+                });
+                match row.try_get::<&str, _>("state")? {
+                    name if name == RunState::Pending.as_str() => {
+                        depth.pending += runs;
+                        depth.oldest_due_at =
+                            Some(depth.oldest_due_at.map_or(oldest, |earlier| earlier.min(oldest)));
+                    }
+                    name if name == RunState::Sleeping.as_str() => depth.sleeping += runs,
+                    _ => depth.running += runs,
+                }
+            }
+        }
+        Ok(depths.into_values().collect())
+    }
+}

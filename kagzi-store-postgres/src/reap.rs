@@ -1,0 +1,409 @@
+//! What time did: sweeps before claims, reaping, the next due moment, and removing finished runs.
+
+use std::collections::{BTreeMap, HashSet};
+
+use kagzi_core::decide::{self, Overdue, Progress};
+use kagzi_core::{
+    Attempt, DeleteFinished, MoreDue, Namespace, NextDue, QueueName, Reaped, Run, RunId, RunState,
+    StoreError, Timestamp,
+};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::Inner;
+use crate::error::{Fault, MAX_TRIES};
+use crate::locked::{apply, failures};
+use crate::rows::{Moment, attempt_columns, attempt_from_row, run_columns, run_from_row};
+use crate::save::{RunWrite, save_runs};
+
+/// How many runs one transaction of a sweep or a reap treats at most.
+const PIECE: u32 = 500;
+
+/// Which runs to look at.
+#[derive(Clone, Copy)]
+enum Within<'a> {
+    Everywhere,
+    Queues(&'a Namespace, &'a [QueueName]),
+}
+
+/// What is due first, over all partitions: how many runs and how many attempts in each.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    runs: u32,
+    attempts: u32,
+}
+
+impl Inner {
+    /// Puts overdue runs of some queues in order, so that a claim finds them.
+    pub(crate) async fn sweep(
+        &self,
+        partition: i16,
+        namespace: &Namespace,
+        queues: &[QueueName],
+        limit: u32,
+    ) -> Result<(), StoreError> {
+        let within = Within::Queues(namespace, queues);
+        let mut reaped = Reaped::default();
+        self.repair(partition, within, limit, &mut reaped).await
+    }
+
+    pub(crate) async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
+        decide::check_reap(limit)?;
+        let shares = self
+            .shares_due(limit)
+            .await
+            .map_err(|fault| fault.into_store_error("looking for what is due"))?;
+        let due: u32 = shares.values().map(|share| share.runs + share.attempts).sum();
+        let mut reaped = Reaped::default();
+        for (partition, share) in shares {
+            let before = reaped.total();
+            if share.runs > 0 {
+                self.repair(partition, Within::Everywhere, share.runs, &mut reaped).await?;
+            }
+            if share.attempts > 0 {
+                self.time_out_attempts(partition, share.attempts, &mut reaped).await?;
+            }
+            debug_assert!(reaped.total() - before <= share.runs + share.attempts);
+        }
+        if due >= limit {
+            reaped.more = MoreDue::Maybe;
+        }
+        Ok(reaped)
+    }
+
+    /// The `limit` moments that have come longest ago, counted by partition and kind.
+    async fn shares_due(&self, limit: u32) -> Result<BTreeMap<i16, Share>, Fault> {
+        let mut moments: Vec<(i64, i16, bool)> = Vec::new();
+        for partition in self.all_partitions() {
+            let query = sqlx::query(
+                "(SELECT attention_at, false AS is_attempt FROM runs
+                  WHERE attention_at <= COALESCE($2, clock_timestamp()) AND partition = $1
+                  ORDER BY attention_at LIMIT $3)
+                 UNION ALL
+                 (SELECT attention_at, true AS is_attempt FROM steps
+                  WHERE attention_at <= COALESCE($2, clock_timestamp()) AND partition = $1
+                  ORDER BY attention_at LIMIT $3)",
+            )
+            .bind(partition)
+            .bind(self.clock_now())
+            .bind(i64::from(limit));
+            for row in self.fetch_all(query).await? {
+                let Moment(at) = row.try_get("attention_at")?;
+                moments.push((at.as_micros(), partition, row.try_get("is_attempt")?));
+            }
+        }
+        moments.sort_unstable();
+        let mut shares: BTreeMap<i16, Share> = BTreeMap::new();
+        for (_, partition, is_attempt) in moments.into_iter().take(limit as usize) {
+            let share = shares.entry(partition).or_default();
+            if is_attempt { share.attempts += 1 } else { share.runs += 1 }
+        }
+        Ok(shares)
+    }
+
+    /// Repairs up to `limit` overdue runs of one partition, in pieces, each whole or not at all.
+    async fn repair(
+        &self,
+        partition: i16,
+        within: Within<'_>,
+        limit: u32,
+        reaped: &mut Reaped,
+    ) -> Result<(), StoreError> {
+        let mut left = limit;
+        let mut tries = 1;
+        while left > 0 {
+            let piece = left.min(PIECE);
+            match self.repair_piece(partition, within, piece).await {
+                Ok(repaired) => {
+                    let count = u32::try_from(repaired.len()).unwrap_or(u32::MAX);
+                    for (before, overdue) in &repaired {
+                        reaped.count(overdue.kind);
+                        self.announce(before, &overdue.effects);
+                    }
+                    if count < piece {
+                        return Ok(());
+                    }
+                    left -= count;
+                    tries = 1;
+                }
+                Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
+                Err(fault) => return Err(fault.into_store_error("repairing overdue runs")),
+            }
+        }
+        Ok(())
+    }
+
+    async fn repair_piece(
+        &self,
+        partition: i16,
+        within: Within<'_>,
+        limit: u32,
+    ) -> Result<Vec<(Run, Overdue)>, Fault> {
+        let mut tx = self.pool.begin().await?;
+        let locked = self.lock_overdue(&mut tx, partition, within, limit).await?;
+        let progressed = progressed(&mut tx, partition, &locked).await?;
+        let repaired: Vec<(Run, Overdue)> = locked
+            .into_iter()
+            .filter_map(|(run, now)| {
+                let progress = if progressed.contains(&run.run_id) { Progress::Made } else { Progress::None };
+                let overdue = decide::overdue(&run, progress, &self.rules, now)?;
+                Some((run, overdue))
+            })
+            .collect();
+        let writes: Vec<RunWrite<'_>> = repaired
+            .iter()
+            .filter_map(|(_, overdue)| {
+                let abandon = overdue.effects.open_attempts == decide::OpenAttempts::Abandon;
+                overdue.effects.run.as_ref().map(|run| RunWrite { run, abandon })
+            })
+            .collect();
+        if !writes.is_empty() {
+            save_runs(&mut tx, partition, &writes).await?;
+        }
+        tx.commit().await.map_err(Fault::Committing)?;
+        Ok(repaired)
+    }
+
+    async fn lock_overdue(
+        &self,
+        tx: &mut PgConnection,
+        partition: i16,
+        within: Within<'_>,
+        limit: u32,
+    ) -> Result<Vec<(Run, Timestamp)>, Fault> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            run_columns!(),
+            ", COALESCE($2, clock_timestamp()) AS now FROM kagzi_overdue($1, $2, $3, $4, $5)"
+        );
+        let (namespace, queues) = match within {
+            Within::Everywhere => (None, None),
+            Within::Queues(namespace, queues) => (
+                Some(namespace.as_str()),
+                Some(queues.iter().map(|queue| queue.as_str()).collect::<Vec<_>>()),
+            ),
+        };
+        let rows = sqlx::query(SQL)
+            .bind(partition)
+            .bind(self.clock_now())
+            .bind(namespace)
+            .bind(queues)
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .fetch_all(tx)
+            .await?;
+        rows.iter().map(run_and_now).collect()
+    }
+
+    /// Fails up to `limit` attempts whose timeout has passed, each in a transaction of its own.
+    async fn time_out_attempts(
+        &self,
+        partition: i16,
+        limit: u32,
+        reaped: &mut Reaped,
+    ) -> Result<(), StoreError> {
+        let mut tries = 1;
+        let repaired = loop {
+            match self.time_out_once(partition, limit).await {
+                Ok(repaired) => break repaired,
+                Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
+                Err(fault) => return Err(fault.into_store_error("timing out steps")),
+            }
+        };
+        for (before, overdue) in &repaired {
+            reaped.count(overdue.kind);
+            self.announce(before, &overdue.effects);
+        }
+        Ok(())
+    }
+
+    async fn time_out_once(&self, partition: i16, limit: u32) -> Result<Vec<(Run, Overdue)>, Fault> {
+        let mut tx = self.pool.begin().await?;
+        let mut repaired = Vec::new();
+        for (run, now) in self.lock_with_timed_out_attempts(&mut tx, partition, limit).await? {
+            let Some(attempt) = longest_overdue(&mut tx, partition, &run, now).await? else { continue };
+            let failed_before = failures(&mut tx, partition, &run, &attempt.step_id).await?;
+            let Some(overdue) = decide::step_overdue(&run, &attempt, failed_before, &self.rules, now) else {
+                continue;
+            };
+            apply(&mut tx, partition, run.run_id, &overdue.effects, now).await?;
+            repaired.push((run, overdue));
+        }
+        tx.commit().await.map_err(Fault::Committing)?;
+        Ok(repaired)
+    }
+
+    async fn lock_with_timed_out_attempts(
+        &self,
+        tx: &mut PgConnection,
+        partition: i16,
+        limit: u32,
+    ) -> Result<Vec<(Run, Timestamp)>, Fault> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            run_columns!(),
+            ", COALESCE($2, clock_timestamp()) AS now
+             FROM (
+                 SELECT DISTINCT due.run_id AS id FROM (
+                     SELECT s.run_id FROM steps s
+                     WHERE s.attention_at <= COALESCE($2, clock_timestamp()) AND s.partition = $1
+                     ORDER BY s.attention_at LIMIT $3) due) candidates
+             CROSS JOIN LATERAL (
+                 SELECT * FROM runs r WHERE r.run_id = candidates.id AND r.partition = $1
+                 OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) held"
+        );
+        let rows = sqlx::query(SQL)
+            .bind(partition)
+            .bind(self.clock_now())
+            .bind(i64::from(limit))
+            .fetch_all(tx)
+            .await?;
+        rows.iter().map(run_and_now).collect()
+    }
+
+    pub(crate) async fn next_due(&self) -> Result<NextDue, StoreError> {
+        self.read_next_due().await.map_err(|fault| fault.into_store_error("looking for what is due next"))
+    }
+
+    async fn read_next_due(&self) -> Result<NextDue, Fault> {
+        let mut due_at: Option<Timestamp> = None;
+        for partition in self.all_partitions() {
+            let query = sqlx::query(
+                "SELECT LEAST(
+                     (SELECT attention_at FROM runs WHERE attention_at IS NOT NULL AND partition = $1
+                      ORDER BY attention_at LIMIT 1),
+                     (SELECT attention_at FROM steps WHERE attention_at IS NOT NULL AND partition = $1
+                      ORDER BY attention_at LIMIT 1)) AS due_at",
+            )
+            .bind(partition);
+            for row in self.fetch_all(query).await? {
+                if let Some(Moment(at)) = row.try_get("due_at")? {
+                    due_at = Some(due_at.map_or(at, |earlier| earlier.min(at)));
+                }
+            }
+        }
+        let now = self.now().await?;
+        Ok(NextDue { now, due_at })
+    }
+
+    pub(crate) async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
+        request.validate()?;
+        let work = async {
+            let mut candidates = Vec::new();
+            for partition in self.all_partitions() {
+                candidates.extend(self.finished(partition, request).await?);
+            }
+            candidates.sort_unstable();
+            let mut by_partition: BTreeMap<i16, Vec<Uuid>> = BTreeMap::new();
+            for (_, id, partition) in candidates.into_iter().take(request.limit as usize) {
+                by_partition.entry(partition).or_default().push(id);
+            }
+            let mut deleted = 0;
+            for (partition, ids) in by_partition {
+                deleted += self.delete(partition, request, ids).await?;
+            }
+            Ok::<_, Fault>(deleted)
+        };
+        work.await.map_err(|fault| fault.into_store_error("deleting finished runs"))
+    }
+
+    async fn finished(
+        &self,
+        partition: i16,
+        request: &DeleteFinished,
+    ) -> Result<Vec<(i64, Uuid, i16)>, Fault> {
+        let query = sqlx::query(
+            "SELECT run_id, finished_at FROM runs
+             WHERE finished_at < $2 AND partition = $1 AND ($3::text IS NULL OR namespace = $3)
+               AND state = ANY ($4::text[]::run_state[])
+             ORDER BY finished_at LIMIT $5",
+        )
+        .bind(partition)
+        .bind(Moment(request.before))
+        .bind(request.namespace.as_ref().map(|namespace| namespace.as_str()))
+        .bind(final_states(request))
+        .bind(i64::from(request.limit));
+        let rows = self.fetch_all(query).await?;
+        rows.iter()
+            .map(|row| {
+                let Moment(at) = row.try_get("finished_at")?;
+                Ok((at.as_micros(), row.try_get("run_id")?, partition))
+            })
+            .collect()
+    }
+
+    /// Deletes runs with all that belongs to them; one that was requeued since is left alone.
+    async fn delete(&self, partition: i16, request: &DeleteFinished, ids: Vec<Uuid>) -> Result<u64, Fault> {
+        let query = sqlx::query(
+            "DELETE FROM runs
+             WHERE run_id = ANY ($2) AND partition = $1 AND finished_at < $3
+               AND state = ANY ($4::text[]::run_state[])
+             RETURNING run_id",
+        )
+        .bind(partition)
+        .bind(ids)
+        .bind(Moment(request.before))
+        .bind(final_states(request));
+        Ok(self.write_all(query).await?.len() as u64)
+    }
+}
+
+fn final_states(request: &DeleteFinished) -> Vec<&'static str> {
+    let wanted = |state: &RunState| request.states.is_empty() || request.states.contains(state);
+    RunState::ALL
+        .into_iter()
+        .filter(|state| state.is_terminal() && wanted(state))
+        .map(RunState::as_str)
+        .collect()
+}
+
+fn run_and_now(row: &PgRow) -> Result<(Run, Timestamp), Fault> {
+    let Moment(now) = row.try_get("now")?;
+    Ok((run_from_row(row)?, now))
+}
+
+/// Which of the runs whose lease has expired finished a step under it.
+async fn progressed(
+    tx: &mut PgConnection,
+    partition: i16,
+    locked: &[(Run, Timestamp)],
+) -> Result<HashSet<RunId>, Fault> {
+    let expired = || locked.iter().filter(|(run, now)| decide::needs_progress(run, *now));
+    if expired().next().is_none() {
+        return Ok(HashSet::new());
+    }
+    let rows = sqlx::query(
+        "SELECT u.id FROM UNNEST($1::uuid[], $2::bigint[]) AS u(id, token)
+         CROSS JOIN LATERAL (
+             SELECT 1 FROM steps s
+             WHERE s.run_id = u.id AND s.partition = $3 AND s.state = 'COMPLETED' AND s.fencing_token = u.token
+             LIMIT 1) done",
+    )
+    .bind(expired().map(|(run, _)| run.run_id.as_uuid()).collect::<Vec<_>>())
+    .bind(expired().map(|(run, _)| run.fencing_token.get()).collect::<Vec<_>>())
+    .bind(partition)
+    .fetch_all(tx)
+    .await?;
+    rows.iter().map(|row| Ok(RunId::from_uuid(row.try_get("id")?)?)).collect()
+}
+
+/// The attempt of a run whose timeout has passed longest ago.
+async fn longest_overdue(
+    tx: &mut PgConnection,
+    partition: i16,
+    run: &Run,
+    now: Timestamp,
+) -> Result<Option<Attempt>, Fault> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        attempt_columns!(),
+        " FROM steps WHERE run_id = $1 AND partition = $2 AND attention_at <= $3 ORDER BY attention_at LIMIT 1"
+    );
+    let row = sqlx::query(SQL)
+        .bind(run.run_id.as_uuid())
+        .bind(partition)
+        .bind(Moment(now))
+        .fetch_optional(tx)
+        .await?;
+    row.as_ref().map(attempt_from_row).transpose()
+}

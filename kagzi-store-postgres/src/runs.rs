@@ -1,0 +1,303 @@
+//! Runs: start, get, cancel, requeue.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kagzi_core::decide;
+use kagzi_core::{
+    CancelOutcome, CancelRun, Clock as _, Namespace, Payload, RequeueOutcome, RequeueRun, Run, RunId,
+    RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
+};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::commit::{Committer, Gathered, Verdict};
+use crate::error::{Fault, MAX_TRIES, damaged};
+use crate::locked::Wanted;
+use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
+use crate::save::{insert_runs, is_among};
+use crate::steps::{after_fault, considering};
+use crate::{Inner, PostgresStore};
+
+/// A statement carries at most this many new runs, and about this many bytes of input.
+const MAX_ROWS: usize = 1000;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+impl Gathered for Arc<StartRun> {
+    fn run_id(&self) -> RunId {
+        StartRun::run_id(self)
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.input.len_bytes()
+    }
+}
+
+/// Commits batches of single starts.
+pub(crate) struct StartCommitter(pub(crate) Arc<Inner>);
+
+#[async_trait]
+impl Committer<Arc<StartRun>> for StartCommitter {
+    async fn commit(&self, partition: i16, batch: &[Arc<StartRun>]) -> Vec<Verdict> {
+        let mut tries = 1;
+        let inserted = loop {
+            match self.0.commit_starts(partition, batch).await {
+                Ok(inserted) => break inserted,
+                Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
+                Err(fault) => return vec![after_fault(&fault, "committing starts"); batch.len()],
+            }
+        };
+        let done = |start: &Arc<StartRun>| {
+            if inserted.contains(&start.run_id().as_uuid()) { Verdict::Done } else { Verdict::NotOrdinary }
+        };
+        batch.iter().map(done).collect()
+    }
+
+    fn partition_of(&self, run_id: RunId) -> i16 {
+        self.0.partition(run_id)
+    }
+}
+
+impl PostgresStore {
+    pub(crate) async fn start_runs(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        decide::check_start_batch(&batch, &self.inner.rules)?;
+        match <[StartRun; 1]>::try_from(batch) {
+            Ok([start]) => Ok(vec![self.start_one(start).await?]),
+            Err(batch) => self.inner.start_all(&batch).await,
+        }
+    }
+
+    async fn start_one(&self, start: StartRun) -> Result<Started, StoreError> {
+        let start = Arc::new(start);
+        match self.starts.submit(Arc::clone(&start)).await? {
+            Verdict::Done => Ok(Started { run_id: start.run_id(), outcome: StartOutcome::Created }),
+            verdict => {
+                let mut started =
+                    considering(verdict, self.inner.start_all(std::slice::from_ref(&*start)).await)?;
+                started.pop().ok_or_else(|| damaged("a start was not answered"))
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.read_now().await.map_err(|fault| fault.into_store_error("asking for the time"))
+    }
+
+    async fn read_now(&self) -> Result<Timestamp, Fault> {
+        if let Some(Moment(now)) = self.clock_now() {
+            return Ok(now);
+        }
+        let rows = self.fetch_all(sqlx::query("SELECT clock_timestamp() AS now")).await?;
+        let row = rows.first().ok_or_else(|| damaged("the database told no time"))?;
+        Ok(row.try_get::<Moment, _>("now")?.0)
+    }
+
+    /// The time without asking the database, for hints only.
+    pub(crate) fn now_roughly(&self) -> Timestamp {
+        self.clock.as_ref().map_or_else(|| SystemClock.now(), |clock| clock.now())
+    }
+
+    /// Inserts single starts of one partition together; answers the ids of the runs that are new.
+    async fn commit_starts(&self, partition: i16, batch: &[Arc<StartRun>]) -> Result<HashSet<Uuid>, Fault> {
+        let now = self.read_now().await?;
+        let mut new: Vec<(Run, &Payload)> =
+            batch.iter().map(|start| (decide::new_run(start, now), &start.input)).collect();
+        // Two batches that bring the same keys must insert them in one order.
+        new.sort_by(|(a, _), (b, _)| insertion_order(a).cmp(&insertion_order(b)));
+        let mut tx = self.pool.begin().await?;
+        let inserted = insert_runs(&mut tx, partition, &new).await?;
+        tx.commit().await.map_err(Fault::Committing)?;
+        let inserted: HashSet<Uuid> = inserted.into_iter().collect();
+        for (run, _) in new.iter().filter(|(run, _)| inserted.contains(&run.run_id.as_uuid())) {
+            self.announce_new(run);
+        }
+        Ok(inserted)
+    }
+
+    fn announce_new(&self, run: &Run) {
+        // To those who wait, a new run comes from nowhere: any state but PENDING will do.
+        self.announce_run(run, RunState::Sleeping);
+    }
+
+    /// Starts runs, all or none, whatever is there already.
+    async fn start_all(&self, batch: &[StartRun]) -> Result<Vec<Started>, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.start_all_once(batch).await {
+                Ok((started, new)) => {
+                    new.iter().for_each(|run| self.announce_new(run));
+                    return Ok(started);
+                }
+                Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
+                Err(fault) => return Err(fault.into_store_error("starting runs")),
+            }
+        }
+    }
+
+    async fn start_all_once(&self, batch: &[StartRun]) -> Result<(Vec<Started>, Vec<Run>), Fault> {
+        let now = self.read_now().await?;
+        let mut tx = self.pool.begin().await?;
+        let mut by_partition: BTreeMap<i16, Vec<usize>> = BTreeMap::new();
+        for (index, start) in batch.iter().enumerate() {
+            by_partition.entry(self.partition(start.run_id())).or_default().push(index);
+        }
+        let mut answers = vec![None; batch.len()];
+        let mut created = Vec::new();
+        for (partition, indexes) in by_partition {
+            let (new, inserted) = insert_new(&mut tx, partition, batch, &indexes, now).await?;
+            let mut first_of_run = HashSet::new();
+            for index in indexes {
+                let start = &batch[index];
+                let run_id = start.run_id();
+                answers[index] = Some(if is_among(&inserted, run_id) && first_of_run.insert(run_id) {
+                    Started { run_id, outcome: StartOutcome::Created }
+                } else {
+                    let (run, input) = find_existing(&mut tx, partition, start).await?;
+                    decide::existing_run(start, &run, &input)?
+                });
+            }
+            created.extend(new.into_iter().filter(|run| is_among(&inserted, run.run_id)));
+        }
+        tx.commit().await.map_err(Fault::Committing)?;
+        let answers = answers.into_iter().collect::<Option<Vec<_>>>();
+        Ok((answers.ok_or_else(|| damaged("a start was not answered"))?, created))
+    }
+
+    pub(crate) async fn get_run(
+        &self,
+        namespace: &Namespace,
+        run_id: RunId,
+    ) -> Result<RunRecord, StoreError> {
+        self.read_run(namespace, run_id).await.map_err(|fault| fault.into_store_error("reading a run"))
+    }
+
+    async fn read_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, Fault> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            run_columns!(),
+            ", i.content_type AS input_type, i.bytes AS input, o.content_type AS output_type, o.bytes AS output
+             FROM runs
+             CROSS JOIN LATERAL (
+                 SELECT content_type, bytes FROM payloads p
+                 WHERE p.run_id = runs.run_id AND p.slot = 'INPUT' AND p.partition = $2 OFFSET 0) i
+             LEFT JOIN LATERAL (
+                 SELECT content_type, bytes FROM payloads p
+                 WHERE p.run_id = runs.run_id AND p.slot = 'OUTPUT' AND p.partition = $2 OFFSET 0) o ON true
+             WHERE run_id = $1 AND partition = $2 AND namespace = $3"
+        );
+        let query =
+            sqlx::query(SQL).bind(run_id.as_uuid()).bind(self.partition(run_id)).bind(namespace.as_str());
+        let rows = self.fetch_all(query).await?;
+        let row = rows.first().ok_or(StoreError::RunNotFound { run_id })?;
+        let run = run_from_row(row)?;
+        let output = if run.state == RunState::Completed {
+            payload_from_row(row, "output_type", "output")?
+        } else {
+            None
+        };
+        Ok(RunRecord { run, input: input_from_row(row)?, output })
+    }
+
+    pub(crate) async fn cancel(&self, request: &CancelRun) -> Result<CancelOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        let wanted = Wanted { recorded: Some(request.operation), ..Wanted::default() };
+        self.decide("cancelling a run", (&request.namespace, request.run_id), wanted, |it| {
+            decide::cancel(&it.run, it.recorded, request, it.now)
+        })
+        .await
+    }
+
+    pub(crate) async fn requeue(&self, request: &RequeueRun) -> Result<RequeueOutcome, StoreError> {
+        let wanted = Wanted { recorded: Some(request.operation), ..Wanted::default() };
+        self.decide("requeueing a run", (&request.namespace, request.run_id), wanted, |it| {
+            decide::requeue(&it.run, it.recorded, request, it.now)
+        })
+        .await
+    }
+}
+
+/// Rows that can collide, because they bring the same key, stand in one order in every batch.
+fn insertion_order(run: &Run) -> (Option<(&str, &str)>, RunId) {
+    (run.idempotency_key.as_ref().map(|key| (run.namespace.as_str(), key.as_str())), run.run_id)
+}
+
+/// The input of a run, which every run has.
+pub(crate) fn input_from_row(row: &PgRow) -> Result<Payload, Fault> {
+    Ok(payload_from_row(row, "input_type", "input")?.ok_or_else(|| damaged("a run without input"))?)
+}
+
+/// Inserts those of the starts that name a run of their own; the first of several with one key or one
+/// operation wins, as if they had come one after the other.
+async fn insert_new(
+    tx: &mut PgConnection,
+    partition: i16,
+    batch: &[StartRun],
+    indexes: &[usize],
+    now: Timestamp,
+) -> Result<(Vec<Run>, Vec<Uuid>), Fault> {
+    let mut seen = HashSet::new();
+    let mut new: Vec<(Run, &Payload)> = indexes
+        .iter()
+        .map(|&index| (decide::new_run(&batch[index], now), &batch[index].input))
+        .filter(|(run, _)| seen.insert(run.run_id))
+        .collect();
+    // Stable, and by key only: of two starts with one key the first stays in front.
+    new.sort_by(|(a, _), (b, _)| insertion_order(a).0.cmp(&insertion_order(b).0));
+    let mut inserted = Vec::new();
+    for piece in pieces(&new) {
+        inserted.extend(insert_runs(tx, partition, piece).await?);
+    }
+    Ok((new.into_iter().map(|(run, _)| run).collect(), inserted))
+}
+
+/// Cuts new runs into pieces that one statement can carry.
+fn pieces<'a, 'b>(new: &'b [(Run, &'a Payload)]) -> Vec<&'b [(Run, &'a Payload)]> {
+    let (mut pieces, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (index, (_, input)) in new.iter().enumerate() {
+        if index > start && (index - start >= MAX_ROWS || bytes + input.len_bytes() > MAX_BYTES) {
+            pieces.push(&new[start..index]);
+            (start, bytes) = (index, 0);
+        }
+        bytes += input.len_bytes();
+    }
+    pieces.push(&new[start..]);
+    pieces
+}
+
+/// The run that stands in the way of a start, by its id or by its key.
+async fn find_existing(
+    tx: &mut PgConnection,
+    partition: i16,
+    start: &StartRun,
+) -> Result<(Run, Payload), Fault> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        run_columns!(),
+        ", i.content_type AS input_type, i.bytes AS input
+         FROM (
+             (SELECT * FROM runs WHERE run_id = $1 AND partition = $2 AND namespace = $3)
+             UNION ALL
+             (SELECT * FROM runs WHERE namespace = $3 AND idempotency_key = $4 AND partition = $2)
+             LIMIT 1) found
+         CROSS JOIN LATERAL (
+             SELECT content_type, bytes FROM payloads p
+             WHERE p.run_id = found.run_id AND p.slot = 'INPUT' AND p.partition = $2 OFFSET 0) i"
+    );
+    let row = sqlx::query(SQL)
+        .bind(start.run_id().as_uuid())
+        .bind(partition)
+        .bind(start.namespace.as_str())
+        .bind(start.idempotency_key.as_ref().map(|key| key.as_str()))
+        .fetch_optional(tx)
+        .await?
+        // It was deleted in the very moment; the same again will start a new one.
+        .ok_or_else(|| StoreError::Unavailable {
+            reason: "the run that the idempotency key named was deleted just now".to_owned(),
+            retry_after: std::time::Duration::ZERO,
+        })?;
+    Ok((run_from_row(&row)?, input_from_row(&row)?))
+}

@@ -1,0 +1,281 @@
+//! Steps: begin, complete, fail, sleep; and completing a run, which shares their batches.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kagzi_core::decide::{self, Decision};
+use kagzi_core::{
+    BeginOutcome, BeginStep, CompleteRun, CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailStep,
+    FailureOutcome, Lease, NextStep, OperationId, Payload, RunId, Sleep, SleepOutcome, StoreError, Then,
+    Topic,
+};
+use sqlx::Row as _;
+
+use crate::commit::{Committer, Gathered, Verdict};
+use crate::error::{Fault, MAX_TRIES, is_fate_open};
+use crate::locked::Wanted;
+use crate::rows::{micros, retry_text};
+use crate::{Inner, PostgresStore};
+
+/// A write of a worker that is gathered with others.
+#[derive(Clone, Debug)]
+pub(crate) enum StepOperation {
+    Begin(Arc<BeginStep>),
+    Complete(Arc<CompleteStep>),
+    Finish(Arc<CompleteRun>),
+}
+
+impl StepOperation {
+    fn lease(&self) -> &Lease {
+        match self {
+            Self::Begin(request) => &request.lease,
+            Self::Complete(request) => &request.lease,
+            Self::Finish(request) => &request.lease,
+        }
+    }
+
+    fn operation(&self) -> OperationId {
+        match self {
+            Self::Begin(request) => request.operation,
+            Self::Complete(request) => request.operation,
+            Self::Finish(request) => request.operation,
+        }
+    }
+
+    fn completes(&self) -> Option<&CompleteStep> {
+        match self {
+            Self::Complete(request) => Some(request),
+            Self::Begin(_) | Self::Finish(_) => None,
+        }
+    }
+
+    fn begins(&self) -> Option<&NextStep> {
+        match self {
+            Self::Begin(request) => Some(&request.step),
+            Self::Complete(request) => match &request.then {
+                Then::Begin(next) => Some(next),
+                Then::Nothing | Then::CompleteRun(_) => None,
+            },
+            Self::Finish(_) => None,
+        }
+    }
+
+    fn finishes(&self) -> Option<&Payload> {
+        match self {
+            Self::Complete(request) => match &request.then {
+                Then::CompleteRun(output) => Some(output),
+                Then::Nothing | Then::Begin(_) => None,
+            },
+            Self::Finish(request) => Some(&request.output),
+            Self::Begin(_) => None,
+        }
+    }
+}
+
+impl Gathered for StepOperation {
+    fn run_id(&self) -> RunId {
+        self.lease().run_id
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.completes().map_or(0, |request| request.output.len_bytes())
+            + self.finishes().map_or(0, Payload::len_bytes)
+    }
+}
+
+/// Commits batches of [`StepOperation`].
+pub(crate) struct StepCommitter(pub(crate) Arc<Inner>);
+
+#[async_trait]
+impl Committer<StepOperation> for StepCommitter {
+    async fn commit(&self, partition: i16, batch: &[StepOperation]) -> Vec<Verdict> {
+        let mut tries = 1;
+        loop {
+            match self.0.commit_steps(partition, batch).await {
+                Ok(done) => {
+                    self.0.announce_steps(batch, &done);
+                    return done.iter().map(|&done| verdict(done)).collect();
+                }
+                Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
+                Err(fault) => return vec![after_fault(&fault, "committing steps"); batch.len()],
+            }
+        }
+    }
+
+    fn partition_of(&self, run_id: RunId) -> i16 {
+        self.0.partition(run_id)
+    }
+}
+
+const fn verdict(done: bool) -> Verdict {
+    if done { Verdict::Done } else { Verdict::NotOrdinary }
+}
+
+/// What a batch whose statement failed means to each of its operations: they go one by one.
+pub(crate) fn after_fault(fault: &Fault, doing: &'static str) -> Verdict {
+    tracing::warn!(?fault, doing, "a batch failed; its operations are tried one by one");
+    match fault {
+        Fault::Before(error) | Fault::Committing(error) if is_fate_open(error) => Verdict::FateOpen,
+        _ => Verdict::NotOrdinary,
+    }
+}
+
+/// The answer of the careful path to an operation whose batch broke: if the database is away still,
+/// the operation may have been done before.
+pub(crate) fn considering<T>(verdict: Verdict, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    match answer {
+        Err(StoreError::Unavailable { reason, .. }) if verdict == Verdict::FateOpen => {
+            Err(StoreError::OutcomeUnknown { reason })
+        }
+        answer => answer,
+    }
+}
+
+impl Inner {
+    async fn commit_steps(&self, partition: i16, batch: &[StepOperation]) -> Result<Vec<bool>, Fault> {
+        let each = || batch.iter();
+        let retries = each()
+            .map(|one| retry_text(one.begins().and_then(|next| next.retry.as_ref())))
+            .collect::<Result<Vec<_>, _>>()?;
+        let query = sqlx::query(
+            "SELECT done FROM kagzi_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                 $16, $17) AS done",
+        )
+        .bind(partition)
+        .bind(self.clock_now())
+        .bind(each().map(|one| one.run_id().as_uuid()).collect::<Vec<_>>())
+        .bind(each().map(|one| one.lease().namespace.as_str()).collect::<Vec<_>>())
+        .bind(each().map(|one| one.lease().worker_id.as_str()).collect::<Vec<_>>())
+        .bind(each().map(|one| one.lease().fencing_token.get()).collect::<Vec<_>>())
+        .bind(each().map(|one| one.operation().as_uuid()).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(one.completes()?.step_id.as_str())).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(i64::from(one.completes()?.attempt))).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(one.completes()?.output.content_type.as_str())).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(&one.completes()?.output.bytes[..])).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(one.begins()?.step_id.as_str())).collect::<Vec<_>>())
+        .bind(each().map(|one| i32::try_from(one.begins()?.position).ok()).collect::<Vec<_>>())
+        .bind(retries)
+        .bind(each().map(|one| one.begins()?.timeout.map(micros)).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(one.finishes()?.content_type.as_str())).collect::<Vec<_>>())
+        .bind(each().map(|one| Some(&one.finishes()?.bytes[..])).collect::<Vec<_>>());
+        let rows = self.write_all(query).await?;
+        if rows.len() != batch.len() {
+            return Err(crate::error::damaged("kagzi_steps did not answer every element").into());
+        }
+        rows.iter().map(|row| Ok(row.try_get("done")?)).collect()
+    }
+
+    fn announce_steps(&self, batch: &[StepOperation], done: &[bool]) {
+        let now = self.now_roughly();
+        for operation in batch.iter().zip(done).filter_map(|(operation, &done)| done.then_some(operation)) {
+            if operation.finishes().is_some() {
+                self.announce_topic(Topic::Run(operation.run_id()));
+            }
+            if let Some(timeout) = operation.begins().and_then(|next| next.timeout) {
+                self.hub.note_deadline(now.saturating_add(timeout));
+            }
+        }
+    }
+
+    pub(crate) async fn fail_step(&self, request: &FailStep) -> Result<FailureOutcome, StoreError> {
+        request.validate(&self.rules)?;
+        let wanted = Wanted {
+            attempt: Some((&request.step_id, request.attempt)),
+            failures_of: Some(&request.step_id),
+            recorded: Some(request.operation),
+            ..Wanted::default()
+        };
+        let run = (&request.lease.namespace, request.lease.run_id);
+        self.decide("failing a step", run, wanted, |it| {
+            let (attempt, failures) = (it.attempt.as_ref(), it.failures);
+            decide::fail_step(&it.run, attempt, failures, it.recorded, request, &self.rules, it.now)
+        })
+        .await
+    }
+
+    pub(crate) async fn sleep(&self, request: &Sleep) -> Result<SleepOutcome, StoreError> {
+        request.validate()?;
+        let wanted =
+            Wanted { latest: Some(&request.step_id), recorded: Some(request.operation), ..Wanted::default() };
+        let run = (&request.lease.namespace, request.lease.run_id);
+        self.decide("putting a run to sleep", run, wanted, |it| {
+            decide::sleep(&it.run, it.latest.as_ref(), it.recorded, request, it.now)
+        })
+        .await
+    }
+
+    async fn begin_carefully(&self, request: &BeginStep) -> Result<BeginOutcome, StoreError> {
+        let wanted = Wanted { latest: Some(&request.step.step_id), ..Wanted::default() };
+        let run = (&request.lease.namespace, request.lease.run_id);
+        self.decide("beginning a step", run, wanted, |it| {
+            decide::begin_step(&it.run, it.latest.as_ref(), request, it.now)
+        })
+        .await
+    }
+
+    async fn complete_carefully(&self, request: &CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
+        let next = match &request.then {
+            Then::Begin(next) => Some(&next.step_id),
+            Then::Nothing | Then::CompleteRun(_) => None,
+        };
+        let wanted = Wanted {
+            attempt: Some((&request.step_id, request.attempt)),
+            latest: next,
+            begun_by: Some(request.operation),
+            ..Wanted::default()
+        };
+        let run = (&request.lease.namespace, request.lease.run_id);
+        self.decide("completing a step", run, wanted, |it| {
+            let (attempt, latest) = (it.attempt.as_ref(), it.latest.as_ref());
+            if decide::was_completed_by(attempt, request.operation) {
+                let answer = decide::completed_again(&it.run, it.begun.as_ref(), latest, request)?;
+                return Ok(Decision::unchanged(answer));
+            }
+            decide::complete_step(&it.run, attempt, latest, request, it.now)
+        })
+        .await
+    }
+
+    async fn finish_carefully(&self, request: &CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
+        let run = (&request.lease.namespace, request.lease.run_id);
+        self.decide("completing a run", run, Wanted::default(), |it| {
+            decide::complete_run(&it.run, request, it.now)
+        })
+        .await
+    }
+}
+
+impl PostgresStore {
+    pub(crate) async fn begin(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
+        request.validate()?;
+        let request = Arc::new(request);
+        match self.steps.submit(StepOperation::Begin(Arc::clone(&request))).await? {
+            // The ordinary begin is the first of its step.
+            Verdict::Done => Ok(BeginOutcome::Execute { attempt: 1 }),
+            verdict => considering(verdict, self.inner.begin_carefully(&request).await),
+        }
+    }
+
+    pub(crate) async fn complete(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
+        request.validate(&self.inner.rules)?;
+        let request = Arc::new(request);
+        let verdict = self.steps.submit(StepOperation::Complete(Arc::clone(&request))).await?;
+        match (verdict, &request.then) {
+            (Verdict::Done, Then::Nothing) => Ok(CompleteStepOutcome::Recorded),
+            (Verdict::Done, Then::Begin(_)) => {
+                Ok(CompleteStepOutcome::RecordedAndNext(BeginOutcome::Execute { attempt: 1 }))
+            }
+            (Verdict::Done, Then::CompleteRun(_)) => Ok(CompleteStepOutcome::RecordedAndRunCompleted),
+            (verdict, _) => considering(verdict, self.inner.complete_carefully(&request).await),
+        }
+    }
+
+    pub(crate) async fn finish(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
+        request.validate(&self.inner.rules)?;
+        let request = Arc::new(request);
+        match self.steps.submit(StepOperation::Finish(Arc::clone(&request))).await? {
+            Verdict::Done => Ok(CompleteRunOutcome::Completed),
+            verdict => considering(verdict, self.inner.finish_carefully(&request).await),
+        }
+    }
+}
