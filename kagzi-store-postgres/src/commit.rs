@@ -278,7 +278,9 @@ mod tests {
         let (batches, mut seen) = mpsc::unbounded_channel();
         let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
         let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }));
-        let (a, b) = (run(), run());
+        let mut runs = [run(), run()];
+        runs.sort();
+        let [a, b] = runs;
         let submit = |op| {
             let gatherer = Arc::clone(&gatherer);
             tokio::spawn(async move { gatherer.submit(op).await.unwrap() })

@@ -91,7 +91,7 @@ impl PostgresStore {
             .connect_lazy_with(connect.clone());
         let hub = WakeHub::new();
         let notifier = match options.listen {
-            Listen::On => Some(Notifier::start(&connect, hub.clone()).await),
+            Listen::On => Some(Notifier::start(&connect, options.schema.as_deref(), hub.clone()).await),
             Listen::Off => None,
         };
         let inner = Arc::new(Inner {

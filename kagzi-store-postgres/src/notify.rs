@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// Notifications of one schema; the channel is the database's, so the schema's name is part of it.
-const CHANNEL: &str = "kagzi";
+/// The channel of one schema: channels belong to the database, and schemas must not wake each other.
+fn channel(schema: Option<&str>) -> String {
+    schema.map_or_else(|| "kagzi".to_owned(), |schema| format!("kagzi_{schema}"))
+}
 
 /// At least this long between two notifications, so that a busy server tells of many changes at once.
 /// The first after a quiet time goes at once.
@@ -51,14 +53,15 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// Starts both tasks. When it returns, the store hears of every later change, unless the
     /// connection fails; then it keeps trying, and polls find the changes meanwhile.
-    pub(crate) async fn start(connect: &PgConnectOptions, hub: WakeHub) -> Self {
+    pub(crate) async fn start(connect: &PgConnectOptions, schema: Option<&str>, hub: WakeHub) -> Self {
+        let channel = channel(schema);
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(connect.clone());
         let me = Uuid::now_v7();
         let (topics, waiting) = mpsc::channel(MAX_WAITING);
-        let listener = match listen(&pool).await {
+        let listener = match listen(&pool, &channel).await {
             Ok(listener) => Some(listener),
             Err(error) => {
                 tracing::warn!(%error, "cannot listen for other servers' changes; polls find them meanwhile");
@@ -66,8 +69,8 @@ impl Notifier {
             }
         };
         let tasks = [
-            tokio::spawn(hear(pool.clone(), listener, me, hub)),
-            tokio::spawn(tell(pool.clone(), me, waiting)),
+            tokio::spawn(hear(pool.clone(), channel.clone(), listener, me, hub)),
+            tokio::spawn(tell(pool.clone(), channel, me, waiting)),
         ];
         Self { topics, pool, tasks }
     }
@@ -91,20 +94,20 @@ impl Drop for Notifier {
     }
 }
 
-async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+async fn listen(pool: &PgPool, channel: &str) -> Result<PgListener, sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
+    listener.listen(channel).await?;
     Ok(listener)
 }
 
 /// Hands other servers' hints to the hub.
-async fn hear(pool: PgPool, mut listener: Option<PgListener>, me: Uuid, hub: WakeHub) {
+async fn hear(pool: PgPool, channel: String, mut listener: Option<PgListener>, me: Uuid, hub: WakeHub) {
     let mut backoff = Duration::from_millis(100);
     loop {
         let Some(mut connected) = listener.take() else {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(Duration::from_secs(30));
-            match listen(&pool).await {
+            match listen(&pool, &channel).await {
                 Ok(again) => listener = Some(again),
                 Err(error) => tracing::debug!(%error, "still cannot listen for other servers' changes"),
             }
@@ -148,7 +151,7 @@ fn announce(hub: &WakeHub, me: Uuid, payload: &str) {
 }
 
 /// Tells other servers, many changes at a time.
-async fn tell(pool: PgPool, me: Uuid, mut waiting: mpsc::Receiver<Topic>) {
+async fn tell(pool: PgPool, channel: String, me: Uuid, mut waiting: mpsc::Receiver<Topic>) {
     let mut topics = Vec::new();
     while waiting.recv_many(&mut topics, 10_000).await > 0 {
         // `set_config` for this transaction alone: nobody waits for a flush of hints.
@@ -156,7 +159,7 @@ async fn tell(pool: PgPool, me: Uuid, mut waiting: mpsc::Receiver<Topic>) {
             "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, message)
              FROM UNNEST($2::text[]) AS message",
         )
-        .bind(CHANNEL)
+        .bind(&channel)
         .bind(messages(me, topics.drain(..)))
         .execute(&pool)
         .await;

@@ -172,7 +172,7 @@ impl PostgresOptions {
         match &self.schema {
             Some(schema) if !is_plain_identifier(schema) => Err(refused(
                 "schema",
-                "1 to 63 characters of a-z, 0-9 and _, not beginning with a digit or pg_",
+                "1 to 56 characters of a-z, 0-9 and _, not beginning with a digit or pg_",
                 schema,
             )),
             _ => Ok(()),
@@ -196,9 +196,12 @@ impl fmt::Debug for PostgresOptions {
     }
 }
 
+/// Postgres allows 63 bytes, of which the name of the notification channel needs some.
+const MAX_SCHEMA_BYTES: usize = 56;
+
 fn is_plain_identifier(name: &str) -> bool {
     !name.is_empty()
-        && name.len() <= 63
+        && name.len() <= MAX_SCHEMA_BYTES
         && !name.starts_with("pg_")
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')

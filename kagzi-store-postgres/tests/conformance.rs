@@ -1,0 +1,7 @@
+//! The suite over the Postgres store.
+
+mod fixture;
+
+fn main() -> std::process::ExitCode {
+    fixture::play(1)
+}
