@@ -16,7 +16,7 @@ use crate::scenario::{Scenario, suite_rules};
 
 /// A case that has not ended by then hangs: a deadlock of the store, or a machine that is far too slow.
 /// No case waits for time, so this is a guard and no measure.
-const HUNG: Duration = Duration::from_secs(120);
+const HUNG: Duration = Duration::from_mins(2);
 
 /// How many cases [`run`] plays at one time.
 const AT_ONE_TIME: usize = 4;

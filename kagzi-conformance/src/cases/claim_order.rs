@@ -68,13 +68,13 @@ async fn the_order_is_by_due_time_and_not_by_creation(s: Scenario) -> Verdict {
     let late = s.start(delayed(30)).await?.run_id;
     let early = s.start(delayed(10)).await?.run_id;
     let middle = s.start(delayed(20)).await?.run_id;
-    s.turn(Duration::from_secs(60));
+    s.turn(Duration::from_mins(1));
     equal("sleepers go by the time they were due [13]", &vec![early, middle, late], &order(&s).await?)
 }
 
 async fn one_level_of_priority_is_worth_an_hour_of_waiting(s: Scenario) -> Verdict {
     let waited = s.start_one().await?;
-    s.turn(PRIORITY_LEVEL - Duration::from_micros(1));
+    s.turn_almost(PRIORITY_LEVEL);
     let urgent = s.start(with_priority(&s, 1)?).await?.run_id;
     s.turn(Duration::from_micros(2));
     let too_late = s.start(with_priority(&s, 1)?).await?.run_id;

@@ -184,7 +184,7 @@ impl Loss {
                 s.turn(STEP_TIMEOUT);
                 equal("the step is timed out", &1, &s.reap(10).await?.steps_timed_out)?;
             }
-            Self::Sleep => drop(held.sleep("first nap", Duration::from_secs(60)).await?),
+            Self::Sleep => drop(held.sleep("first nap", Duration::from_mins(1)).await?),
             Self::Retry => drop(held.fail("open", 1, hiccup()).await?),
             Self::Release => held.release().await?,
             Self::ReleaseAndClaim => {

@@ -110,20 +110,16 @@ async fn every_lease_of_a_batch_gets_its_own_verdict_in_order(s: Scenario) -> Ve
     equal("each lease gets a verdict", &4, &verdicts.len())?;
     let states = [Some(RunState::Cancelled), None, Some(RunState::Completed), None];
     for ((state, verdict), held) in states.into_iter().zip(&verdicts).zip(&held) {
-        match state {
-            Some(state) => {
-                let reason =
-                    lease_lost(verdict, "a finished run's lease is lost, its neighbours' are not [2]")?;
-                equal("and the verdict says why", &LostReason::NotRunning { state }, &reason)?;
-            }
-            None => {
-                let expires_at = s.now().saturating_add(LEASE);
-                let expected = GrantedLease { lease: held.lease.clone(), expires_at };
-                let granted = verdict.as_ref().map_err(|e| Violation::refused("a good lease's beat", e))?;
-                equal("verdicts come in the order of the batch [2]", &expected, granted)?;
-                equal("and what is granted is recorded [1]", &expires_at, &expiry(&s, held).await?)?;
-            }
+        if let Some(state) = state {
+            let reason = lease_lost(verdict, "a finished run's lease is lost, its neighbours' are not [2]")?;
+            equal("and the verdict says why", &LostReason::NotRunning { state }, &reason)?;
+            continue;
         }
+        let expires_at = s.now().saturating_add(LEASE);
+        let expected = GrantedLease { lease: held.lease.clone(), expires_at };
+        let granted = verdict.as_ref().map_err(|e| Violation::refused("a good lease's beat", e))?;
+        equal("verdicts come in the order of the batch [2]", &expected, granted)?;
+        equal("and what is granted is recorded [1]", &expires_at, &expiry(&s, held).await?)?;
     }
     Ok(())
 }
@@ -244,7 +240,7 @@ async fn the_holder_of_an_expired_lease_may_still_write(s: Scenario) -> Verdict 
 
 async fn a_lease_is_held_until_the_microsecond_of_its_expiry(s: Scenario) -> Verdict {
     let held = s.held().await?;
-    s.turn(LEASE - Duration::from_micros(1));
+    s.turn_almost(LEASE);
     s.nothing_claimable("a microsecond before its expiry a lease is in force [1]").await?;
     s.turn(Duration::from_micros(1));
     equal("at its expiry it can be stolen [2]", &held.run_id(), &s.claim_one("w2").await?.run_id())
@@ -252,7 +248,7 @@ async fn a_lease_is_held_until_the_microsecond_of_its_expiry(s: Scenario) -> Ver
 
 async fn a_reap_takes_a_lease_back_at_the_microsecond_of_its_expiry(s: Scenario) -> Verdict {
     let held = s.held().await?;
-    s.turn(LEASE - Duration::from_micros(1));
+    s.turn_almost(LEASE);
     equal("a lease in force is not reaped [1]", &0, &s.reap(10).await?.total())?;
     s.turn(Duration::from_micros(1));
     equal("at its expiry it is [2]", &1, &s.reap(10).await?.leases_expired)?;

@@ -2,14 +2,18 @@
 
 mod claim;
 mod claim_order;
+mod dead_letters;
 mod fencing;
 mod fencing_races;
 mod fidelity;
 mod finish;
 mod isolation;
+mod keeping;
 mod lease;
+mod reading;
 mod reap;
 mod reap_due;
+mod retry;
 mod sleep;
 mod start;
 mod step;
@@ -33,6 +37,10 @@ pub fn all_cases() -> Vec<Case> {
         finish::cases(),
         reap::cases(),
         reap_due::cases(),
+        retry::cases(),
+        dead_letters::cases(),
+        reading::cases(),
+        keeping::cases(),
         isolation::cases(),
         isolation::operation_cases(),
     ]

@@ -52,7 +52,7 @@ async fn timed_out(s: &Scenario, run_id: kagzi_core::RunId) -> Verdict {
 
 async fn a_run_times_out_at_the_microsecond_of_its_deadline(s: Scenario) -> Verdict {
     let run_id = s.start(bounded(&s)).await?.run_id;
-    s.turn(TIMEOUT - Duration::from_micros(1));
+    s.turn_almost(TIMEOUT);
     equal("not a microsecond early", &0, &s.reap(10).await?.total())?;
     s.turn(Duration::from_micros(1));
     equal("but then", &1, &s.reap(10).await?.runs_timed_out)?;
@@ -108,7 +108,7 @@ async fn begin_bounded(held: &Held, step: &str, retry: Option<RetryPolicy>) -> V
 async fn a_step_times_out_at_the_microsecond_of_its_deadline(s: Scenario) -> Verdict {
     let held = s.held().await?;
     begin_bounded(&held, "a", None).await?;
-    s.turn(TIMEOUT - Duration::from_micros(1));
+    s.turn_almost(TIMEOUT);
     equal("not a microsecond early", &0, &s.reap(10).await?.total())?;
     s.turn(Duration::from_micros(1));
     equal("but then", &1, &s.reap(10).await?.steps_timed_out)?;

@@ -38,7 +38,7 @@ cases! {
     [9] reopen_during_a_sleep_loses_nothing needs Reopen;
 }
 
-const NAP: Duration = Duration::from_secs(60);
+const NAP: Duration = Duration::from_mins(1);
 
 /// A run that sleeps for a minute.
 async fn asleep(s: &Scenario) -> Result<Held, Violation> {
@@ -69,7 +69,7 @@ async fn a_sleeper_gives_up_its_lease_and_is_not_claimable(s: Scenario) -> Verdi
 
 async fn a_sleeper_is_claimable_at_its_time_and_not_a_microsecond_earlier(s: Scenario) -> Verdict {
     let held = asleep(&s).await?;
-    s.turn(NAP - Duration::from_micros(1));
+    s.turn_almost(NAP);
     s.nothing_claimable("not a microsecond before its time [10]").await?;
     s.turn(Duration::from_micros(1));
     equal("at its time [10]", &held.run_id(), &s.claim_one("w2").await?.run_id())
@@ -78,7 +78,7 @@ async fn a_sleeper_is_claimable_at_its_time_and_not_a_microsecond_earlier(s: Sce
 async fn a_reap_wakes_a_sleeper_at_its_time_and_not_a_microsecond_earlier(s: Scenario) -> Verdict {
     let held = asleep(&s).await?;
     let due_at = s.now().saturating_add(NAP);
-    s.turn(NAP - Duration::from_micros(1));
+    s.turn_almost(NAP);
     equal("not a microsecond before its time [10]", &0, &s.reap(10).await?.total())?;
     s.turn(Duration::from_micros(1));
     equal("at its time [10]", &1, &s.reap(10).await?.woken)?;
@@ -228,7 +228,7 @@ async fn the_same_sleep_again_after_waking_gives_the_same_answer(s: Scenario) ->
 
 async fn a_woken_sleeper_has_the_place_of_its_due_time(s: Scenario) -> Verdict {
     let sleeper = asleep(&s).await?.run_id();
-    s.turn(NAP - Duration::from_secs(1));
+    s.turn(Duration::from_secs(59));
     let before = s.start_one().await?;
     s.turn(Duration::from_secs(2));
     let after = s.start_one().await?;

@@ -148,7 +148,7 @@ async fn a_delayed_run_is_not_claimable_before_its_time(s: Scenario) -> Verdict 
     let run_id = s.start(request).await?.run_id;
     equal("a delayed run is SLEEPING", &RunState::Sleeping, &s.run(run_id).await?.run.state)?;
     s.nothing_claimable("a delayed run waits for its time [10]").await?;
-    s.turn(delay - Duration::from_micros(1));
+    s.turn_almost(delay);
     s.nothing_claimable("a microsecond before its time it still waits [10]").await?;
     s.turn(Duration::from_micros(1));
     equal("at its time it is claimable [10]", &run_id, &s.claim_one("w1").await?.run_id())
@@ -340,7 +340,7 @@ async fn concurrent_different_requests_under_one_key_make_one_run_and_conflicts(
 async fn the_same_operation_again_gives_the_same_run_and_makes_no_second(s: Scenario) -> Verdict {
     let request = s.start_request();
     let first = s.start(request.clone()).await?;
-    s.turn(Duration::from_secs(60));
+    s.turn(Duration::from_mins(1));
     equal("a repeat gives the first answer [8]", &first, &s.start(request).await?)?;
     equal("and makes no second run [8]", &1, &s.claim("w1", 10).await?.len())
 }

@@ -55,7 +55,7 @@ async fn the_first_begin_says_execute_attempt_1(s: Scenario) -> Verdict {
     let held = s.held().await?;
     let mut request = held.begin_request("a")?;
     request.step.position = 3;
-    request.step.timeout = Some(Duration::from_secs(60));
+    request.step.timeout = Some(Duration::from_mins(1));
     let operation = request.operation;
     let answer = held.store().begin_step(request).await.map_err(|e| Violation::refused("a begin", &e))?;
     equal("a first begin executes attempt 1 [5]", &BeginOutcome::Execute { attempt: 1 }, &answer)?;
@@ -69,7 +69,7 @@ async fn the_first_begin_says_execute_attempt_1(s: Scenario) -> Verdict {
         fencing_token: held.lease.fencing_token,
         worker_id: held.lease.worker_id.clone(),
         retry: None,
-        deadline_at: Some(s.now().saturating_add(Duration::from_secs(60))),
+        deadline_at: Some(s.now().saturating_add(Duration::from_mins(1))),
         begin_operation: operation,
         end_operation: None,
         output: None,

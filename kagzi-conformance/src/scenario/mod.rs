@@ -40,7 +40,7 @@ pub fn suite_rules() -> Rules {
             max_attempts: 3,
             first_delay: Duration::from_secs(10),
             factor: 3.0,
-            max_delay: Duration::from_secs(60),
+            max_delay: Duration::from_mins(1),
             jitter: 0.0,
             non_retryable_codes: vec!["never_again".to_owned()],
         },
@@ -178,6 +178,11 @@ impl Scenario {
     pub(crate) fn turn(&self, by: Duration) {
         self.clock.advance(by);
         self.log.note(format!("the clock is turned by {by:?}"));
+    }
+
+    /// Turns the clock forward by all but a microsecond of `by`.
+    pub(crate) fn turn_almost(&self, by: Duration) {
+        self.turn(by.saturating_sub(Duration::from_micros(1)));
     }
 
     /// Sets the clock, also back.

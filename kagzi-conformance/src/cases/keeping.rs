@@ -1,0 +1,307 @@
+//! Reading and keeping: histories in pages, queue depths, and the removal of finished runs.
+
+use std::time::Duration;
+
+use kagzi_core::{
+    Attempt, AttemptScope, AttemptState, Cursor, DeleteFinished, IdempotencyKey, ListAttempts, PageRequest,
+    QueueDepth, RunId, RunState, StartAt, StartOutcome, StartRun,
+};
+
+use crate::case::cases;
+use crate::scenario::{Held, LEASE, Scenario, equal, fatal, invalid, queue, refused, run_not_found};
+use crate::violation::{Verdict, Violation};
+
+cases! {
+    "reading";
+    [5] attempts_are_paged_without_gap_or_repeat;
+    [5] the_latest_attempts_are_paged_without_gap_or_repeat;
+    [11] a_cursor_of_another_run_is_refused;
+    [12] a_cursor_of_another_scope_is_refused;
+    [13] queue_depths_count_what_lives_by_queue_name;
+    [13] the_oldest_due_run_is_the_pending_one_that_waits_longest;
+    [9] a_removal_takes_runs_with_their_history;
+    [14] a_removal_is_bounded_and_takes_the_longest_finished_first;
+    [9] a_removal_never_touches_a_live_run;
+    [9] a_removal_takes_only_what_finished_before;
+    [9] a_removal_takes_only_the_asked_states;
+    [11] a_removal_without_namespace_takes_from_all;
+    [7] the_key_of_a_removed_run_may_be_used_again;
+    [12] a_removal_of_live_states_is_refused;
+    [2] a_late_write_to_a_removed_run_is_not_found;
+}
+
+async fn pages(
+    s: &Scenario,
+    run_id: RunId,
+    scope: AttemptScope,
+    limit: u32,
+) -> Result<Vec<Attempt>, Violation> {
+    let mut request =
+        ListAttempts { namespace: s.namespace().clone(), run_id, scope, page: PageRequest::first(limit) };
+    let mut attempts = Vec::new();
+    loop {
+        let page = s.store().list_attempts(&request).await;
+        let page = page.map_err(|e| Violation::refused("listing attempts", &e))?;
+        attempts.extend(page.items);
+        request.page.cursor = page.next;
+        if request.page.cursor.is_none() {
+            return Ok(attempts);
+        }
+    }
+}
+
+/// A run whose steps `a`, `b` and `c`, at the same place, have three attempts each, and `z` before them.
+async fn with_history(s: &Scenario) -> Result<Held, Violation> {
+    s.start_one().await?;
+    for _ in 0..2 {
+        let held = s.claim_one("w1").await?;
+        for step in ["c", "a", "b"] {
+            let mut begin = held.begin_request(step)?;
+            begin.step.position = 1;
+            s.store().begin_step(begin).await.map_err(|e| Violation::refused("a begin", &e))?;
+        }
+        held.release().await?;
+    }
+    let held = s.claim_one("w1").await?;
+    for step in ["a", "b", "c", "z"] {
+        held.begin(step).await?;
+    }
+    Ok(held)
+}
+
+async fn attempts_are_paged_without_gap_or_repeat(s: Scenario) -> Verdict {
+    let held = with_history(&s).await?;
+    let expected: Vec<(&str, u32)> = [("z", 1)]
+        .into_iter()
+        .chain(["a", "b", "c"].into_iter().flat_map(|step| (1..=3).map(move |n| (step, n))))
+        .collect();
+    for limit in [1, 2, 3, 9, 10, 11] {
+        let attempts = pages(&s, held.run_id(), AttemptScope::All, limit).await?;
+        let found: Vec<(&str, u32)> = attempts.iter().map(|a| (a.step_id.as_str(), a.attempt)).collect();
+        equal("by place, then step, then number, in pages of any size [5]", &expected, &found)?;
+    }
+    Ok(())
+}
+
+async fn the_latest_attempts_are_paged_without_gap_or_repeat(s: Scenario) -> Verdict {
+    let held = with_history(&s).await?;
+    let running = AttemptState::Running;
+    let expected = vec![("z", 1, running), ("a", 3, running), ("b", 3, running), ("c", 3, running)];
+    for limit in [1, 2, 4, 5] {
+        let attempts = pages(&s, held.run_id(), AttemptScope::Latest, limit).await?;
+        let found: Vec<_> = attempts.iter().map(|a| (a.step_id.as_str(), a.attempt, a.state)).collect();
+        equal("the latest of each step, in pages of any size [5]", &expected, &found)?;
+    }
+    Ok(())
+}
+
+async fn first_cursor(s: &Scenario, run_id: RunId) -> Result<Cursor, Violation> {
+    let request = ListAttempts {
+        namespace: s.namespace().clone(),
+        run_id,
+        scope: AttemptScope::All,
+        page: PageRequest::first(1),
+    };
+    let page =
+        s.store().list_attempts(&request).await.map_err(|e| Violation::refused("listing attempts", &e))?;
+    page.next.ok_or_else(|| Violation::new("a full page says how to go on", "a cursor", "none"))
+}
+
+async fn refuses(s: &Scenario, run_id: RunId, scope: AttemptScope, cursor: Cursor) -> Verdict {
+    let page = PageRequest { limit: 1, cursor: Some(cursor) };
+    let request = ListAttempts { namespace: s.namespace().clone(), run_id, scope, page };
+    refused(
+        &s.store().list_attempts(&request).await,
+        "BAD_CURSOR",
+        "a cursor is good for its own listing only",
+    )
+}
+
+async fn a_cursor_of_another_run_is_refused(s: Scenario) -> Verdict {
+    let held = with_history(&s).await?;
+    let other = s.held().await?;
+    let cursor = first_cursor(&s, held.run_id()).await?;
+    refuses(&s, other.run_id(), AttemptScope::All, cursor).await
+}
+
+async fn a_cursor_of_another_scope_is_refused(s: Scenario) -> Verdict {
+    let held = with_history(&s).await?;
+    let cursor = first_cursor(&s, held.run_id()).await?;
+    refuses(&s, held.run_id(), AttemptScope::Latest, cursor).await
+}
+
+async fn depths(s: &Scenario) -> Result<Vec<QueueDepth>, Violation> {
+    s.store().queue_depths(s.namespace()).await.map_err(|e| Violation::refused("queue depths", &e))
+}
+
+async fn queue_depths_count_what_lives_by_queue_name(s: Scenario) -> Verdict {
+    let due_at = s.now();
+    for name in ["b", "B", "ä", "a"] {
+        let s = s.on_queue(name)?;
+        s.held().await?.complete_run("1").await?;
+        s.held().await?.fail_run(fatal()).await?;
+        s.cancel(s.start_one().await?).await?;
+        s.held().await?;
+        s.held().await?.sleep("nap", LEASE).await?;
+        s.start_many(3).await?;
+    }
+    let expected = ["B", "a", "b", "ä"].into_iter().map(|name| {
+        let queue = queue(name)?;
+        Ok(QueueDepth { queue, pending: 3, sleeping: 1, running: 1, oldest_due_at: Some(due_at) })
+    });
+    let expected = expected.collect::<Result<Vec<_>, Violation>>()?;
+    equal("what lives is counted by queue, in the order of the names' bytes", &expected, &depths(&s).await?)
+}
+
+async fn the_oldest_due_run_is_the_pending_one_that_waits_longest(s: Scenario) -> Verdict {
+    let delayed =
+        |seconds| StartRun { start_at: StartAt::After(Duration::from_secs(seconds)), ..s.start_request() };
+    s.start(delayed(1000)).await?;
+    let found: Vec<_> = depths(&s).await?.iter().map(|d| (d.pending, d.sleeping, d.oldest_due_at)).collect();
+    equal("a sleeper is not due", &vec![(0, 1, None)], &found)?;
+    s.turn(Duration::from_secs(5));
+    let oldest = s.now();
+    s.start_one().await?;
+    s.turn(Duration::from_secs(5));
+    s.start_one().await?;
+    let found: Vec<_> = depths(&s).await?.iter().map(|d| (d.pending, d.oldest_due_at)).collect();
+    equal("the one that waits longest", &vec![(2, Some(oldest))], &found)
+}
+
+fn removal(s: &Scenario, limit: u32) -> DeleteFinished {
+    DeleteFinished { namespace: Some(s.namespace().clone()), states: Vec::new(), before: s.now(), limit }
+}
+
+async fn remove(s: &Scenario, request: &DeleteFinished) -> Result<u64, Violation> {
+    s.store().delete_finished(request).await.map_err(|e| Violation::refused("a removal", &e))
+}
+
+async fn gone(s: &Scenario, run_id: RunId) -> Verdict {
+    run_not_found(&s.store().get_run(s.namespace(), run_id).await, "a removed run is gone")
+}
+
+/// A run that was completed, a microsecond ago.
+async fn finished(s: &Scenario) -> Result<Held, Violation> {
+    let held = s.held().await?;
+    held.step("a", "1").await?;
+    held.complete_run("1").await?;
+    s.turn(Duration::from_micros(1));
+    Ok(held)
+}
+
+async fn a_removal_takes_runs_with_their_history(s: Scenario) -> Verdict {
+    let held = finished(&s).await?;
+    equal("one run is removed", &1, &remove(&s, &removal(&s, 10)).await?)?;
+    gone(&s, held.run_id()).await?;
+    let request = ListAttempts {
+        namespace: s.namespace().clone(),
+        run_id: held.run_id(),
+        scope: AttemptScope::All,
+        page: PageRequest::first(10),
+    };
+    run_not_found(&s.store().list_attempts(&request).await, "with its history")?;
+    equal("and only once", &0, &remove(&s, &removal(&s, 10)).await?)
+}
+
+async fn a_removal_is_bounded_and_takes_the_longest_finished_first(s: Scenario) -> Verdict {
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.push(finished(&s).await?.run_id());
+    }
+    equal("a removal takes at most its limit [14]", &2, &remove(&s, &removal(&s, 2)).await?)?;
+    for run_id in &order[..2] {
+        gone(&s, *run_id).await?;
+    }
+    for run_id in &order[2..] {
+        s.run(*run_id).await?;
+    }
+    equal("and the next one the rest", &3, &remove(&s, &removal(&s, 10)).await?)
+}
+
+async fn a_removal_never_touches_a_live_run(s: Scenario) -> Verdict {
+    let running = s.held().await?;
+    running.step("a", "1").await?;
+    let asleep = s.held().await?;
+    asleep.sleep("nap", LEASE).await?;
+    let pending = s.start_one().await?;
+    let before = [running.snapshot().await?, asleep.snapshot().await?, s.snapshot(pending).await?];
+    s.turn(Duration::from_hours(10_000));
+    equal("nothing that lives is removed", &0, &remove(&s, &removal(&s, 10)).await?)?;
+    for before in &before {
+        s.unchanged(before, "and it stays as it is").await?;
+    }
+    Ok(())
+}
+
+async fn a_removal_takes_only_what_finished_before(s: Scenario) -> Verdict {
+    let old = finished(&s).await?;
+    let at_the_moment = s.held().await?;
+    at_the_moment.complete_run("1").await?;
+    equal("before means before", &1, &remove(&s, &removal(&s, 10)).await?)?;
+    gone(&s, old.run_id()).await?;
+    s.run(at_the_moment.run_id()).await.map(drop)
+}
+
+async fn a_removal_takes_only_the_asked_states(s: Scenario) -> Verdict {
+    let completed = finished(&s).await?;
+    let failed = s.held().await?;
+    failed.fail_run(fatal()).await?;
+    let cancelled = s.held().await?;
+    s.cancel(cancelled.run_id()).await?;
+    s.turn(Duration::from_secs(1));
+    let states = vec![RunState::Completed, RunState::Cancelled];
+    equal("the asked states go", &2, &remove(&s, &DeleteFinished { states, ..removal(&s, 10) }).await?)?;
+    gone(&s, completed.run_id()).await?;
+    gone(&s, cancelled.run_id()).await?;
+    equal("dead letters stay", &RunState::Failed, &s.run(failed.run_id()).await?.run.state)
+}
+
+async fn a_removal_without_namespace_takes_from_all(s: Scenario) -> Verdict {
+    finished(&s).await?;
+    finished(&s.in_namespace("globex")?).await?;
+    equal(
+        "no namespace is every namespace [11]",
+        &2,
+        &remove(&s, &DeleteFinished { namespace: None, ..removal(&s, 10) }).await?,
+    )
+}
+
+async fn the_key_of_a_removed_run_may_be_used_again(s: Scenario) -> Verdict {
+    let key = IdempotencyKey::new("k").map_err(|e| Violation::refused("a key", &e))?;
+    let keyed = || StartRun { idempotency_key: Some(key.clone()), ..s.start_request() };
+    let first = s.start(keyed()).await?.run_id;
+    s.claim_one("w1").await?.complete_run("1").await?;
+    s.turn(Duration::from_secs(1));
+    remove(&s, &removal(&s, 10)).await?;
+    let second = s.start(keyed()).await?;
+    equal(
+        "a removed run holds no key [7]",
+        &(StartOutcome::Created, false),
+        &(second.outcome, second.run_id == first),
+    )
+}
+
+async fn a_removal_of_live_states_is_refused(s: Scenario) -> Verdict {
+    finished(&s).await?;
+    for state in [RunState::Pending, RunState::Running, RunState::Sleeping] {
+        let request = DeleteFinished { states: vec![RunState::Completed, state], ..removal(&s, 10) };
+        invalid(&s.store().delete_finished(&request).await, "states", "only final states are removed")?;
+    }
+    for limit in [0, 10_001] {
+        invalid(
+            &s.store().delete_finished(&removal(&s, limit)).await,
+            "limit",
+            "a removal takes 1 to 10,000",
+        )?;
+    }
+    equal("and a refusal removes nothing [15]", &1, &remove(&s, &removal(&s, 10)).await?)
+}
+
+async fn a_late_write_to_a_removed_run_is_not_found(s: Scenario) -> Verdict {
+    let held = finished(&s).await?;
+    remove(&s, &removal(&s, 10)).await?;
+    let answer = held.store().begin_step(held.begin_request("b")?).await;
+    run_not_found(&answer, "a removed run is gone for its workers too")?;
+    let answer = held.try_heartbeat(held.heartbeat_request()).await?;
+    run_not_found(&answer, "a removed run is gone for its workers too")
+}
