@@ -41,7 +41,7 @@ struct Recorded {
     step_id: StepId,
     kind: StepKind,
     memo: Option<(Order, Payload)>,
-    created_at: Timestamp,
+    finished_at: Option<Timestamp>,
 }
 
 /// A step or sleep that the code asked for and that is not over.
@@ -127,7 +127,7 @@ struct Inner {
     next_position: u32,
     /// How many results the code has had: two calls of one epoch were made at one moment.
     epoch: u64,
-    /// When the recorded sleeps of an epoch began.
+    /// From when on the recorded sleeps of an epoch counted.
     slept: HashMap<u64, Timestamp>,
     calls: BTreeMap<u32, Call>,
     /// Calls that wait to begin, in order.
@@ -160,7 +160,7 @@ impl Journal {
                 step_id: attempt.step_id,
                 kind: attempt.kind,
                 memo: output.map(|output| (order, output)),
-                created_at: attempt.created_at,
+                finished_at: attempt.finished_at,
             };
             if let Some(other) = inner.recorded.insert(attempt.position, recorded) {
                 inner.broken = Some(nondeterminism(format!(
@@ -195,8 +195,9 @@ impl Journal {
         let mut inner = self.lock();
         inner.call(name, StepKind::Sleep, |recorded, inner| {
             let epoch = inner.epoch;
-            if let Some(recorded) = &recorded {
-                inner.slept.entry(epoch).or_insert(recorded.created_at);
+            let ended_at = recorded.as_ref().and_then(|recorded| recorded.finished_at);
+            if let (Some(ended_at), SleepUntil::After(duration)) = (ended_at, until) {
+                inner.slept.entry(epoch).or_insert(ended_at.saturating_sub(duration));
             }
             What::Sleep { until, called: Instant::now(), epoch, memo: recorded.and_then(|r| r.memo) }
         })

@@ -54,35 +54,37 @@ impl Leases {
                 n => calls.backoff.delay(n, Duration::ZERO).min(interval),
             };
             tokio::time::sleep(pause).await;
-            let held: Vec<_> = self.lock().values().cloned().collect();
             // A beat that outlasts the interval is as good as none: the next one is due.
-            let beat = tokio::time::timeout(interval, extend(calls, lease_length, &held)).await;
+            let beat = tokio::time::timeout(interval, self.extend(calls, lease_length)).await;
             failures = if beat == Ok(true) { 0 } else { failures + 1 };
         }
     }
-}
 
-/// Extends leases and tells the executions whose lease is lost. Answers whether the engine answered.
-async fn extend(calls: &Calls, lease_length: Duration, held: &[(Lease, Arc<Control>)]) -> bool {
-    let mut answered = true;
-    for some in held.chunks(MAX_BATCH as usize) {
-        let batch = some.iter().map(|(lease, _)| Heartbeat { lease: lease.clone(), lease_length }).collect();
-        calls.reporter.counters.heartbeats.add(1);
-        match calls.transport.heartbeat(batch).await {
-            Ok(verdicts) => {
-                for ((lease, control), verdict) in some.iter().zip(verdicts) {
-                    let Err(error) = verdict else { continue };
-                    match WhyLost::of(&error) {
-                        Some(why) => control.lose(why),
-                        None => calls.failed(&About::of("heartbeat", lease.run_id), 1, &error),
+    /// Extends all leases once, and tells the executions whose lease is lost. Answers whether the
+    /// engine answered.
+    pub(crate) async fn extend(&self, calls: &Calls, lease_length: Duration) -> bool {
+        let held: Vec<_> = self.lock().values().cloned().collect();
+        let mut answered = true;
+        for some in held.chunks(MAX_BATCH as usize) {
+            let batch =
+                some.iter().map(|(lease, _)| Heartbeat { lease: lease.clone(), lease_length }).collect();
+            calls.reporter.counters.heartbeats.add(1);
+            match calls.transport.heartbeat(batch).await {
+                Ok(verdicts) => {
+                    for ((lease, control), verdict) in some.iter().zip(verdicts) {
+                        let Err(error) = verdict else { continue };
+                        match WhyLost::of(&error) {
+                            Some(why) => control.lose(why),
+                            None => calls.failed(&About::of("heartbeat", lease.run_id), 1, &error),
+                        }
                     }
                 }
-            }
-            Err(error) => {
-                calls.failed(&About::operation("heartbeat"), 1, &error);
-                answered = false;
+                Err(error) => {
+                    calls.failed(&About::operation("heartbeat"), 1, &error);
+                    answered = false;
+                }
             }
         }
+        answered
     }
-    answered
 }

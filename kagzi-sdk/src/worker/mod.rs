@@ -152,7 +152,7 @@ impl Worker {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), WorkerError> {
         let slots = Arc::new(Semaphore::new(self.settings.max_concurrent_runs as usize));
-        let mut poller = Poller::new(self);
+        let mut poller = Poller::new(self, Arc::clone(&executor.leases));
         let mut shutdown = pin!(shutdown);
         loop {
             let taking = async {

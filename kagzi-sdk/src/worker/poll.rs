@@ -1,10 +1,12 @@
 //! Asks the engine for work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{Claim, ClaimedRun, OperationId, StoreError};
 
 use super::Worker;
+use super::leases::Leases;
 use crate::calls::{About, Calls, asked_for};
 use crate::error::WorkerError;
 use crate::run::Writes;
@@ -15,6 +17,7 @@ const GIVE_BACK_TIME: Duration = Duration::from_secs(5);
 /// Polls, and knows which poll has not been answered.
 pub(super) struct Poller {
     calls: Calls,
+    leases: Arc<Leases>,
     wait: Duration,
     template: Claim,
     /// A claim that was sent and not answered: it may have taken runs.
@@ -22,9 +25,10 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(worker: &Worker) -> Self {
+    pub(super) fn new(worker: &Worker, leases: Arc<Leases>) -> Self {
         Self {
             calls: worker.calls.clone(),
+            leases,
             wait: worker.settings.poll_wait,
             template: Claim {
                 namespace: worker.namespace.clone(),
@@ -41,11 +45,17 @@ impl Poller {
     }
 
     /// Asks for up to `limit` runs until there is at least one. After a failure, the same claim is sent
-    /// again, so that runs which it took are not lost with its answer.
+    /// again, so that runs which it took are not lost with its answer; and not before a heartbeat has
+    /// arrived, lest the worker take runs whose leases expired in an outage away from itself.
     pub(super) async fn poll(&mut self, limit: usize) -> Result<Vec<ClaimedRun>, WorkerError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let mut failures = 0;
         loop {
+            if failures > 0 && !self.leases.extend(&self.calls, self.template.lease_length).await {
+                failures += 1;
+                tokio::time::sleep(self.calls.backoff.delay(failures, Duration::ZERO)).await;
+                continue;
+            }
             let claim = self.unanswered.get_or_insert_with(|| Claim {
                 limit,
                 operation: OperationId::generate(),
