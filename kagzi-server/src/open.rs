@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
-use kagzi_core::{SharedStore, SystemClock};
+use kagzi_core::{SharedStore, StoreError, SystemClock};
+use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -21,10 +22,22 @@ pub const BUILT_IN: &str = "sqlite://path, postgres://user@host/database, postgr
 /// cannot open it.
 pub async fn open_store(config: &ServerConfig) -> Result<SharedStore, ServerError> {
     let url = config.store.as_str();
-    match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+    let failed = |source| ServerError::OpenStore { url: without_password(url), source };
+    match scheme.as_str() {
         "memory" => Ok(Arc::new(MemoryStore::new(Arc::new(SystemClock), config.rules.clone()))),
+        "sqlite" => Ok(Arc::new(open_sqlite(config).await.map_err(failed)?)),
         _ => Err(ServerError::UnknownStore { built_in: BUILT_IN.to_owned(), got: without_password(url) }),
     }
+}
+
+async fn open_sqlite(config: &ServerConfig) -> Result<SqliteStore, StoreError> {
+    let mut options = SqliteOptions::from_url(&config.store)?.rules(config.rules.clone());
+    if let Some(connections) = config.store_connections {
+        // One more connection writes.
+        options = options.readers(connections.saturating_sub(1).max(1) as usize);
+    }
+    SqliteStore::open(options).await
 }
 
 /// A URL as it may be shown: what stands between user and host is left out.

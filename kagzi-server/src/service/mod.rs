@@ -5,6 +5,8 @@ mod call;
 mod limits;
 mod poll;
 mod subject;
+#[cfg(test)]
+mod tests;
 mod weight;
 mod worker;
 mod workflow;

@@ -17,7 +17,7 @@ use crate::shutdown::Drain;
 /// Claimed runs on their way to the worker. Dropped before they were taken out, it gives their leases
 /// back, so that runs whose worker has gone wait for nobody.
 #[derive(Debug)]
-struct Handover {
+pub(super) struct Handover {
     runs: Vec<ClaimedRun>,
     store: SharedStore,
     drain: Drain,
@@ -25,6 +25,12 @@ struct Handover {
 }
 
 impl Handover {
+    /// Runs that `services` claimed. Made within the runtime that serves.
+    pub(super) fn new(runs: Vec<ClaimedRun>, services: &Services) -> Self {
+        let (store, drain) = (services.store().clone(), services.0.drain.clone());
+        Self { runs, store, drain, runtime: Handle::current() }
+    }
+
     fn take(mut self) -> Vec<ClaimedRun> {
         take(&mut self.runs)
     }
@@ -60,7 +66,6 @@ impl Services {
     pub(super) async fn poll(&self, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
         let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
         let services = self.clone();
-        let runtime = Handle::current();
         self.0.drain.spawn(&Handle::current(), async move {
             let stop = async {
                 tokio::select! {
@@ -69,12 +74,7 @@ impl Services {
                 }
             };
             let claimed = services.engine().poll_until(poll.claim, poll.wait, stop).await;
-            let handover = claimed.map(|runs| Handover {
-                runs,
-                store: services.store().clone(),
-                drain: services.0.drain.clone(),
-                runtime,
-            });
+            let handover = claimed.map(|runs| Handover::new(runs, &services));
             // Nobody there: the handover comes back and is dropped here, which gives the runs back.
             drop(deliver.send(handover));
         });
