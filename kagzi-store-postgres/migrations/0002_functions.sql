@@ -225,8 +225,14 @@ CREATE FUNCTION kagzi_overdue(
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
-    v_now timestamptz := COALESCE(p_now, clock_timestamp());
+    v_now timestamptz;
 BEGIN
+    IF p_queues IS NOT NULL THEN
+        -- Claims that find the same runs overdue let one of them put these in order, and wait for it:
+        -- passing by what it holds, they would come away empty though there is work.
+        PERFORM pg_advisory_xact_lock(hashtextextended('kagzi sweep ' || p_namespace, p_partition));
+    END IF;
+    v_now := COALESCE(p_now, clock_timestamp());
     IF p_queues IS NULL THEN
         RETURN QUERY
             SELECT r.* FROM runs r

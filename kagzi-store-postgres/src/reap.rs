@@ -50,26 +50,26 @@ impl Inner {
 
     pub(crate) async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
         decide::check_reap(limit)?;
-        let shares = self
-            .shares_due(limit)
-            .await
-            .map_err(|fault| fault.into_store_error("looking for what is due"))?;
-        let due: u32 = shares.values().map(|share| share.runs + share.attempts).sum();
         let mut reaped = Reaped::default();
-        for (partition, share) in shares {
+        loop {
             let before = reaped.total();
-            if share.runs > 0 {
+            let shares = self
+                .shares_due(limit - before)
+                .await
+                .map_err(|fault| fault.into_store_error("looking for what is due"))?;
+            for (partition, share) in shares {
                 self.repair(partition, Within::Everywhere, share.runs, &mut reaped).await?;
-            }
-            if share.attempts > 0 {
                 self.time_out_attempts(partition, share.attempts, &mut reaped).await?;
             }
-            debug_assert!(reaped.total() - before <= share.runs + share.attempts);
+            if reaped.total() >= limit {
+                reaped.more = MoreDue::Maybe;
+                return Ok(reaped);
+            }
+            // Nothing is due any more, or others hold what is and treat it.
+            if reaped.total() == before {
+                return Ok(reaped);
+            }
         }
-        if due >= limit {
-            reaped.more = MoreDue::Maybe;
-        }
-        Ok(reaped)
     }
 
     /// The `limit` moments that have come longest ago, counted by partition and kind.
@@ -195,13 +195,16 @@ impl Inner {
         rows.iter().map(run_and_now).collect()
     }
 
-    /// Fails up to `limit` attempts whose timeout has passed, each in a transaction of its own.
+    /// Fails up to `limit` attempts whose timeout has passed.
     async fn time_out_attempts(
         &self,
         partition: i16,
         limit: u32,
         reaped: &mut Reaped,
     ) -> Result<(), StoreError> {
+        if limit == 0 {
+            return Ok(());
+        }
         let mut tries = 1;
         let repaired = loop {
             match self.time_out_once(partition, limit).await {
