@@ -1,0 +1,147 @@
+//! The commands that run a server: `serve`, `dev`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kagzi_core::{Namespace, StoreError};
+use kagzi_server::{ServeArgs, Server, ServerConfig, ServerError, telemetry};
+use serde::Serialize;
+
+use super::error::{CliError, Exit};
+use super::output::Output;
+
+/// `kagzi dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, env = "KAGZI_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:7474")]
+    listen: String,
+    /// The database file [default: kagzi/dev.db among your application data].
+    #[arg(long, value_name = "FILE")]
+    db: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct DevView {
+    server: String,
+    database: String,
+    namespace: String,
+}
+
+/// What a server's failure means for a command.
+pub fn server_failed(what: &str, error: &ServerError) -> CliError {
+    let exit = match &error {
+        ServerError::Config(_) | ServerError::UnknownStore { .. } => Exit::Usage,
+        ServerError::OpenStore { source, .. } => match source {
+            StoreError::InvalidArgument { .. } => Exit::Usage,
+            StoreError::Unavailable { .. } => Exit::Unavailable,
+            _ => Exit::Failed,
+        },
+        _ => Exit::Failed,
+    };
+    CliError { exit, ..CliError::failed(what, error) }
+}
+
+/// Runs a server until it is told to stop.
+pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let refused = |error| server_failed("could not serve", &error);
+    let config = args.into_config().map_err(|error| refused(error.into()))?;
+    log(&config)?;
+    kagzi_server::serve(config, stop_signal()).await.map_err(refused)
+}
+
+/// Runs a server with nothing to set up, and says what to do next.
+pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<(), CliError> {
+    let database = match args.db {
+        Some(path) => path,
+        None => default_database()?,
+    };
+    let config = ServerConfig {
+        listen: args.listen,
+        store: format!("sqlite://{}", database.display()),
+        namespaces: vec![namespace.clone()],
+        log_level: "warn".to_owned(),
+        ..ServerConfig::default()
+    };
+    log(&config)?;
+    let refused = |error| server_failed("could not start the server", &error);
+    let server = Server::bind(config).await.map_err(refused)?;
+    let view = DevView {
+        server: format!("http://{}", server.local_addr()),
+        database: database.display().to_string(),
+        namespace: namespace.to_string(),
+    };
+    output.show(&view, welcome)?;
+    server.run(stop_signal()).await.map_err(refused)
+}
+
+fn welcome(view: &DevView) -> String {
+    // Only what differs from the defaults has to be typed.
+    let option = |name: &str, value: &str, default: &str| {
+        if value == default { String::new() } else { format!(" {name} {value}") }
+    };
+    let kagzi = format!(
+        "kagzi{}{}",
+        option("--server", &view.server, super::DEFAULT_SERVER),
+        option("--namespace", &view.namespace, super::DEFAULT_NAMESPACE)
+    );
+    format!(
+        "kagzi {} is ready at {}\n  database   {}\n  namespace  {}\n\nIn another terminal:\n  \
+         {kagzi} start greet --input '\"world\"'   start a run; it waits for a worker\n  \
+         {kagzi} list                            look at the runs\n  \
+         kagzi demo                            watch durable execution survive a crash\n\nCtrl-C stops.",
+        env!("CARGO_PKG_VERSION"),
+        view.server,
+        view.database,
+        view.namespace,
+    )
+}
+
+/// `kagzi/dev.db` where applications keep their data.
+fn default_database() -> Result<PathBuf, CliError> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = if cfg!(target_os = "macos") {
+        absolute("HOME").map(|home| home.join("Library/Application Support"))
+    } else {
+        absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+    };
+    // Without a home, the working directory has to do.
+    let directory = data.map_or_else(PathBuf::new, |data| data.join("kagzi"));
+    if !directory.as_os_str().is_empty() {
+        std::fs::create_dir_all(&directory).map_err(|why| {
+            CliError::failed("could not make the data directory", format!("{}: {why}", directory.display()))
+                .remedy("name a database file with --db")
+        })?;
+    }
+    Ok(directory.join("dev.db"))
+}
+
+fn log(config: &ServerConfig) -> Result<(), CliError> {
+    telemetry::init(config.log_format, &config.log_level).map_err(|why| CliError::usage("could not log", why))
+}
+
+/// Ready when the process is asked to stop, by Ctrl-C or SIGTERM.
+pub async fn stop_signal() {
+    #[cfg(unix)]
+    let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                terminate.recv().await;
+            }
+            // Without a handler the signal ends the process by itself.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        () = interrupt => {}
+    }
+}

@@ -1,0 +1,220 @@
+//! The command line: what can be typed, and which module does it.
+
+mod act;
+mod args;
+mod connection;
+mod error;
+mod host;
+mod output;
+mod read;
+mod start;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use kagzi_core::Namespace;
+
+use crate::demo::{self, DemoArgs, WorkerArgs};
+use connection::Connection;
+
+pub use error::{CliError, Exit};
+pub use host::{server_failed, stop_signal};
+pub use output::{Audience, Output, complain, one_line, print};
+
+/// Where a server listens unless told otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
+
+/// Whose runs are meant unless told otherwise.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Durable workflows: async functions made of steps that survive crashes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kagzi",
+    version,
+    arg_required_else_help = true,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = error::AFTER_HELP
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+struct Global {
+    /// Where the server is.
+    #[arg(
+        long,
+        global = true,
+        env = "KAGZI_SERVER",
+        value_name = "URL",
+        default_value = DEFAULT_SERVER
+    )]
+    server: String,
+    /// Whose runs: the tenant.
+    #[arg(long, global = true, env = "KAGZI_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    namespace: Namespace,
+    /// Answer with one JSON value on the standard output, with stable field names and RFC 3339 times.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server.
+    Serve(Box<kagzi_server::ServeArgs>),
+    /// Run a server for development on a SQLite file, with nothing to set up.
+    Dev(host::DevArgs),
+    /// Start a run.
+    Start(Box<start::StartArgs>),
+    /// Show one run.
+    Get(read::GetArgs),
+    /// List runs, the youngest first.
+    List(read::ListArgs),
+    /// Show the history of a run: every attempt of every step.
+    Steps(read::StepsArgs),
+    /// Cancel a run, whoever is working on it.
+    Cancel(act::CancelArgs),
+    /// Put dead letters back to work; what they have completed stays completed.
+    Requeue(act::RequeueArgs),
+    /// List the runs that were given up, with the reason.
+    DeadLetters(read::DeadLettersArgs),
+    /// Show how full the queues are.
+    Queues,
+    /// Back up a directory durably, crash on purpose, and prove that nothing was lost or done twice.
+    Demo(DemoArgs),
+    /// The worker of a demo: a process that the demo can kill.
+    #[command(hide = true)]
+    DemoWorker(WorkerArgs),
+    /// Write a completion script for a shell to the standard output.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// Does what the command line asks for, and answers how the process ends.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = runtime(&cli.command).and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            complain(&error);
+            error.exit.into()
+        }
+    }
+}
+
+/// Those who serve or work use every core; a single question needs no threads.
+fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CliError> {
+    use Command::{Demo, DemoWorker, Dev, Serve};
+    let mut builder = match command {
+        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build().map_err(|why| CliError::failed("could not start the runtime", why))
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
+    let Global { server, namespace, json } = cli.global;
+    let output = Output::new(if json { Audience::Programs } else { Audience::People });
+    let open = || Connection::open(&server, &namespace);
+    match cli.command {
+        Command::Serve(args) => host::serve(*args).await?,
+        Command::Dev(args) => host::dev(args, namespace, output).await?,
+        Command::Start(args) => return start::start(*args, &open().await?, output).await,
+        Command::Get(args) => read::get(&args, &open().await?, output).await?,
+        Command::List(args) => read::list(args, &open().await?, output).await?,
+        Command::Steps(args) => read::steps(&args, &open().await?, output).await?,
+        Command::Cancel(args) => act::cancel(args, &open().await?, output).await?,
+        Command::Requeue(args) => act::requeue(args, &open().await?, output).await?,
+        Command::DeadLetters(args) => read::dead_letters(args, &open().await?, output).await?,
+        Command::Queues => read::queues(&open().await?, output).await?,
+        Command::Demo(args) => return demo::demo(args, output).await,
+        Command::DemoWorker(args) => demo::work(args, &server, &namespace).await?,
+        Command::Completions { shell } => completions(shell)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn completions(shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kagzi", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        let run = "019ab3f0-2f5e-7c41-a8f2-0d7f3f6b9c11";
+        for line in [
+            "kagzi serve",
+            "kagzi dev",
+            "kagzi start greet --input {} --queue q --key k --priority -3 --delay 1h30m --label a=b --wait",
+            "kagzi start greet --at 2026-11-24T10:31:20Z --run-timeout 5m --max-attempts 3",
+            &format!("kagzi get {run} --show-payloads --json"),
+            "kagzi --json list --state failed --type greet --label a=b --since 2026-11-24T10:31:20Z --limit 5",
+            &format!("kagzi steps {run} --server http://localhost:1 --namespace n"),
+            &format!("kagzi cancel {run} --reason because"),
+            &format!("kagzi requeue {run} {run}"),
+            "kagzi dead-letters --limit 3",
+            "kagzi queues",
+            "kagzi demo --keep --json",
+            "kagzi demo /some/dir --store postgres://localhost/x --output /out",
+            "kagzi completions bash",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_exit_code_for_usage() {
+        for line in [
+            "kagzi",
+            "kagzi frobnicate",
+            "kagzi get",
+            "kagzi get 1234",
+            "kagzi get 6f0d5d0e-5d7e-4b53-8d3e-0123456789ab",
+            "kagzi start",
+            "kagzi start greet --priority 10",
+            "kagzi start greet --delay 5",
+            "kagzi start greet --delay 5s --at 2026-11-24T10:31:20Z",
+            "kagzi start greet --wait-timeout 5s",
+            "kagzi list --state done",
+            "kagzi list --limit 0",
+            "kagzi list --label novalue",
+            "kagzi requeue",
+            "kagzi queues --namespace bad\u{1}name",
+        ] {
+            assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_lists_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("Exit codes:") && help.contains("no such run"), "{help}");
+    }
+}

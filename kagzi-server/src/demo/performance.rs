@@ -1,0 +1,259 @@
+//! What a demo does, from the first file to the proof.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use kagzi_core::{Run, RunId, RunState};
+use kagzi_sdk::ClientError;
+
+use super::archive::Archive;
+use super::batch::Batch;
+use super::blocking::off_the_runtime;
+use super::child::{WorkerEvent, WorkerProcess};
+use super::hold::{Hold, HoldPoint};
+use super::manifest::Entry;
+use super::narrator::Narrator;
+use super::stage::Stage;
+use super::summary::{DeadLetter, Report};
+use super::walk::{self, Found};
+use super::workspace::Keep;
+use crate::cli::{CliError, Exit, Output, stop_signal};
+
+/// How often the bar is brought up to date.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How many workers may end by themselves before the demo gives up.
+const MAX_UNASKED_ENDS: u32 = 3;
+
+/// `kagzi demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The directory to back up; nothing is written into it.
+    #[arg(value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Leave the database, the archive and the logs for a look, and say where they are.
+    #[arg(long)]
+    keep: bool,
+    /// Write here, into a directory that is empty or does not exist yet [default: a fresh temporary one].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Use this store instead of a SQLite file in the output directory, such as `postgres://user@host/database`.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+}
+
+/// Runs the demo. Ctrl-C ends it at any moment, with its workers.
+///
+/// # Errors
+///
+/// [`CliError`] if anything but the files themselves stood in the way.
+pub async fn demo(args: DemoArgs, output: Output) -> Result<Exit, CliError> {
+    let root = args.directory.canonicalize().map_err(|why| unusable(&args.directory, &why))?;
+    let keep = if args.keep { Keep::Everything } else { Keep::Manifest };
+    let narrator = Narrator::new(output.audience());
+    let stage = Stage::set_up(args.output.as_deref(), args.store, keep).await?;
+    let mut performance = Performance { root, stage, narrator, workers: 0, killed: 0 };
+    let ended = tokio::select! {
+        report = performance.perform() => report.map(Some),
+        () = stop_signal() => Ok(None),
+    };
+    performance.close(ended, output).await
+}
+
+fn unusable(directory: &Path, why: &std::io::Error) -> CliError {
+    CliError::usage("could not back up the directory", format!("{}: {why}", directory.display()))
+        .remedy("name a directory that can be listed: kagzi demo DIR")
+}
+
+fn lost(why: ClientError) -> CliError {
+    CliError::failed("the demo lost touch with its server", why)
+}
+
+/// A demo under way.
+struct Performance {
+    root: PathBuf,
+    stage: Stage,
+    narrator: Narrator,
+    /// Workers started.
+    workers: u32,
+    /// Workers killed.
+    killed: u32,
+}
+
+impl Performance {
+    async fn perform(&mut self) -> Result<Report, CliError> {
+        let root = self.root.clone();
+        let found =
+            off_the_runtime(move || walk::walk(&root)).await.map_err(|why| unusable(&self.root, &why))?;
+        let files = found.files.len() as u64;
+        self.narrator.say(format_args!(
+            "{files} files in {}; server on {}",
+            self.root.display(),
+            self.stage.server()
+        ));
+        let batch = self.stage.batch();
+        let begun = Instant::now();
+        if files > 0 {
+            self.narrator.begin(files);
+            batch.start(&found.files).await.map_err(lost)?;
+            self.work_through(&batch, &found).await?;
+        }
+        let elapsed = begun.elapsed();
+        self.narrator.status("reading the attempts table");
+        let report = self.report(&batch, found, elapsed).await;
+        self.narrator.end();
+        report
+    }
+
+    /// Lets workers work until every run is finished, and kills the first of them on the way.
+    async fn work_through(&mut self, batch: &Batch, found: &Found) -> Result<(), CliError> {
+        let files = found.files.len() as u64;
+        let mut unasked_ends = 0;
+        let mut worker = self.start_worker(Some(where_to_hold(found)))?;
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                _ = look.tick() => {
+                    let live = batch.live().await.map_err(lost)?;
+                    self.narrator.progress(files.saturating_sub(live));
+                    if live == 0 {
+                        return Ok(());
+                    }
+                }
+                event = worker.event() => match event.map_err(|why| CliError::failed("lost sight of a worker", why))? {
+                    WorkerEvent::Held(run_id) => {
+                        self.kill(worker, run_id, batch, files).await?;
+                        worker = self.start_worker(None)?;
+                    }
+                    WorkerEvent::Ended(status) => {
+                        unasked_ends += 1;
+                        let last_words = worker.last_words();
+                        if unasked_ends > MAX_UNASKED_ENDS {
+                            return Err(CliError::failed("the workers of the demo end by themselves", last_words));
+                        }
+                        self.narrator.say(format_args!("a worker ended by itself ({status}): {last_words}"));
+                        worker = self.start_worker(None)?;
+                    }
+                },
+            }
+        }
+    }
+
+    fn start_worker(&mut self, hold: Option<Hold>) -> Result<WorkerProcess, CliError> {
+        self.workers += 1;
+        let plan = self.stage.worker_plan(&self.root, hold);
+        let worker = WorkerProcess::spawn(&plan, self.workers)
+            .map_err(|why| CliError::failed("could not start a worker", why))?;
+        self.narrator.say(format_args!("worker {} started, process {}", self.workers, worker.pid()));
+        Ok(worker)
+    }
+
+    /// Kills the worker that waits inside a step of `run_id`, once the attempts table shows that step
+    /// as running: what the table says then is what the crash leaves behind.
+    async fn kill(
+        &mut self,
+        worker: WorkerProcess,
+        run_id: RunId,
+        batch: &Batch,
+        files: u64,
+    ) -> Result<(), CliError> {
+        while !batch.has_running_attempt(run_id).await.map_err(lost)? {
+            tokio::time::sleep(LOOK).await;
+        }
+        let through = files.saturating_sub(batch.live().await.map_err(lost)?);
+        let (number, pid) = (self.workers, worker.pid());
+        worker.kill().await.map_err(|why| CliError::failed("could not kill the worker", why))?;
+        self.killed += 1;
+        self.narrator.progress(through);
+        self.narrator.say(format_args!(
+            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files, inside a step of run \
+             {run_id}: the step's work was done, but nobody was told"
+        ));
+        Ok(())
+    }
+
+    /// Reads from the records what became of it, and writes the manifest.
+    async fn report(&self, batch: &Batch, found: Found, elapsed: Duration) -> Result<Report, CliError> {
+        let runs = batch.runs().await.map_err(lost)?;
+        let audit = batch.audit(&runs).await.map_err(lost)?;
+        let archive = self.stage.workspace().archive().clone();
+        let completed: Vec<RunId> =
+            runs.iter().filter(|run| run.state == RunState::Completed).map(|run| run.run_id).collect();
+        let entries = off_the_runtime(move || assemble_manifest(&archive, &completed)).await?;
+        let mut dead_letters: Vec<_> =
+            runs.iter().filter(|run| run.state != RunState::Completed).map(dead_letter).collect();
+        dead_letters.sort_unstable_by(|a, b| a.message.cmp(&b.message));
+        Ok(Report {
+            files: found.files.len() as u64,
+            bytes: entries.iter().map(|entry| entry.bytes).sum(),
+            compressed_bytes: entries.iter().map(|entry| entry.compressed_bytes).sum(),
+            runs_completed: entries.len() as u64,
+            dead_letters,
+            skipped: found.skipped,
+            workers_killed: self.killed,
+            audit,
+            elapsed,
+        })
+    }
+
+    /// Takes the stage down, whatever happened on it, and says how it ended.
+    async fn close(self, ended: Result<Option<Report>, CliError>, output: Output) -> Result<Exit, CliError> {
+        let Self { root, stage, narrator, .. } = self;
+        narrator.end();
+        let manifest = stage.workspace().archive().manifest();
+        let report = match ended {
+            Ok(Some(report)) => report,
+            Ok(None) => {
+                narrator.say("stopped; nothing is left running");
+                stage.abandon().await;
+                return Ok(Exit::Interrupted);
+            }
+            Err(error) => {
+                stage.abandon().await;
+                return Err(error);
+            }
+        };
+        let look = stage.finish().await?;
+        output.show(&report.summary(&root, &manifest), |_| report.text(&root, &manifest))?;
+        if let Some(look) = look {
+            narrator.say(look);
+        }
+        match report.verdict() {
+            Ok(()) => Ok(Exit::Ok),
+            Err(why) => Err(CliError::failed("the backup is not what it should be", why)),
+        }
+    }
+}
+
+/// Writes the manifest of the files whose runs have completed, from the records that these have left.
+fn assemble_manifest(archive: &Archive, completed: &[RunId]) -> Result<Vec<Entry>, CliError> {
+    let record_of = |run_id: &RunId| {
+        archive.read_record(&run_id.to_string()).map_err(|why| {
+            CliError::failed(format!("run {run_id} is COMPLETED, and its record cannot be read"), why)
+        })
+    };
+    let mut entries = completed.iter().map(record_of).collect::<Result<Vec<_>, _>>()?;
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    archive.write_manifest(&entries).map_err(|why| CliError::failed("could not write the manifest", why))?;
+    Ok(entries)
+}
+
+/// Half way: inside the step of the file in the middle, after it has put its result in place. If no
+/// file can be read, no run gets that far, and the first step has to do.
+fn where_to_hold(found: &Found) -> Hold {
+    let middle = |count: usize| u32::try_from(count / 2 + 1).unwrap_or(u32::MAX);
+    match found.readable {
+        0 => Hold::new(HoldPoint::Digest, middle(found.files.len())),
+        readable => Hold::new(HoldPoint::Write, middle(readable)),
+    }
+}
+
+fn dead_letter(run: &Run) -> DeadLetter {
+    let reason = run.dead_letter.map_or(run.state.as_str(), |reason| reason.as_str());
+    let (code, message) = match &run.failure {
+        Some(failure) => (failure.code.clone(), failure.message.clone()),
+        None => (String::new(), format!("run {} has no failure", run.run_id)),
+    };
+    DeadLetter { run_id: run.run_id.to_string(), reason: reason.to_owned(), code, message }
+}

@@ -1,0 +1,203 @@
+//! The command line, the real binary against a real server with a real worker.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::{Command, Output};
+
+use kagzi_sdk::{Client, Context, RetryPolicy, Step, StepError, Worker, WorkflowError};
+use kagzi_server::{Server, ServerConfig, ServerHandle};
+use serde_json::Value;
+
+/// A server in memory, and a worker that greets, or refuses to.
+struct Shop {
+    server: ServerHandle,
+    _worker: tokio::task::JoinHandle<()>,
+}
+
+async fn greet(context: Context, name: String) -> Result<String, WorkflowError> {
+    let once = Step::named("greet").retry(RetryPolicy::never());
+    context
+        .step(once, || async {
+            if name == "nobody" {
+                return Err(StepError::non_retryable("no_such_person", "nobody cannot be greeted"));
+            }
+            Ok(format!("hello {name}"))
+        })
+        .await
+}
+
+impl Shop {
+    async fn open() -> Self {
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".to_owned(),
+            store: "memory:".to_owned(),
+            ..ServerConfig::default()
+        };
+        let server = Server::bind(config).await.unwrap().spawn();
+        let client = Client::connect(&server.url()).await.unwrap();
+        let worker = Worker::builder(client).queue("default").register("greet", greet).build().unwrap();
+        let worker = tokio::spawn(async move { worker.run().await.unwrap() });
+        Self { server, _worker: worker }
+    }
+
+    /// Runs a command off the runtime, which goes on serving meanwhile.
+    async fn kagzi(&self, args: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        command.args(["--server", &self.server.url()]).args(args);
+        Ended(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    }
+
+    async fn start(&self, args: &[&str]) -> String {
+        let ended = self.kagzi(&[&["start", "greet", "--json"], args].concat()).await;
+        ended.json()["run_id"].as_str().unwrap().to_owned()
+    }
+}
+
+struct Ended(Output);
+
+impl Ended {
+    fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    fn stdout(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.0.stdout)
+            .unwrap_or_else(|_| panic!("{}{}", self.stdout(), self.stderr()))
+    }
+}
+
+const UNKNOWN_RUN: &str = "019ab3f0-2f5e-7c41-a8f2-0d7f3f6b9c11";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_started_waited_for_and_looked_at() {
+    let shop = Shop::open().await;
+    let ended =
+        shop.kagzi(&["start", "greet", "--input", "\"world\"", "--label", "a=b", "--wait", "--json"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr());
+    let run = ended.json();
+    assert_eq!((run["state"].as_str(), run["labels"]["a"].as_str()), (Some("COMPLETED"), Some("b")));
+    assert!(run["created_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(run["input"], Value::Null, "payloads are shown only when asked for");
+
+    let run_id = run["run_id"].as_str().unwrap();
+    let shown = shop.kagzi(&["get", run_id, "--show-payloads", "--json"]).await.json();
+    assert_eq!((&shown["input"]["json"], &shown["output"]["json"]), (&"world".into(), &"hello world".into()));
+    let text = shop.kagzi(&["get", run_id]).await.stdout();
+    assert!(text.contains("COMPLETED") && !text.contains("hello world"), "{text}");
+
+    let steps = shop.kagzi(&["steps", run_id, "--json"]).await.json();
+    assert_eq!(steps["attempts"][0]["step_id"], "greet");
+    assert_eq!(steps["attempts"][0]["state"], "COMPLETED");
+    assert!(shop.kagzi(&["steps", run_id]).await.stdout().contains("COMPLETED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_is_a_dead_letter_with_its_reason_and_can_be_requeued() {
+    let shop = Shop::open().await;
+    let ended = shop.kagzi(&["start", "greet", "--input", "\"nobody\"", "--wait", "--json"]).await;
+    assert_eq!(ended.code(), Some(1), "a run that failed is no success");
+    let run_id = ended.json()["run_id"].as_str().unwrap().to_owned();
+
+    let letters = shop.kagzi(&["dead-letters", "--json"]).await.json();
+    assert_eq!(letters["runs"][0]["dead_letter"], "NON_RETRYABLE");
+    assert_eq!(letters["runs"][0]["failure"]["code"], "no_such_person");
+    let text = shop.kagzi(&["dead-letters"]).await.stdout();
+    assert!(text.contains(&run_id) && text.contains("nobody cannot be greeted"), "{text}");
+
+    let ended = shop.kagzi(&["requeue", &run_id, UNKNOWN_RUN, "--json"]).await;
+    assert_eq!(ended.code(), Some(3), "one of the two does not exist");
+    assert_eq!(ended.json()["requeued"][0], run_id.as_str());
+    assert_eq!(ended.json()["refused"][0]["reason"], "RUN_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_names_one_run() {
+    let shop = Shop::open().await;
+    let args = ["start", "greet", "--input", "\"world\"", "--key", "k", "--delay", "1h", "--json"];
+    let (first, second) = (shop.kagzi(&args).await.json(), shop.kagzi(&args).await.json());
+    assert_eq!((first["outcome"].as_str(), second["outcome"].as_str()), (Some("CREATED"), Some("EXISTING")));
+    assert_eq!(first["run_id"], second["run_id"]);
+    let other = shop.kagzi(&["start", "greet", "--input", "\"moon\"", "--key", "k"]).await;
+    assert_eq!(other.code(), Some(1));
+    assert!(other.stderr().contains("input"), "it says what differs: {}", other.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_run_is_seen_in_its_queue_and_can_be_cancelled_once() {
+    let shop = Shop::open().await;
+    let run_id = shop.start(&["--queue", "later", "--delay", "1h"]).await;
+    let queues = shop.kagzi(&["queues", "--json"]).await.json();
+    assert_eq!(
+        (&queues["queues"][0]["queue"], &queues["queues"][0]["sleeping"]),
+        (&"later".into(), &1.into())
+    );
+
+    let cancelled = shop.kagzi(&["cancel", &run_id, "--reason", "changed our minds", "--json"]).await;
+    assert_eq!((cancelled.code(), &cancelled.json()["outcome"]), (Some(0), &"CANCELLED".into()));
+    let again = shop.kagzi(&["cancel", &run_id, "--json"]).await;
+    assert_eq!((again.code(), &again.json()["outcome"]), (Some(0), &"ALREADY_FINISHED".into()));
+    assert!(shop.kagzi(&["get", &run_id]).await.stdout().contains("changed our minds"));
+    assert!(shop.kagzi(&["queues"]).await.stdout().contains("no queue"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listings_come_in_pages_that_hold_together() {
+    let shop = Shop::open().await;
+    let mut started = Vec::new();
+    for _ in 0..3 {
+        started.push(shop.start(&["--delay", "1h", "--label", "team=a"]).await);
+    }
+    shop.start(&["--delay", "1h", "--label", "team=b"]).await;
+    let list = ["list", "--label", "team=a", "--state", "sleeping", "--limit", "2", "--json"];
+    let first = shop.kagzi(&list).await.json();
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = shop.kagzi(&[&list[..], &["--cursor", cursor]].concat()).await.json();
+    let ids = [&first, &second].into_iter().flat_map(|page| page["runs"].as_array().unwrap());
+    let ids: Vec<&str> = ids.map(|run| run["run_id"].as_str().unwrap()).collect();
+    started.reverse();
+    assert_eq!(ids, started, "the youngest first, each once");
+    assert_eq!(second["next_cursor"], Value::Null);
+    assert_eq!(
+        shop.kagzi(&["list", "--limit", "2"]).await.stdout().lines().count(),
+        3,
+        "a header and two rows"
+    );
+    assert_eq!(shop.kagzi(&["list", "--cursor", "invented"]).await.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_is_told_apart_by_the_exit_code() {
+    let shop = Shop::open().await;
+    let unknown = shop.kagzi(&["get", UNKNOWN_RUN]).await;
+    assert_eq!(unknown.code(), Some(3));
+    assert!(
+        unknown.stderr().starts_with("error: ") && unknown.stderr().contains("  why: "),
+        "{}",
+        unknown.stderr()
+    );
+    assert_eq!(shop.kagzi(&["get", "not-an-id"]).await.code(), Some(2));
+    assert_eq!(shop.kagzi(&["start", "greet", "--input", "no json"]).await.code(), Some(2));
+    assert_eq!(shop.kagzi(&["list", "--namespace", "elsewhere"]).await.stdout(), "");
+
+    let taken = kagzi_testkit::free_port().unwrap();
+    let nobody = shop.kagzi(&["list", "--server", &format!("http://127.0.0.1:{taken}")]).await;
+    assert_eq!(nobody.code(), Some(4));
+    assert!(nobody.stderr().contains("kagzi dev"), "it says what to do: {}", nobody.stderr());
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        let script = Ended(command.args(["completions", shell]).output().unwrap());
+        assert_eq!(script.code(), Some(0));
+        assert!(script.stdout().contains("dead-letters"), "{shell}");
+    }
+}

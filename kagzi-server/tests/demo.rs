@@ -1,0 +1,266 @@
+//! `kagzi demo`, the real binary on real files.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const STEPS_PER_FILE: u64 = 5;
+
+/// A directory to back up, and another one for temporary files, so that tests see what is left there.
+struct Scene {
+    directory: TempDir,
+    temporary: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { directory: TempDir::new().unwrap(), temporary: TempDir::new().unwrap() }
+    }
+
+    fn file(&self, name: impl AsRef<OsStr>, content: impl AsRef<[u8]>) {
+        let path = self.directory.path().join(name.as_ref());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        command.arg("demo").arg(self.directory.path()).args(args).env("TMPDIR", self.temporary.path());
+        command
+    }
+
+    fn demo(&self, args: &[&str]) -> Ended {
+        Ended(self.command(&[&["--json"], args].concat()).output().unwrap())
+    }
+
+    /// Asks `sha256sum` what it thinks of the manifest.
+    fn check(&self, manifest: &Path) {
+        let output = Command::new("sha256sum")
+            .args(["--check", "--strict"])
+            .arg(manifest)
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn left_in_temporary(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.temporary.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// A demo that ended.
+struct Ended(Output);
+
+impl Ended {
+    fn exit_code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    /// The one object on the standard output.
+    fn summary(&self) -> Summary {
+        match serde_json::from_slice(&self.0.stdout) {
+            Ok(summary) => Summary(summary),
+            Err(error) => panic!("{error}: {:?}\n{}", String::from_utf8_lossy(&self.0.stdout), self.stderr()),
+        }
+    }
+}
+
+struct Summary(Value);
+
+impl Summary {
+    fn number(&self, field: &str) -> u64 {
+        self.0[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {}", self.0))
+    }
+
+    fn manifest(&self) -> PathBuf {
+        PathBuf::from(self.0["manifest"].as_str().unwrap())
+    }
+
+    fn codes(&self) -> Vec<&str> {
+        let letters = self.0["not_backed_up"].as_array().unwrap();
+        letters.iter().map(|letter| letter["code"].as_str().unwrap()).collect()
+    }
+
+    /// What every demo that killed a worker must show.
+    fn assert_survived_a_crash(&self) {
+        assert_eq!(self.number("workers_killed"), 1, "{}", self.0);
+        assert!(self.number("attempts_abandoned") >= 1, "{}", self.0);
+        assert_eq!(self.number("attempts_reexecuted"), self.number("attempts_abandoned"), "{}", self.0);
+        assert_eq!(self.number("steps_completed_twice"), 0, "{}", self.0);
+    }
+}
+
+fn files_of_every_kind(scene: &Scene) {
+    for number in 0..60_u32 {
+        scene.file(format!("dir{}/file{number}.txt", number % 7), format!("content {number} ").repeat(500));
+    }
+    scene.file("empty", "");
+    scene.file("twin-1", "the same content");
+    scene.file("twin-2", "the same content");
+    for name in [&b"new\nline"[..], b"back\\slash", b"-", b" space ", b"\xff\xfe", "\u{1f980}".as_bytes()] {
+        scene.file(OsStr::from_bytes(name), name);
+    }
+    scene.file("large", vec![7; 8 << 20]);
+    symlink("large", scene.directory.path().join("link")).unwrap();
+}
+
+#[test]
+fn every_file_is_backed_up_although_the_worker_is_killed_half_way() {
+    let scene = Scene::new();
+    files_of_every_kind(&scene);
+    symlink("nowhere", scene.directory.path().join("broken")).unwrap();
+    let ended = scene.demo(&[]);
+    assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
+    let summary = ended.summary();
+    summary.assert_survived_a_crash();
+    scene.check(&summary.manifest());
+    assert_eq!(summary.number("files"), 72);
+    assert_eq!(summary.number("runs_completed"), 71);
+    assert_eq!(summary.number("dead_letters"), 1);
+    assert_eq!(summary.codes(), ["not_found"]);
+    assert_eq!(summary.number("steps_executed"), 71 * STEPS_PER_FILE);
+    assert_eq!(fs::read(summary.manifest()).unwrap().split(|byte| *byte == b'\n').count() - 1, 71);
+}
+
+#[test]
+fn one_file_is_enough_for_a_crash() {
+    let scene = Scene::new();
+    scene.file("only", "one");
+    let ended = scene.demo(&[]);
+    assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
+    ended.summary().assert_survived_a_crash();
+    scene.check(&ended.summary().manifest());
+}
+
+#[test]
+fn nothing_but_files_that_cannot_be_read_is_reported_and_no_failure() {
+    let scene = Scene::new();
+    symlink("nowhere", scene.directory.path().join("broken")).unwrap();
+    symlink("loop", scene.directory.path().join("loop")).unwrap();
+    symlink(".", scene.directory.path().join("directory")).unwrap();
+    let pipe = scene.directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let ended = scene.demo(&[]);
+    assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
+    let summary = ended.summary();
+    assert_eq!(summary.codes(), ["not_found", "link_loop", "not_a_regular_file"]);
+    assert_eq!(summary.number("workers_killed"), 1);
+    assert!(summary.number("attempts_abandoned") >= 1);
+    assert_eq!(summary.0["directories_skipped"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_empty_directory_is_finished_at_once() {
+    let scene = Scene::new();
+    let ended = scene.demo(&[]);
+    assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
+    assert_eq!(ended.summary().number("files"), 0);
+    assert_eq!(ended.summary().number("workers_killed"), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_that_never_stands_still_is_given_up_and_said_so() {
+    let scene = Scene::new();
+    scene.file("quiet", "still");
+    // Its content differs at every reading, and its size is never what was read.
+    symlink("/proc/uptime", scene.directory.path().join("restless")).unwrap();
+    let ended = scene.demo(&[]);
+    assert_eq!(ended.exit_code(), Some(1), "{}", ended.stderr());
+    assert_eq!(ended.summary().codes(), ["changed"]);
+    assert_eq!(ended.summary().number("runs_completed"), 1);
+    scene.check(&ended.summary().manifest());
+}
+
+#[test]
+fn what_is_no_directory_is_refused_as_wrong_usage() {
+    let scene = Scene::new();
+    scene.file("file", "x");
+    for name in ["file", "absent"] {
+        let path = scene.directory.path().join(name);
+        let output = Command::new(env!("CARGO_BIN_EXE_kagzi")).arg("demo").arg(path).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(name));
+    }
+}
+
+#[test]
+fn only_the_manifest_stays_unless_all_is_to_be_kept() {
+    let scene = Scene::new();
+    scene.file("file", "x");
+    let manifest = scene.demo(&[]).summary().manifest();
+    assert!(manifest.starts_with(scene.temporary.path().canonicalize().unwrap()));
+    let left = fs::read_dir(manifest.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, [OsStr::new(".kagzi-demo"), OsStr::new("SHA256SUMS")]);
+
+    let kept = scene.demo(&["--keep"]).summary().manifest();
+    for name in ["kagzi.db", "objects", "records"] {
+        assert!(kept.parent().unwrap().join(name).exists(), "{name}");
+    }
+    assert_eq!(fs::read_dir(scene.directory.path()).unwrap().count(), 1, "nothing is written into DIR");
+}
+
+/// Starts a demo that has work for a while, and waits until its first worker is there.
+fn under_way(scene: &Scene) -> (Child, u32) {
+    for number in 0..200_u32 {
+        scene.file(format!("{number}"), vec![1; 200_000]);
+    }
+    let mut demo = scene.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = demo.stderr.as_mut().unwrap();
+    let started =
+        BufReader::new(stderr).lines().map(Result::unwrap).find(|line| line.starts_with("worker 1 started"));
+    let pid = started.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    (demo, pid)
+}
+
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+fn is_gone(pid: u32) -> bool {
+    !Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
+}
+
+fn wait_until_gone(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_gone(pid) {
+        assert!(Instant::now() < deadline, "process {pid} is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn ctrl_c_takes_everything_down() {
+    let scene = Scene::new();
+    let (mut demo, worker) = under_way(&scene);
+    signal("-INT", demo.id());
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    wait_until_gone(worker);
+    assert_eq!(scene.left_in_temporary(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_worker_does_not_outlive_a_demo_that_is_killed() {
+    let scene = Scene::new();
+    let (mut demo, worker) = under_way(&scene);
+    signal("-KILL", demo.id());
+    demo.wait().unwrap();
+    wait_until_gone(worker);
+}
