@@ -180,6 +180,11 @@ impl Clock for ManualClock {
     }
 }
 
+/// A duration as stores keep it: whole microseconds, the rest cut off.
+pub(crate) fn whole_micros(duration: Duration) -> Duration {
+    u64::try_from(duration.as_micros()).map_or(Duration::MAX, Duration::from_micros)
+}
+
 /// Durations as whole microseconds in JSON, since that is the precision that stores keep.
 pub(crate) mod duration_micros {
     use std::time::Duration;

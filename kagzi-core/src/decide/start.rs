@@ -1,10 +1,11 @@
 //! Starting runs.
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, whole_micros};
 use crate::error::StoreError;
 use crate::lease::FencingToken;
 use crate::op::{StartAt, StartOutcome, StartRun, Started};
 use crate::payload::Payload;
+use crate::retry::RetryPolicy;
 use crate::run::{Run, RunState};
 
 /// The row of the run that a start makes. Its input is recorded beside it.
@@ -23,7 +24,7 @@ pub fn new_run(start: &StartRun, now: Timestamp) -> Run {
         priority: start.priority,
         due_at,
         deadline_at: start.run_timeout.map(|timeout| due_at.saturating_add(timeout)),
-        run_timeout: start.run_timeout,
+        run_timeout: start.run_timeout.map(whole_micros),
         fencing_token: FencingToken::NONE,
         worker_id: None,
         lease_expires_at: None,
@@ -32,7 +33,7 @@ pub fn new_run(start: &StartRun, now: Timestamp) -> Run {
         lost_leases: 0,
         failures: 0,
         budget_token: FencingToken::NONE,
-        retry: start.retry.clone(),
+        retry: start.retry.as_ref().map(RetryPolicy::as_recorded),
         idempotency_key: start.idempotency_key.clone(),
         labels: start.labels.clone(),
         trace_context: start.trace_context.clone(),
@@ -75,8 +76,8 @@ fn differences(start: &StartRun, run: &Run, input: &Payload) -> Vec<&'static str
         ("input", start.input == *input),
         ("idempotency_key", start.idempotency_key == run.idempotency_key),
         ("priority", start.priority == run.priority),
-        ("run_timeout", start.run_timeout == run.run_timeout),
-        ("retry_policy", start.retry == run.retry),
+        ("run_timeout", start.run_timeout.map(whole_micros) == run.run_timeout),
+        ("retry_policy", start.retry.as_ref().map(RetryPolicy::as_recorded) == run.retry),
         ("labels", start.labels == run.labels),
     ]
     .into_iter()

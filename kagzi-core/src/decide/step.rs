@@ -69,7 +69,7 @@ fn begin(
         state: AttemptState::Running,
         fencing_token: lease.fencing_token,
         worker_id: lease.worker_id.clone(),
-        retry: step.retry.clone(),
+        retry: step.retry.as_ref().map(RetryPolicy::as_recorded),
         deadline_at: step.timeout.map(|timeout| now.saturating_add(timeout)),
         begin_operation: operation,
         end_operation: None,
