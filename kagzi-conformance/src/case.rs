@@ -46,11 +46,11 @@ impl Case {
         (self.body)(scenario)
     }
 
-    /// Why the case does not apply to a backend with these capabilities, if it does not.
+    /// What a backend with these capabilities lacks for the case to apply, if anything.
     pub fn not_applicable(&self, capabilities: &[Capability]) -> Option<String> {
         let missing: Vec<String> =
             self.needs.iter().filter(|need| !capabilities.contains(need)).map(ToString::to_string).collect();
-        (!missing.is_empty()).then(|| format!("the backend does not offer {}", missing.join(" and ")))
+        (!missing.is_empty()).then(|| format!("needs {}", missing.join(" and ")))
     }
 }
 

@@ -42,7 +42,7 @@ fn play(args: &Arguments, fixture: Arc<dyn Fixture>, runtime: &Arc<Runtime>) -> 
         let reason = case.not_applicable(&capabilities);
         let trial = trial(&case, Arc::clone(&fixture), Arc::clone(runtime), Arc::clone(&ended))
             .with_ignored_flag(reason.is_some())
-            .with_kind(reason.as_ref().map_or(String::new(), |reason| format!("not applicable: {reason}")));
+            .with_kind(reason.clone().unwrap_or_default());
         if args.is_filtered_out(&trial) {
             continue;
         }

@@ -1,12 +1,15 @@
 //! The catalogue: one file a topic.
 
+mod batching;
 mod claim;
 mod claim_order;
 mod dead_letters;
+mod durability;
 mod fencing;
 mod fencing_races;
 mod fidelity;
 mod finish;
+mod input;
 mod isolation;
 mod keeping;
 mod lease;
@@ -18,6 +21,7 @@ mod sleep;
 mod start;
 mod step;
 mod step_together;
+mod wake;
 
 use crate::case::Case;
 
@@ -43,6 +47,11 @@ pub fn all_cases() -> Vec<Case> {
         keeping::cases(),
         isolation::cases(),
         isolation::operation_cases(),
+        input::cases(),
+        durability::cases(),
+        durability::operation_cases(),
+        wake::cases(),
+        batching::cases(),
     ]
     .into_iter()
     .flatten()

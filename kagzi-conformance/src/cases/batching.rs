@@ -1,0 +1,246 @@
+//! Batching: operations that are in flight together do not harm each other.
+
+use std::time::Duration;
+
+use kagzi_core::{
+    AttemptState, BeginOutcome, CompleteStep, NextStep, OperationId, Payload, RunState, StartOutcome,
+    StartRun, Then,
+};
+
+use crate::case::cases;
+use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, refused, step_id, too_large};
+use crate::violation::{Verdict, Violation};
+
+cases! {
+    "batching";
+    [15] a_refused_operation_does_not_harm_its_neighbours;
+    [15] operations_of_every_kind_in_flight_together_all_get_their_own_answer;
+    [15] operations_on_one_run_in_flight_together_behave_as_one_after_the_other;
+    [1, 3, 15] fifty_runs_driven_at_once_all_complete;
+    [1, 15] two_servers_drive_runs_together needs SecondHandle;
+    [8, 15] a_dropped_start_was_made_or_not_and_can_be_sent_again;
+    [8, 15] a_dropped_completion_was_made_whole_or_not_at_all;
+    [8, 15] a_dropped_claim_is_found_again_by_its_operation;
+}
+
+async fn many_held(s: &Scenario, count: u32) -> Result<Vec<Held>, Violation> {
+    s.start_many(count as usize).await?;
+    Ok(s.claim("w1", count).await?.into_iter().map(|run| Held::new(s.clone(), run)).collect())
+}
+
+async fn a_refused_operation_does_not_harm_its_neighbours(s: Scenario) -> Verdict {
+    let held = many_held(&s, 64).await?;
+    for stale in held.iter().step_by(4) {
+        s.cancel(stale.run_id()).await?;
+    }
+    let answers = race(64, |number| {
+        let held = held[number].clone();
+        async move {
+            if number % 4 == 1 {
+                return Ok(held.store().complete_step(held.complete_request("a", 1, "1")?).await.map(drop));
+            }
+            Ok(held.store().begin_step(held.begin_request("a")?).await.map(drop))
+        }
+    })
+    .await?;
+    for (number, answer) in answers.iter().enumerate() {
+        match number % 4 {
+            0 => drop(lease_lost(answer, "the cancelled are told so, each alone [2, 15]")?),
+            1 => refused(answer, "ATTEMPT_NOT_RUNNING", "what was not begun is refused, alone [15]")?,
+            _ => check(answer.is_ok(), "a neighbour's refusal harms nobody [15]", "accepted", answer)?,
+        }
+    }
+    for (number, held) in held.iter().enumerate() {
+        let attempts = s.attempts(held.run_id()).await?.len();
+        equal(
+            "what was accepted is recorded, what was refused is not [15]",
+            &usize::from(number % 4 > 1),
+            &attempts,
+        )?;
+    }
+    Ok(())
+}
+
+async fn operations_of_every_kind_in_flight_together_all_get_their_own_answer(s: Scenario) -> Verdict {
+    let held = many_held(&s, 60).await?;
+    for run in &held {
+        run.begin("a").await?;
+    }
+    race(60, |number| {
+        let (s, held) = (s.clone(), held[number].clone());
+        async move {
+            match number % 10 {
+                0 => held.complete("a", 1, "1").await,
+                1 => held.complete_run("1").await,
+                2 => held.fail("a", 1, crate::scenario::hiccup()).await.map(drop),
+                3 => held.fail_run(crate::scenario::fatal()).await.map(drop),
+                4 => held.sleep("nap", LEASE).await.map(drop),
+                5 => held.release().await,
+                6 => held.heartbeat().await.map(drop),
+                7 => held.begin("b").await.map(drop),
+                8 => s.cancel(held.run_id()).await.map(drop),
+                _ => {
+                    let mut request = held.complete_request("a", 1, "1")?;
+                    request.output = Payload::raw(vec![0; 4097]);
+                    too_large(&s.store().complete_step(request).await, "output", "over the limit [12]")
+                }
+            }
+        }
+    })
+    .await?;
+    let running = RunState::Running;
+    let expected = [
+        running,
+        RunState::Completed,
+        RunState::Sleeping,
+        RunState::Failed,
+        RunState::Sleeping,
+        RunState::Pending,
+        running,
+        running,
+        RunState::Cancelled,
+        running,
+    ];
+    for (number, held) in held.iter().enumerate() {
+        let state = s.run(held.run_id()).await?.run.state;
+        equal("each run is where its own operation put it [15]", &expected[number % 10], &state)?;
+    }
+    Ok(())
+}
+
+async fn operations_on_one_run_in_flight_together_behave_as_one_after_the_other(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    for number in 0..20 {
+        held.begin(&format!("step{number}")).await?;
+    }
+    let answers = race(40, |number| {
+        let held = held.clone();
+        async move {
+            let step = format!("step{}", number / 2);
+            Ok(if number % 2 == 0 {
+                held.store().complete_step(held.complete_request(&step, 1, "1")?).await.is_ok()
+            } else if number == 21 {
+                held.store().release(held.release_request()).await.is_ok()
+            } else {
+                held.try_heartbeat(held.heartbeat_request()).await?.is_ok()
+            })
+        }
+    })
+    .await?;
+    check(answers[21], "the release is accepted", true, &answers[21])?;
+    for attempt in s.attempts(held.run_id()).await? {
+        let number: usize = attempt.step_id.as_str().trim_start_matches("step").parse().unwrap_or_default();
+        let expected = if answers[number * 2] { AttemptState::Completed } else { AttemptState::Abandoned };
+        equal(
+            "a completion before the release counts, one after it does not [2, 15]",
+            &expected,
+            &attempt.state,
+        )?;
+    }
+    equal("and the run is released", &RunState::Pending, &s.run(held.run_id()).await?.run.state)
+}
+
+/// Claims and completes runs of three steps until there are none; gives how many.
+async fn work(s: &Scenario, worker: &str) -> Result<usize, Violation> {
+    let mut done = 0;
+    loop {
+        let claimed = s.claim(worker, 3).await?;
+        if claimed.is_empty() {
+            return Ok(done);
+        }
+        for run in claimed {
+            let held = Held::new(s.clone(), run);
+            held.begin("step0").await?;
+            for number in 1..3 {
+                let then = Then::Begin(NextStep::new(step_id(format!("step{number}"))?, number));
+                held.complete_then(&format!("step{}", number - 1), 1, "1", then).await?;
+            }
+            held.complete_then("step2", 1, "1", Then::CompleteRun(Payload::json("\"all\""))).await?;
+            done += 1;
+        }
+    }
+}
+
+async fn all_complete(s: &Scenario, ids: Vec<kagzi_core::RunId>, done: Vec<usize>) -> Verdict {
+    equal("each run is driven once [1]", &ids.len(), &done.iter().sum::<usize>())?;
+    for run_id in ids {
+        let snapshot = s.snapshot(run_id).await?;
+        let states: Vec<_> = snapshot.attempts.iter().map(|a| (a.attempt, a.state)).collect();
+        equal("each step is completed once [3]", &vec![(1, AttemptState::Completed); 3], &states)?;
+        equal("and the run with its output [15]", &Some(Payload::json("\"all\"")), &snapshot.record.output)?;
+    }
+    Ok(())
+}
+
+async fn fifty_runs_driven_at_once_all_complete(s: Scenario) -> Verdict {
+    let ids = s.start_many(50).await?;
+    let done = race(16, |number| {
+        let s = s.clone();
+        async move { work(&s, &format!("w{number}")).await }
+    })
+    .await?;
+    all_complete(&s, ids, done).await
+}
+
+async fn two_servers_drive_runs_together(s: Scenario) -> Verdict {
+    let second = s.second_handle().await?;
+    let ids = s.start_many(50).await?;
+    let done = race(8, |number| {
+        let s = if number % 2 == 0 { s.clone() } else { second.clone() };
+        async move { work(&s, &format!("w{number}")).await }
+    })
+    .await?;
+    all_complete(&s, ids, done).await
+}
+
+/// Polls a call once and drops it, as a caller does whose own caller went away.
+async fn dropped<T>(call: impl Future<Output = T>) {
+    // Whether it ended at the first poll does not matter: the case looks at what was recorded.
+    drop(tokio::time::timeout(Duration::ZERO, call).await);
+}
+
+async fn a_dropped_start_was_made_or_not_and_can_be_sent_again(s: Scenario) -> Verdict {
+    for _ in 0..20 {
+        let request = StartRun { input: Payload::json("\"whole\""), ..s.start_request() };
+        dropped(s.store().start(vec![request.clone()])).await;
+        let again = s.start(request).await?;
+        equal("a start sent again is the first one [8]", &StartOutcome::Created, &again.outcome)?;
+        equal("and whole [15]", &Payload::json("\"whole\""), &s.run(again.run_id).await?.input)?;
+    }
+    equal("no start was made twice [8]", &20, &s.claim("w1", 100).await?.len())
+}
+
+async fn a_dropped_completion_was_made_whole_or_not_at_all(s: Scenario) -> Verdict {
+    for held in many_held(&s, 20).await? {
+        held.begin("a").await?;
+        let then = Then::Begin(NextStep::new(step_id("b")?, 1));
+        let request = CompleteStep { then, ..held.complete_request("a", 1, "1")? };
+        dropped(s.store().complete_step(request.clone())).await;
+        let states: Vec<_> = s.attempts(held.run_id()).await?.iter().map(|a| a.state).collect();
+        let whole = states == [AttemptState::Completed, AttemptState::Running];
+        let none = states == [AttemptState::Running];
+        check(whole || none, "a dropped call is done or not done, never half [15]", "both or none", &states)?;
+        s.store().complete_step(request).await.map_err(|e| Violation::refused("a repeat", &e))?;
+        let attempts = s.attempts(held.run_id()).await?;
+        equal("and sent again it is done once [8]", &2, &attempts.len())?;
+        match held.begin_any("b").await? {
+            BeginOutcome::InProgress { attempt: 1 } => {}
+            other => return check(false, "the next step is at attempt 1 [3]", "InProgress 1", other),
+        }
+    }
+    Ok(())
+}
+
+async fn a_dropped_claim_is_found_again_by_its_operation(s: Scenario) -> Verdict {
+    s.start_many(20).await?;
+    for _ in 0..10 {
+        let request = s.claim_request("w1", 2)?;
+        let operation: OperationId = request.operation;
+        dropped(s.store().claim(request.clone())).await;
+        for run in s.claim_as(request).await? {
+            equal("the runs are held by this claim [8]", &Some(operation), &run.run.claim_operation)?;
+            equal("and were claimed once [1]", &1, &run.run.claims)?;
+        }
+    }
+    s.nothing_claimable("every run is in somebody's hands [10]").await
+}

@@ -1,0 +1,228 @@
+//! Wake-ups: who waits hears of what happened.
+
+use std::time::Duration;
+
+use kagzi_core::{RunId, StartAt, StartRun, Store, Subscription, Topic};
+
+use crate::case::cases;
+use crate::scenario::{Held, LEASE, Scenario, fatal, hiccup};
+use crate::violation::{Verdict, Violation};
+
+cases! {
+    "wake_up";
+    [10] a_start_wakes_its_queue;
+    [10] a_batch_of_starts_wakes_every_queue_of_it;
+    [10] a_release_wakes_the_queue;
+    [10] a_requeue_wakes_the_queue;
+    [10] a_reaped_lease_wakes_the_queue;
+    [10] a_woken_sleeper_wakes_the_queue;
+    [10] a_retry_without_delay_wakes_the_queue;
+    [10] a_sleep_of_zero_wakes_the_queue;
+    [10] every_waiter_of_a_queue_is_woken;
+    [10] completing_wakes_who_waits_for_the_run;
+    [10] failing_wakes_who_waits_for_the_run;
+    [10] cancelling_wakes_who_waits_for_the_run;
+    [10] a_step_that_finishes_the_run_wakes_who_waits_for_it;
+    [10] a_timeout_wakes_who_waits_for_the_run;
+    [10] a_poisoned_run_wakes_who_waits_for_it;
+    [10, 14] an_earlier_deadline_wakes_the_reaper;
+    [10, 14] the_lease_of_a_claim_wakes_the_reaper;
+    [10, 14] a_sleep_wakes_the_reaper;
+    [10, 14] a_step_timeout_wakes_the_reaper;
+    [10] a_start_between_subscribing_and_waiting_is_heard;
+}
+
+/// A hint that has not come by then will not come. A guard: no case waits for it where the rule is kept.
+const GUARD: Duration = Duration::from_secs(10);
+
+fn queue_of(s: &Scenario) -> Subscription {
+    let start = s.start_request();
+    s.store().wake_hub().subscribe([Topic::Queue(start.namespace, start.queue)])
+}
+
+fn run_of(s: &Scenario, run_id: RunId) -> Subscription {
+    s.store().wake_hub().subscribe([Topic::Run(run_id)])
+}
+
+async fn woken(mut waiter: Subscription, rule: &str) -> Verdict {
+    tokio::time::timeout(GUARD, waiter.wait())
+        .await
+        .map_err(|_| Violation::new(rule, "a wake-up", format!("none within {GUARD:?}")))
+}
+
+async fn a_start_wakes_its_queue(s: Scenario) -> Verdict {
+    let waiter = queue_of(&s);
+    s.start_one().await?;
+    woken(waiter, "a start wakes its queue [10]").await
+}
+
+async fn a_batch_of_starts_wakes_every_queue_of_it(s: Scenario) -> Verdict {
+    let others: Vec<Scenario> =
+        ["a", "b", "c"].into_iter().map(|q| s.on_queue(q)).collect::<Result<_, _>>()?;
+    let waiters: Vec<Subscription> = others.iter().map(queue_of).collect();
+    s.start_all(others.iter().map(Scenario::start_request).collect()).await?;
+    for waiter in waiters {
+        woken(waiter, "each queue of a batch is woken [10]").await?;
+    }
+    Ok(())
+}
+
+async fn a_release_wakes_the_queue(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let waiter = queue_of(&s);
+    held.release().await?;
+    woken(waiter, "a release wakes the queue [10]").await
+}
+
+async fn a_requeue_wakes_the_queue(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    held.fail_run(fatal()).await?;
+    let waiter = queue_of(&s);
+    s.requeue(held.run_id()).await?;
+    woken(waiter, "a requeue wakes the queue [10]").await
+}
+
+async fn a_reaped_lease_wakes_the_queue(s: Scenario) -> Verdict {
+    s.held().await?;
+    s.turn(LEASE);
+    let waiter = queue_of(&s);
+    s.reap(10).await?;
+    woken(waiter, "a lease taken back wakes the queue [10]").await
+}
+
+async fn a_woken_sleeper_wakes_the_queue(s: Scenario) -> Verdict {
+    s.held().await?.sleep("nap", LEASE).await?;
+    s.turn(LEASE);
+    let waiter = queue_of(&s);
+    s.reap(10).await?;
+    woken(waiter, "the end of a sleep wakes the queue [10]").await
+}
+
+async fn a_retry_without_delay_wakes_the_queue(s: Scenario) -> Verdict {
+    let mut retry = crate::scenario::suite_rules().default_retry;
+    retry.first_delay = Duration::ZERO;
+    s.start(StartRun { retry: Some(retry), ..s.start_request() }).await?;
+    let held = s.claim_one("w1").await?;
+    let waiter = queue_of(&s);
+    held.fail_run(hiccup()).await?;
+    woken(waiter, "a retry that is due at once wakes the queue [10]").await
+}
+
+async fn a_sleep_of_zero_wakes_the_queue(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let waiter = queue_of(&s);
+    held.sleep("nap", Duration::ZERO).await?;
+    woken(waiter, "a sleep that is over at once wakes the queue [10]").await
+}
+
+async fn every_waiter_of_a_queue_is_woken(s: Scenario) -> Verdict {
+    let waiters: Vec<Subscription> = (0..1000).map(|_| queue_of(&s)).collect();
+    s.start_one().await?;
+    for waiter in waiters {
+        woken(waiter, "a thousand waiters hear of one start [10]").await?;
+    }
+    Ok(())
+}
+
+async fn completing_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let waiter = run_of(&s, held.run_id());
+    held.complete_run("1").await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+async fn failing_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let waiter = run_of(&s, held.run_id());
+    held.fail_run(fatal()).await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+async fn cancelling_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
+    let run_id = s.start_one().await?;
+    let waiter = run_of(&s, run_id);
+    s.cancel(run_id).await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+async fn a_step_that_finishes_the_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    held.begin("a").await?;
+    let waiter = run_of(&s, held.run_id());
+    let then = kagzi_core::Then::CompleteRun(kagzi_core::Payload::empty());
+    held.complete_then("a", 1, "1", then).await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+async fn a_timeout_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
+    let run_id = s.start(StartRun { run_timeout: Some(LEASE), ..s.start_request() }).await?.run_id;
+    s.turn(LEASE);
+    let waiter = run_of(&s, run_id);
+    s.reap(10).await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+async fn a_poisoned_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
+    let run_id = s.start_one().await?;
+    for _ in 0..3 {
+        s.claim_one("w1").await?;
+        s.turn(LEASE);
+    }
+    let waiter = run_of(&s, run_id);
+    // A claim may be the one that finds it out.
+    s.nothing_claimable("a poison run is not taken again [14]").await?;
+    s.reap_all().await?;
+    woken(waiter, "the end of a run wakes who waits for it [10]").await
+}
+
+/// A reaper that believes that nothing is due for a day.
+fn reaper(s: &Scenario) -> Subscription {
+    let hub = s.store().wake_hub();
+    let waiter = hub.subscribe([Topic::Deadlines]);
+    hub.arm(s.now().saturating_add(Duration::from_hours(24)));
+    waiter
+}
+
+async fn an_earlier_deadline_wakes_the_reaper(s: Scenario) -> Verdict {
+    let delayed = StartRun { start_at: StartAt::After(LEASE), ..s.start_request() };
+    let bounded = StartRun { run_timeout: Some(LEASE), ..s.start_request() };
+    for start in [delayed, bounded] {
+        let waiter = reaper(&s);
+        s.start(start).await?;
+        woken(waiter, "a reaper that would sleep too long is woken [10, 14]").await?;
+    }
+    Ok(())
+}
+
+async fn the_lease_of_a_claim_wakes_the_reaper(s: Scenario) -> Verdict {
+    s.start_one().await?;
+    let waiter = reaper(&s);
+    s.claim_one("w1").await?;
+    woken(waiter, "a reaper that would sleep past a lease is woken [10, 14]").await
+}
+
+async fn a_sleep_wakes_the_reaper(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let waiter = reaper(&s);
+    held.sleep("nap", LEASE).await?;
+    woken(waiter, "a reaper that would sleep longer than a sleeper is woken [10]").await
+}
+
+async fn a_step_timeout_wakes_the_reaper(s: Scenario) -> Verdict {
+    let held: Held = s.held().await?;
+    let waiter = reaper(&s);
+    let mut begin = held.begin_request("a")?;
+    begin.step.timeout = Some(LEASE);
+    s.store().begin_step(begin).await.map_err(|e| Violation::refused("a begin", &e))?;
+    woken(waiter, "a reaper that would sleep past a step's timeout is woken [14]").await
+}
+
+async fn a_start_between_subscribing_and_waiting_is_heard(s: Scenario) -> Verdict {
+    let waiter = queue_of(&s);
+    s.nothing_claimable("nothing is there yet").await?;
+    s.start_one().await?;
+    let store: &dyn Store = s.store();
+    let ready = store.wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..)));
+    crate::scenario::check(ready, "the waiter is known", true, ready)?;
+    woken(waiter, "who subscribes before looking misses nothing [10]").await
+}
