@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kagzi_core::StoreError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::{is_busy, nothing_happened, unavailable};
@@ -97,6 +98,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 
 /// What every connection needs.
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    // One plan a statement, whatever is bound: without it SQLite compiles most statements anew each time,
+    // to see whether a value bound now would open a partial index.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(
         "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
          PRAGMA trusted_schema = OFF;",
