@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{SharedStore, StoreError, SystemClock};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::config::ServerConfig;
@@ -27,6 +28,7 @@ pub async fn open_store(config: &ServerConfig) -> Result<SharedStore, ServerErro
     match scheme.as_str() {
         "memory" => Ok(Arc::new(MemoryStore::new(Arc::new(SystemClock), config.rules.clone()))),
         "sqlite" => Ok(Arc::new(open_sqlite(config).await.map_err(failed)?)),
+        "postgres" | "postgresql" => Ok(Arc::new(open_postgres(config).await.map_err(failed)?)),
         _ => Err(ServerError::UnknownStore { built_in: BUILT_IN.to_owned(), got: without_password(url) }),
     }
 }
@@ -37,7 +39,26 @@ async fn open_sqlite(config: &ServerConfig) -> Result<SqliteStore, StoreError> {
         // One more connection writes.
         options = options.readers(connections.saturating_sub(1).max(1) as usize);
     }
-    SqliteStore::open(options).await
+    SqliteStore::open(options).await.map_err(|error| as_setting(error, "readers"))
+}
+
+async fn open_postgres(config: &ServerConfig) -> Result<PostgresStore, StoreError> {
+    let mut options = PostgresOptions::new(&config.store);
+    options.rules = config.rules.clone();
+    if let Some(connections) = config.store_connections {
+        options.max_connections = connections;
+    }
+    PostgresStore::connect(options).await.map_err(|error| as_setting(error, "max_connections"))
+}
+
+/// An error about the option of a backend that `store_connections` sets, under that name.
+fn as_setting(error: StoreError, option: &str) -> StoreError {
+    match error {
+        StoreError::InvalidArgument { field, expected, got } if field == option => {
+            StoreError::InvalidArgument { field: "store_connections".to_owned(), expected, got }
+        }
+        other => other,
+    }
 }
 
 /// A URL as it may be shown: what stands between user and host is left out.
@@ -63,6 +84,33 @@ mod tests {
                 assert!(error.contains(scheme), "{error}");
             }
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_open_is_named_without_its_password() {
+        let cases = [
+            ("postgres://u:secret@127.0.0.1:1/db", "postgres://u:***@127.0.0.1:1/db"),
+            ("postgres://u:secret@h/db?partitions=0", "partitions: expected from 1 to 1024"),
+            ("sqlite:///no/such/directory/kagzi.db", "/no/such/directory"),
+        ];
+        for (url, expected) in cases {
+            let config = ServerConfig { store: url.to_owned(), ..ServerConfig::default() };
+            let error = open_store(&config).await.unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn too_many_connections_are_refused_under_the_name_of_the_setting() {
+        for store in ["sqlite://never-made.db", "postgres://u@127.0.0.1:1/db"] {
+            let config = ServerConfig {
+                store: store.to_owned(),
+                store_connections: Some(5000),
+                ..ServerConfig::default()
+            };
+            let error = open_store(&config).await.unwrap_err().to_string();
+            assert!(error.contains("store_connections: "), "{error}");
         }
     }
 

@@ -39,7 +39,7 @@ pub struct ServerConfig {
     pub listen: String,
     /// Which store: `sqlite://path`, `postgres://...` or `memory:`. Default `sqlite://kagzi.db`.
     pub store: String,
-    /// How many connections the store may open; nothing: the backend's own default.
+    /// How many connections the store may open, at least 2; nothing: the backend's own default.
     pub store_connections: Option<u32>,
     /// The namespaces that are served. Default `["default"]`.
     pub namespaces: Vec<Namespace>,
@@ -157,8 +157,8 @@ impl ServerConfig {
         if self.max_concurrent_streams == 0 {
             return refuse("max_concurrent_streams", "at least 1".to_owned(), "0".to_owned());
         }
-        if self.store_connections == Some(0) {
-            return refuse("store_connections", "at least 1".to_owned(), "0".to_owned());
+        if let Some(too_few @ 0..=1) = self.store_connections {
+            return refuse("store_connections", "at least 2".to_owned(), too_few.to_string());
         }
         // A run with input, output and a failure's details must fit one message.
         let needed = self.rules.max_payload_bytes.saturating_mul(3).saturating_add(1 << 20);

@@ -18,7 +18,7 @@ pub struct Settings {
     /// The store: `sqlite://path`, `postgres://user@host/database` or `memory:`. [default: `sqlite://kagzi.db`]
     #[arg(long, env = "KAGZI_STORE", value_name = "URL", hide_env_values = true)]
     pub store: Option<String>,
-    /// How many connections the store may open. [default: the backend's own]
+    /// How many connections the store may open, at least 2. [default: the backend's own]
     #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N")]
     pub store_connections: Option<u32>,
     /// The namespaces that are served, separated by commas (a list in the file). [default: default]

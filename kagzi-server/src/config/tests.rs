@@ -108,7 +108,7 @@ fn values_outside_their_range_are_refused_by_name() {
         ("max_message_bytes = 1000000", "max_message_bytes: "),
         ("max_payload_bytes = 100000000", "max_message_bytes: "),
         ("max_concurrent_streams = 0", "max_concurrent_streams: "),
-        ("store_connections = 0", "store_connections: "),
+        ("store_connections = 1", "store_connections: "),
         ("drain_timeout = \"99999d\"", "drain_timeout: "),
         ("health_interval = \"soon\"", "line 1: expected a number with a unit"),
         ("max_batch = -1", "line 1: "),

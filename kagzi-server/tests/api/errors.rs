@@ -17,14 +17,11 @@ async fn malformed_fields_of_a_start_are_named() {
         ("workflow_type", v1::StartWorkflowRequest { workflow_type: long, ..start() }),
         ("namespace", v1::StartWorkflowRequest { namespace: "a\nb".to_owned(), ..start() }),
         ("priority", v1::StartWorkflowRequest { priority: 10, ..start() }),
-        ("run_timeout", v1::StartWorkflowRequest { run_timeout: seconds(-1), ..start() }),
-        ("run_timeout", v1::StartWorkflowRequest { run_timeout: seconds(0), ..start() }),
+        ("run_timeout", v1::StartWorkflowRequest { run_timeout: Some(seconds(-1)), ..start() }),
+        ("run_timeout", v1::StartWorkflowRequest { run_timeout: Some(seconds(0)), ..start() }),
         (
             "start_after",
-            v1::StartWorkflowRequest {
-                start: Some(Start::StartAfter(seconds(i64::MAX).unwrap())),
-                ..start()
-            },
+            v1::StartWorkflowRequest { start: Some(Start::StartAfter(seconds(i64::MAX))), ..start() },
         ),
         ("operation_id", v1::StartWorkflowRequest { operation_id: "17".to_owned(), ..start() }),
         ("operation_id", v1::StartWorkflowRequest { operation_id: uuid::Uuid::nil().to_string(), ..start() }),
@@ -59,9 +56,9 @@ async fn malformed_fields_of_worker_calls_are_named() {
         ("queues", v1::PollActivityRequest { queues: Vec::new(), ..poll() }),
         ("worker_id", v1::PollActivityRequest { worker_id: " w".to_owned(), ..poll() }),
         ("limit", v1::PollActivityRequest { limit: 1001, ..poll() }),
-        ("lease_length", v1::PollActivityRequest { lease_length: seconds(0), ..poll() }),
-        ("lease_length", v1::PollActivityRequest { lease_length: seconds(3601), ..poll() }),
-        ("wait", v1::PollActivityRequest { wait: seconds(-5), ..poll() }),
+        ("lease_length", v1::PollActivityRequest { lease_length: Some(seconds(0)), ..poll() }),
+        ("lease_length", v1::PollActivityRequest { lease_length: Some(seconds(3601)), ..poll() }),
+        ("wait", v1::PollActivityRequest { wait: Some(seconds(-5)), ..poll() }),
     ];
     for (expected, request) in polls {
         let refused = server.workers.poll_activity(request).await.unwrap_err();
@@ -94,7 +91,7 @@ async fn malformed_fields_of_worker_calls_are_named() {
     assert_eq!(field(&server.workers.fail_workflow(nothing).await.unwrap_err()), "failure");
     let unspecified = v1::FailWorkflowRequest {
         lease: lease(&claimed),
-        failure: failure(v1::FailureKind::Unspecified),
+        failure: Some(failure(v1::FailureKind::Unspecified)),
         ..Default::default()
     };
     assert_eq!(field(&server.workers.fail_workflow(unspecified).await.unwrap_err()), "failure.kind");

@@ -25,8 +25,8 @@ async fn a_run_of_two_steps_goes_through_start_poll_steps_and_end() {
 
         let begin =
             v1::BeginStepRequest { lease: lease(&claimed), step: Some(next("one", 0)), ..Default::default() };
-        let begun = server.workers.begin_step(begin.clone()).await.unwrap().into_inner().outcome.unwrap();
-        assert!(matches!(begun.outcome, Some(Begun::Execute(execute)) if execute.attempt == 1));
+        let told = server.workers.begin_step(begin.clone()).await.unwrap().into_inner().outcome.unwrap();
+        assert!(matches!(told.outcome, Some(Begun::Execute(execute)) if execute.attempt == 1));
         let again = server.workers.begin_step(begin.clone()).await.unwrap().into_inner().outcome.unwrap();
         assert!(matches!(again.outcome, Some(Begun::InProgress(_))), "{again:?}");
 
@@ -87,7 +87,7 @@ async fn heartbeats_answer_each_lease_with_its_own_verdict() {
         let claimed = server.claim().await;
         let stale = v1::Lease { fencing_token: 99, ..lease(&claimed).unwrap() };
         let heartbeats = [lease(&claimed), Some(stale)]
-            .map(|lease| v1::Heartbeat { lease, lease_length: seconds(600) })
+            .map(|lease| v1::Heartbeat { lease, lease_length: Some(seconds(600)) })
             .to_vec();
         let request = v1::RecordHeartbeatRequest { heartbeats };
         let verdicts = server.workers.record_heartbeat(request).await.unwrap().into_inner().verdicts;
@@ -113,7 +113,7 @@ async fn a_failed_step_is_retried_and_a_hopeless_one_is_a_dead_letter_that_can_b
             lease: lease(&claimed),
             step_id: "one".to_owned(),
             attempt: 1,
-            failure: failure(v1::FailureKind::NonRetryable),
+            failure: Some(failure(v1::FailureKind::NonRetryable)),
             operation_id: String::new(),
         };
         let outcome = server.workers.fail_step(fail).await.unwrap().into_inner().outcome.unwrap();
@@ -121,7 +121,7 @@ async fn a_failed_step_is_retried_and_a_hopeless_one_is_a_dead_letter_that_can_b
         assert_eq!(outcome.outcome, Some(Failed::DeadLetter(reason.into())));
         let run = server.get(&run_id).await.run.unwrap();
         assert_eq!((run.state(), run.dead_letter_reason()), (v1::RunState::Failed, reason));
-        assert_eq!(run.failure, failure(v1::FailureKind::NonRetryable), "to the byte");
+        assert_eq!(run.failure, Some(failure(v1::FailureKind::NonRetryable)), "to the byte");
 
         let requeue = v1::RequeueWorkflowRequest {
             namespace: "default".to_owned(),
@@ -132,7 +132,7 @@ async fn a_failed_step_is_retried_and_a_hopeless_one_is_a_dead_letter_that_can_b
         let claimed = server.claim().await;
         let fail = v1::FailWorkflowRequest {
             lease: lease(&claimed),
-            failure: failure(v1::FailureKind::Retryable),
+            failure: Some(failure(v1::FailureKind::Retryable)),
             operation_id: String::new(),
         };
         let outcome = server.workers.fail_workflow(fail).await.unwrap().into_inner().outcome.unwrap();
@@ -157,7 +157,7 @@ async fn sleep_release_complete_and_cancel_end_a_lease() {
             lease: lease(&claimed),
             step_id: "nap".to_owned(),
             position: 0,
-            until: Some(Until::After(seconds(3600).unwrap())),
+            until: Some(Until::After(seconds(3600))),
             operation_id: String::new(),
         };
         let outcome = server.workers.schedule_sleep(sleep).await.unwrap().into_inner().outcome;
@@ -283,7 +283,7 @@ async fn a_wait_for_a_run_ends_when_it_finishes() {
         let get = v1::GetWorkflowRequest {
             namespace: "default".to_owned(),
             run_id: run_id.clone(),
-            wait: seconds(3600),
+            wait: Some(seconds(3600)),
         };
         let mut waiting = server.workflows.clone();
         let wait = tokio::spawn(async move { waiting.get_workflow(get).await });
@@ -309,7 +309,7 @@ async fn an_idle_poll_is_woken_by_a_start() {
         config.engine.poll_interval = hour;
         let mut server = serve_with(backend, config).await;
         let mut polling = server.workers.clone();
-        let long = v1::PollActivityRequest { wait: seconds(3600), ..poll() };
+        let long = v1::PollActivityRequest { wait: Some(seconds(3600)), ..poll() };
         let call = tokio::spawn(async move { polling.poll_activity(long).await });
         soon(async {
             while !server.handle.store().wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..))) {

@@ -39,7 +39,7 @@ async fn a_shutdown_answers_polls_at_once_with_nothing() {
     for backend in BACKENDS {
         let server = serve(backend).await;
         let mut polling = server.workers.clone();
-        let long = v1::PollActivityRequest { wait: seconds(3600), ..poll() };
+        let long = v1::PollActivityRequest { wait: Some(seconds(3600)), ..poll() };
         let call = tokio::spawn(async move { polling.poll_activity(long).await });
         soon(async {
             while !server.handle.store().wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..))) {

@@ -110,13 +110,13 @@ pub fn next(step_id: &str, position: u32) -> v1::NextStep {
     v1::NextStep { step_id: step_id.to_owned(), position, ..Default::default() }
 }
 
-pub fn failure(kind: v1::FailureKind) -> Option<v1::Failure> {
+pub fn failure(kind: v1::FailureKind) -> v1::Failure {
     let (code, message) = ("broken".to_owned(), "it broke".to_owned());
-    Some(v1::Failure { kind: kind.into(), code, message, details: Some(payload(b"\0\xff")) })
+    v1::Failure { kind: kind.into(), code, message, details: Some(payload(b"\0\xff")) }
 }
 
-pub fn seconds(seconds: i64) -> Option<kagzi_proto::Duration> {
-    Some(kagzi_proto::Duration { seconds, nanos: 0 })
+pub fn seconds(seconds: i64) -> kagzi_proto::Duration {
+    kagzi_proto::Duration { seconds, nanos: 0 }
 }
 
 pub fn info(status: &Status) -> ErrorInfo {
@@ -131,5 +131,5 @@ pub fn field(status: &Status) -> String {
 
 /// Fails a test that would hang instead of letting it.
 pub async fn soon<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.unwrap()
+    tokio::time::timeout(Duration::from_mins(1), work).await.unwrap()
 }
