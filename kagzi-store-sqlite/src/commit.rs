@@ -160,11 +160,8 @@ impl Writer {
     /// Starts the thread, which owns `connection` from now on.
     pub(crate) fn start(connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
         let line = Arc::new(Queue::new(options.queue_bound));
-        // Now, before anybody can wait: what is written from here on will be heard.
-        let data_version = data_version(&connection).map_err(|error| nothing_happened(&error))?;
         let (ending, ended) = watch::channel(());
-        let scribe =
-            Scribe { line: Arc::clone(&line), connection, options, wakes: Wakes::default(), data_version };
+        let scribe = Scribe::new(Arc::clone(&line), connection, options)?;
         let thread = std::thread::Builder::new()
             .name("kagzi-sqlite".to_owned())
             .spawn(move || {
@@ -235,6 +232,12 @@ impl Drop for Scribe {
 }
 
 impl Scribe {
+    fn new(line: Arc<Line>, connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
+        // Now, before anybody can wait: what others write from here on will be heard.
+        let data_version = data_version(&connection).map_err(|error| nothing_happened(&error))?;
+        Ok(Self { line, connection, options, wakes: Wakes::default(), data_version })
+    }
+
     fn run(mut self) {
         loop {
             let somebody_waits = self.options.hub.anyone_waits(|_| true);

@@ -33,7 +33,7 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreEr
     let connection = connect(&options.path)?;
     let waiting_for_others = |error: rusqlite::Error| cannot_open(&options.path, &error);
     connection.busy_timeout(options.busy_timeout).map_err(waiting_for_others)?;
-    let identity = identify(&connection).map_err(waiting_for_others)?;
+    let identity = look(&connection).map_err(waiting_for_others)?;
     check_identity(&options.path, &identity)?;
     if connection.is_readonly("main").map_err(waiting_for_others)? {
         return Err(read_only(&options.path));
@@ -107,6 +107,14 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// Identifies the file as it is at one moment: while this is read, another opener may migrate.
+fn look(connection: &Connection) -> rusqlite::Result<Identity> {
+    // Ends with its scope: there is nothing to commit.
+    let _moment = connection.unchecked_transaction()?;
+    identify(connection)
+}
+
+/// Within a transaction.
 fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
     Ok(Identity {
@@ -234,7 +242,7 @@ mod tests {
                     })
                     .collect();
                 for opener in openers {
-                    let identity = identify(&opener.join().unwrap().unwrap()).unwrap();
+                    let identity = look(&opener.join().unwrap().unwrap()).unwrap();
                     assert_eq!(identity.application_id, APPLICATION_ID);
                     assert_eq!(identity.version, i64::from(NEWEST));
                 }

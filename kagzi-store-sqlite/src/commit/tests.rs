@@ -19,10 +19,10 @@ fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let options =
         SqliteOptions::new(directory.path().join("kagzi.db")).busy_timeout(Duration::from_millis(20));
-    let scribe = Scribe {
-        line: Arc::new(Queue::new(100)),
-        connection: schema::open_writer(&options).unwrap(),
-        options: WriterOptions {
+    let scribe = Scribe::new(
+        Arc::new(Queue::new(100)),
+        schema::open_writer(&options).unwrap(),
+        WriterOptions {
             rules: Rules::default(),
             clock: Arc::new(SystemClock),
             hub: WakeHub::new(),
@@ -30,9 +30,8 @@ fn bench() -> Bench {
             queue_bound: 100,
             busy_timeout: options.busy_timeout,
         },
-        wakes: Wakes::default(),
-        data_version: 0,
-    };
+    )
+    .unwrap();
     Bench { scribe, directory }
 }
 
@@ -135,11 +134,14 @@ fn nobody_is_woken_by_a_batch_that_failed() {
         std::pin::pin!(waiter.wait()).as_mut().poll(&mut context).is_ready()
     };
     bench.scribe.connection.commit_hook(Some(|| true)).unwrap();
-    bench.scribe.commit(vec![self::start().0]);
+    let (lost, mut answer) = self::start();
+    bench.scribe.commit(vec![lost]);
+    assert!(answer.try_recv().unwrap().is_err());
     assert!(!is_woken());
-    let (kept, _answer) = self::start();
     bench.scribe.connection.commit_hook(None::<fn() -> bool>).unwrap();
+    let (kept, mut answer) = self::start();
     bench.scribe.commit(vec![kept]);
+    assert!(answer.try_recv().unwrap().is_ok());
     assert!(is_woken());
 }
 
