@@ -241,12 +241,12 @@ impl Inner {
 }
 
 fn queues(request: &Claim) -> Vec<&str> {
-    request.queues.iter().map(|queue| queue.as_str()).collect()
+    request.queues.iter().map(kagzi_core::QueueName::as_str).collect()
 }
 
 fn types(request: &Claim) -> Option<Vec<&str>> {
     let types = &request.workflow_types;
-    (!types.is_empty()).then(|| types.iter().map(|one| one.as_str()).collect())
+    (!types.is_empty()).then(|| types.iter().map(kagzi_core::WorkflowType::as_str).collect())
 }
 
 fn claimed_run(

@@ -118,7 +118,7 @@ fn refusal(code: &str) -> Option<&'static str> {
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 /// Damaged data, or a bug: a value that this store never writes.

@@ -181,7 +181,7 @@ impl Inner {
             Within::Everywhere => (None, None),
             Within::Queues(namespace, queues) => (
                 Some(namespace.as_str()),
-                Some(queues.iter().map(|queue| queue.as_str()).collect::<Vec<_>>()),
+                Some(queues.iter().map(kagzi_core::QueueName::as_str).collect::<Vec<_>>()),
             ),
         };
         let rows = sqlx::query(SQL)
@@ -323,7 +323,7 @@ impl Inner {
         )
         .bind(partition)
         .bind(Moment(request.before))
-        .bind(request.namespace.as_ref().map(|namespace| namespace.as_str()))
+        .bind(request.namespace.as_ref().map(kagzi_core::Namespace::as_str))
         .bind(final_states(request))
         .bind(i64::from(request.limit));
         let rows = self.fetch_all(query).await?;

@@ -129,7 +129,9 @@ impl Inner {
         loop {
             match self.start_all_once(batch).await {
                 Ok((started, new)) => {
-                    new.iter().for_each(|run| self.announce_new(run));
+                    for run in &new {
+                        self.announce_new(run);
+                    }
                     return Ok(started);
                 }
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
@@ -291,7 +293,7 @@ async fn find_existing(
         .bind(start.run_id().as_uuid())
         .bind(partition)
         .bind(start.namespace.as_str())
-        .bind(start.idempotency_key.as_ref().map(|key| key.as_str()))
+        .bind(start.idempotency_key.as_ref().map(kagzi_core::IdempotencyKey::as_str))
         .fetch_optional(tx)
         .await?
         // It was deleted in the very moment; the same again will start a new one.

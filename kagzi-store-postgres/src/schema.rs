@@ -8,14 +8,16 @@ use crate::error::Fault;
 use crate::options::PostgresOptions;
 
 /// Applied in order, each once. A migration that was released is never changed.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/0001_tables.sql"), include_str!("../migrations/0002_functions.sql")];
+const MIGRATIONS: [(i64, &str); 2] = [
+    (1, include_str!("../migrations/0001_tables.sql")),
+    (2, include_str!("../migrations/0002_functions.sql")),
+];
 
 /// The newest version that this program knows.
-pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+const VERSION: i64 = 2;
 
 /// What the advisory lock of migrations is called: "kagzi" in ASCII.
-const MIGRATION_LOCK: i64 = 0x6b61_677a_69;
+const MIGRATION_LOCK: i64 = 0x006b_6167_7a69;
 
 const CREATE_SETTINGS: &str = "
     CREATE TABLE IF NOT EXISTS kagzi_schema (
@@ -107,8 +109,7 @@ async fn migrate(connection: &mut PgConnection, options: &PostgresOptions) -> Re
 }
 
 async fn apply(tx: &mut Transaction<'_, Postgres>, before: Settings) -> Result<Settings, Fault> {
-    let done = usize::try_from(before.version).unwrap_or(0);
-    for sql in MIGRATIONS.into_iter().skip(done) {
+    for (_, sql) in MIGRATIONS.into_iter().filter(|(version, _)| *version > before.version) {
         tx.execute(sqlx::raw_sql(sql)).await?;
     }
     sqlx::query(
@@ -121,4 +122,15 @@ async fn apply(tx: &mut Transaction<'_, Postgres>, before: Settings) -> Result<S
     .await?;
     tracing::info!(from = before.version, to = VERSION, partitions = before.partitions, "schema migrated");
     Ok(Settings { version: VERSION, ..before })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_gaps_up_to_the_version() {
+        let numbers: Vec<i64> = MIGRATIONS.iter().map(|(version, _)| *version).collect();
+        assert_eq!(numbers, (1..=VERSION).collect::<Vec<_>>());
+    }
 }

@@ -82,24 +82,24 @@ pub async fn postgres() -> Result<&'static PostgresServer, TestkitError> {
 
 async fn find() -> Result<PostgresServer, TestkitError> {
     if let Some(url) = std::env::var(POSTGRES_URL_VARIABLE).ok().filter(|url| !url.is_empty()) {
-        database::wait_until_ready(&url, 10, || String::new()).await?;
+        database::wait_until_ready(&url, 10, String::new).await?;
         return Ok(PostgresServer { url, source: Source::Environment });
     }
-    let mut tried = format!("{POSTGRES_URL_VARIABLE} is not set");
+    let mut tried = vec![format!("{POSTGRES_URL_VARIABLE} is not set")];
     match PostgresCluster::start(ClusterOptions::default()).await {
         Ok(cluster) => {
             return Ok(PostgresServer { url: cluster.url(), source: Source::Binaries(cluster) });
         }
-        Err(error) => tried.push_str(&format!("; server binaries: {error}")),
+        Err(error) => tried.push(format!("server binaries: {error}")),
     }
     #[cfg(feature = "containers")]
     match crate::container::Container::start().await {
         Ok(container) => {
             return Ok(PostgresServer { url: container.url(), source: Source::Container(container) });
         }
-        Err(error) => tried.push_str(&format!("; Docker: {error}")),
+        Err(error) => tried.push(format!("Docker: {error}")),
     }
     #[cfg(not(feature = "containers"))]
-    tried.push_str("; Docker: not tried, built without the feature `containers`");
-    Err(TestkitError::NoPostgres { tried })
+    tried.push("Docker: not tried, built without the feature `containers`".to_owned());
+    Err(TestkitError::NoPostgres { tried: tried.join("; ") })
 }

@@ -1,5 +1,7 @@
 //! The promises of the test kit itself: data survive a kill, and nothing outlives its owner.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use kagzi_testkit::{ClusterOptions, PostgresCluster, postgres};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 

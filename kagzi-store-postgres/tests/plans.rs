@@ -1,0 +1,228 @@
+//! No operation reads more of a table than it is about, whatever the table's size and whatever the
+//! planner knows of it.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::time::{Duration, Instant};
+
+use kagzi_core::{
+    AttemptScope, BeginStep, CancelRun, Claim, ClaimedRun, CompleteRun, CompleteStep, DeleteFinished,
+    FailRun, FailStep, Failure, Heartbeat, IdempotencyKey, ListAttempts, ListRuns, Namespace, NextStep,
+    OperationId, PageRequest, Payload, QueueName, ReleaseRun, RequeueRun, RunFilter, Sleep, SleepUntil,
+    StartRun, StepId, Store, Then, WorkerId, WorkflowType,
+};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+
+/// Finished runs with an input, an output and three steps each, from `from` on.
+fn finished_runs(from: u32, count: u32) -> String {
+    let id = "('018f0000-' || substr(md5(i::text), 1, 4) || '-7' || substr(md5(i::text), 5, 3) || '-8' || \
+              substr(md5(i::text), 8, 3) || '-' || substr(md5(i::text), 11, 12))::uuid";
+    let series = format!("generate_series({from}, {}) AS i", from + count - 1);
+    let then = "timestamptz '2020-01-01' + i * interval '1 second'";
+    format!(
+        "INSERT INTO runs (run_id, partition, namespace, queue, workflow_type, state, priority, due_at,
+             claim_rank, fencing_token, claims, lost_leases, failures, budget_token, created_at, updated_at,
+             finished_at)
+         SELECT {id}, 0, 'n', 'q', 'w', 'COMPLETED', 0, {then}, 0, 1, 1, 0, 0, 0, {then}, {then}, {then}
+         FROM {series};
+         INSERT INTO payloads SELECT {id}, slot, 0, 'text/plain', '', {then}, {then}
+         FROM {series}, UNNEST(enum_range(NULL::payload_slot)) AS slot;
+         INSERT INTO steps (run_id, step_id, attempt, partition, position, kind, state, fencing_token,
+             worker_id, begin_operation, end_operation, output_type, output, created_at, updated_at, finished_at)
+         SELECT {id}, 'step-' || n, 1, 0, n, 'TASK', 'COMPLETED', 1, 'w', {id}, {id}, 'text/plain', '',
+             {then}, {then}, {then}
+         FROM {series}, generate_series(0, 2) AS n;"
+    )
+}
+
+/// What was read so far: by scans of whole tables, and from indexes.
+async fn reads(url: &str) -> (i64, i64) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    // A backend hands in its counts when it ends.
+    let others = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND application_name = 'kagzi'";
+    let started = Instant::now();
+    while connection.fetch_one(others).await.unwrap().get::<i64, _>(0) > 0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "the store's connections do not end");
+    }
+    let row = connection
+        .fetch_one(
+            "SELECT (SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
+                     WHERE relname IN ('runs', 'steps', 'payloads', 'operations')),
+                    (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes)",
+        )
+        .await
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+fn namespace() -> Namespace {
+    Namespace::new("n").unwrap()
+}
+
+/// Each round has a queue of its own, so that none meets what another left.
+fn queue(round: u32) -> QueueName {
+    QueueName::new(format!("round-{round}")).unwrap()
+}
+
+fn start(round: u32, key: Option<&str>) -> StartRun {
+    let workflow = WorkflowType::new("w").unwrap();
+    StartRun {
+        idempotency_key: key.map(|key| IdempotencyKey::new(key).unwrap()),
+        ..StartRun::new(namespace(), queue(round), workflow, Payload::json("1"))
+    }
+}
+
+fn step(n: u32) -> NextStep {
+    let timeout = Some(Duration::from_hours(1));
+    NextStep { timeout, ..NextStep::new(StepId::new(format!("step-{n}")).unwrap(), n) }
+}
+
+async fn claim(store: &PostgresStore, round: u32) -> ClaimedRun {
+    let claim = Claim {
+        namespace: namespace(),
+        queues: vec![queue(round), QueueName::new("other").unwrap()],
+        workflow_types: vec![WorkflowType::new("w").unwrap()],
+        worker_id: WorkerId::new("worker").unwrap(),
+        lease_length: Duration::from_secs(60),
+        limit: 1,
+        steps_limit: 10,
+        operation: OperationId::generate(),
+    };
+    store.claim(claim).await.unwrap().pop().unwrap()
+}
+
+/// Every operation at least once, on a handful of runs.
+async fn everything(store: &PostgresStore, round: u32) {
+    let key = format!("key-{round}");
+    store
+        .start(vec![start(round, None), start(round, Some(&key)), start(round, None), start(round, None)])
+        .await
+        .unwrap();
+    store.start(vec![start(round, Some(&key))]).await.unwrap();
+    let operation = OperationId::generate;
+
+    let run = claim(store, round).await;
+    let lease = run.lease.lease.clone();
+    let beat = Heartbeat { lease: lease.clone(), lease_length: Duration::from_secs(60) };
+    store.heartbeat(vec![beat]).await.unwrap();
+    store
+        .begin_step(BeginStep { lease: lease.clone(), step: step(0), operation: operation() })
+        .await
+        .unwrap();
+    for n in 0..2 {
+        let complete = CompleteStep {
+            lease: lease.clone(),
+            step_id: step(n).step_id,
+            attempt: 1,
+            output: Payload::json("1"),
+            then: if n == 0 { Then::Begin(step(1)) } else { Then::Nothing },
+            operation: operation(),
+        };
+        store.complete_step(complete.clone()).await.unwrap();
+        store.complete_step(complete).await.unwrap();
+    }
+    let complete = CompleteRun { lease, output: Payload::json("1"), operation: operation() };
+    store.complete_run(complete).await.unwrap();
+
+    let lease = claim(store, round).await.lease.lease;
+    store
+        .begin_step(BeginStep { lease: lease.clone(), step: step(0), operation: operation() })
+        .await
+        .unwrap();
+    let fail = FailStep {
+        lease,
+        step_id: step(0).step_id,
+        attempt: 1,
+        failure: Failure::non_retryable("", ""),
+        operation: operation(),
+    };
+    let failed = fail.lease.run_id;
+    store.fail_step(fail).await.unwrap();
+    store
+        .requeue(RequeueRun { namespace: namespace(), run_id: failed, operation: operation() })
+        .await
+        .unwrap();
+
+    let lease = claim(store, round).await.lease.lease;
+    let sleep = Sleep {
+        lease,
+        step_id: step(7).step_id,
+        position: 7,
+        until: SleepUntil::After(Duration::from_hours(1)),
+        operation: operation(),
+    };
+    store.sleep(sleep).await.unwrap();
+    let lease = claim(store, round).await.lease.lease;
+    store.release(ReleaseRun { lease, operation: operation() }).await.unwrap();
+    let lease = claim(store, round).await.lease.lease;
+    let failure = Failure::retryable("", "");
+    store.fail_run(FailRun { lease: lease.clone(), failure, operation: operation() }).await.unwrap();
+    let cancel = CancelRun {
+        namespace: namespace(),
+        run_id: lease.run_id,
+        reason: String::new(),
+        operation: operation(),
+    };
+    store.cancel(cancel).await.unwrap();
+
+    store.get_run(&namespace(), failed).await.unwrap();
+    let page = PageRequest::first(5);
+    let filter = RunFilter::default();
+    store.list_runs(&ListRuns { namespace: namespace(), filter, page: page.clone() }).await.unwrap();
+    for scope in [AttemptScope::All, AttemptScope::Latest] {
+        let listing = ListAttempts { namespace: namespace(), run_id: failed, scope, page: page.clone() };
+        store.list_attempts(&listing).await.unwrap();
+    }
+    store.reap(100).await.unwrap();
+    store.next_due().await.unwrap();
+    store.queue_depths(&namespace()).await.unwrap();
+    let before = store.now().await.unwrap();
+    let delete = DeleteFinished { namespace: Some(namespace()), states: Vec::new(), before, limit: 1 };
+    store.delete_finished(&delete).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_operation_scans_a_table_whether_empty_young_or_large() {
+    let database = kagzi_testkit::postgres().await.unwrap().fresh_database().await.unwrap();
+    let url = database.url();
+    let connect = || PostgresStore::connect(PostgresOptions::new(&url));
+    connect().await.unwrap().close().await.unwrap();
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    // Statistics are gathered when the test says so.
+    for table in ["runs", "steps", "payloads", "operations"] {
+        let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
+        admin.execute(AssertSqlSafe(off)).await.unwrap();
+    }
+    let stages: [(&str, Vec<String>); 4] = [
+        ("empty", Vec::new()),
+        ("young, with the statistics of an empty one", vec!["ANALYZE".to_owned(), finished_runs(0, 2000)]),
+        (
+            "large, with the statistics of a young one",
+            vec!["ANALYZE".to_owned(), finished_runs(2000, 30_000)],
+        ),
+        ("large", vec!["VACUUM ANALYZE".to_owned()]),
+    ];
+    for (round, (stage, preparation)) in (0..).zip(stages) {
+        for sql in preparation {
+            admin.execute(AssertSqlSafe(sql)).await.unwrap();
+        }
+        let (scans_before, tuples_before) = reads(&url).await;
+        let store = connect().await.unwrap();
+        // Often enough for plans that are made once and kept.
+        for n in 0..7 {
+            everything(&store, round * 100 + n).await;
+        }
+        store.close().await.unwrap();
+        let (scans, tuples) = reads(&url).await;
+        assert_eq!(scans - scans_before, 0, "{stage}: a whole table was read");
+        // Seven rounds of about thirty operations on a few rows each; queue depths and the sleepers
+        // of earlier rounds are the most of it.
+        assert!(
+            tuples - tuples_before < 20_000,
+            "{stage}: {} index entries were read",
+            tuples - tuples_before
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! What is Postgres' own; the rules that all backends share are the suite's.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kagzi_core::{
+    ManualClock, Namespace, Payload, QueueName, StartRun, Store, StoreError, Topic, WorkflowType,
+};
+use kagzi_store_postgres::{Listen, Pooler, PostgresOptions, PostgresStore};
+use kagzi_testkit::{TestDatabase, postgres};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+
+async fn database() -> TestDatabase {
+    postgres().await.unwrap().fresh_database().await.unwrap()
+}
+
+fn start(queue: &str) -> StartRun {
+    StartRun::new(
+        Namespace::new("n").unwrap(),
+        QueueName::new(queue).unwrap(),
+        WorkflowType::new("w").unwrap(),
+        Payload::json("1"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_servers_that_start_at_once_migrate_once() {
+    let database = database().await;
+    let openers: Vec<_> =
+        (0..8).map(|_| tokio::spawn(PostgresStore::connect(PostgresOptions::new(database.url())))).collect();
+    for opener in openers {
+        let store = opener.await.unwrap().unwrap();
+        store.start(vec![start("q")]).await.unwrap();
+    }
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let row = connection.fetch_one("SELECT count(*), min(version) FROM kagzi_schema").await.unwrap();
+    assert_eq!(row.get::<i64, _>(0), 1);
+    let runs = connection.fetch_one("SELECT count(*) FROM runs").await.unwrap();
+    assert_eq!(runs.get::<i64, _>(0), 8);
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version_is_refused_and_left_alone() {
+    let database = database().await;
+    drop(PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap());
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    connection.execute("UPDATE kagzi_schema SET version = 1000").await.unwrap();
+    let error = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap_err();
+    assert!(matches!(error, StoreError::SchemaMismatch { found: 1000, .. }), "{error}");
+    let row = connection.fetch_one("SELECT version FROM kagzi_schema").await.unwrap();
+    assert_eq!(row.get::<i64, _>(0), 1000);
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_is_refused_and_none_takes_what_is_there() {
+    let database = database().await;
+    let seven = format!("{}?partitions=7", database.url());
+    drop(PostgresStore::connect(PostgresOptions::new(seven)).await.unwrap());
+    let three = format!("{}?partitions=3", database.url());
+    let error = PostgresStore::connect(PostgresOptions::new(three)).await.unwrap_err();
+    assert!(matches!(&error, StoreError::InvalidArgument { field, .. } if field == "partitions"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains('7') && text.contains('3'), "it names both: {text}");
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    assert_eq!(store.partitions(), 7);
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_unavailable_and_the_error_says_what_to_do() {
+    let port = kagzi_testkit::free_port().unwrap();
+    let url = format!("postgres://nobody:secret@127.0.0.1:{port}/none");
+    let error = PostgresStore::connect(PostgresOptions::new(url)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after > Duration::ZERO));
+    let text = error.to_string();
+    assert!(text.contains("check that it runs") && !text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_named_as_the_trouble() {
+    let server = postgres().await.unwrap();
+    let missing = server.url().replace("/postgres", "/kagzi_no_such_database").replacen(
+        "//kagzi_no_such_database",
+        "//postgres",
+        1,
+    );
+    let error = PostgresStore::connect(PostgresOptions::new(missing)).await.unwrap_err();
+    assert!(error.to_string().contains("create the database"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_on_one_database_wake_each_other() {
+    let database = database().await;
+    let here = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let there = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let start = start("q");
+    let topic = Topic::Queue(start.namespace.clone(), start.queue.clone());
+    let mut waiter = there.wake_hub().subscribe([topic]);
+    let mut bystander =
+        there.wake_hub().subscribe([Topic::Queue(start.namespace.clone(), QueueName::new("other").unwrap())]);
+    here.start(vec![start]).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), waiter.wait()).await.expect("it hears of the start");
+    tokio::time::timeout(Duration::ZERO, bystander.wait()).await.expect_err("nobody else is woken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_of_one_database_do_not_meet() {
+    let database = database().await;
+    let connect = |schema: &str| {
+        PostgresStore::connect(PostgresOptions {
+            schema: Some(schema.to_owned()),
+            ..PostgresOptions::new(database.url())
+        })
+    };
+    let (one, two) = (connect("one").await.unwrap(), connect("two").await.unwrap());
+    one.start(vec![start("q")]).await.unwrap();
+    let namespace = Namespace::new("n").unwrap();
+    assert_eq!(one.queue_depths(&namespace).await.unwrap().len(), 1);
+    assert!(two.queue_depths(&namespace).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_without_listening_and_without_prepared_statements() {
+    let database = database().await;
+    let clock = ManualClock::default();
+    for (listen, pooler) in [(Listen::Off, Pooler::None), (Listen::On, Pooler::Transaction)] {
+        let options = PostgresOptions {
+            listen,
+            pooler,
+            clock: Some(Arc::new(clock.clone())),
+            ..PostgresOptions::new(database.url())
+        };
+        let store = PostgresStore::connect(options).await.unwrap();
+        let started = store.start(vec![start("q")]).await.unwrap();
+        let record = store.get_run(&Namespace::new("n").unwrap(), started[0].run_id).await.unwrap();
+        assert_eq!(record.input, Payload::json("1"));
+        store.close().await.unwrap();
+        let error = store.start(vec![start("q")]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    }
+}
