@@ -2,14 +2,14 @@
 
 use kagzi_core::decide::{AttemptWrite, Effects, OpenAttempts};
 use kagzi_core::{
-    Attempt, DeadLetterReason, IdempotencyKey, OperationId, Payload, RecordedAnswer, Run, RunId, Timestamp,
-    WorkerId,
+    Attempt, DeadLetterReason, IdempotencyKey, OperationId, Payload, RecordedAnswer, Run, RunId, StepId,
+    Timestamp, WorkerId,
 };
 use rusqlite::params;
 
 use crate::commit::Tx;
 use crate::error::Error;
-use crate::rows::{bytes, execute, json, micros};
+use crate::rows::{Columns, all, bytes, execute, json, micros};
 
 const INSERT_RUN: &str = "\
     INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank, \
@@ -46,9 +46,14 @@ pub(crate) const UPDATE_ATTEMPT: &str = "\
         output = ?9, failure = ?10 \
     WHERE run_id = ?1 AND step_id = ?2 AND attempt = ?3 AND partition = 0";
 
-pub(crate) const ABANDON_ATTEMPTS: &str = "\
-    UPDATE steps SET state = 'ABANDONED', updated_at = ?2, finished_at = ?2 \
-    WHERE run_id = ?1 AND partition = 0 AND state = 'RUNNING'";
+/// First read, then written one by one: most leases end with no attempt open, and an update of a range
+/// would build a table of its own each time to find that out.
+pub(crate) const OPEN_ATTEMPTS: &str =
+    "SELECT step_id, attempt FROM steps WHERE run_id = ?1 AND partition = 0 AND state = 'RUNNING'";
+
+pub(crate) const ABANDON_ATTEMPT: &str = "\
+    UPDATE steps SET state = 'ABANDONED', updated_at = ?4, finished_at = ?4 \
+    WHERE run_id = ?1 AND step_id = ?2 AND attempt = ?3 AND partition = 0";
 
 const INSERT_OPERATION: &str = "\
     INSERT INTO operations (run_id, operation_id, answer, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)";
@@ -79,8 +84,7 @@ impl Tx<'_> {
             }
         }
         if effects.open_attempts == OpenAttempts::Abandon {
-            let now = self.now.as_micros();
-            execute(self.connection, ABANDON_ATTEMPTS, params![bytes(run_id.as_uuid()), now])?;
+            self.abandon_attempts(run_id)?;
         }
         if let Some(run) = &effects.run {
             self.update_run(run)?;
@@ -90,6 +94,19 @@ impl Tx<'_> {
         }
         if let Some((operation, answer)) = effects.record {
             self.insert_operation(run_id, operation, answer)?;
+        }
+        Ok(())
+    }
+
+    fn abandon_attempts(&self, run_id: RunId) -> Result<(), Error> {
+        let run_id = bytes(run_id.as_uuid());
+        let open = all(self.connection, OPEN_ATTEMPTS, params![run_id], |row| {
+            let mut columns = Columns::new(row);
+            Ok((columns.name::<StepId>()?, columns.count()?))
+        })?;
+        for (step_id, attempt) in open {
+            let now = self.now.as_micros();
+            execute(self.connection, ABANDON_ATTEMPT, params![run_id, step_id.as_str(), attempt, now])?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::options::SqliteOptions;
 use crate::{apply, claim, listing, reap, runs, schema, steps};
 
 /// What workers, timers and keepers ask.
-const HOT: [(&str, &str); 25] = [
+const HOT: [(&str, &str); 26] = [
     ("runs::LOAD", runs::LOAD),
     ("runs::LOAD_BY_KEY", runs::LOAD_BY_KEY),
     ("runs::LOAD_PAYLOAD", runs::LOAD_PAYLOAD),
@@ -19,7 +19,8 @@ const HOT: [(&str, &str); 25] = [
     ("apply::UPDATE_RUN", apply::UPDATE_RUN),
     ("apply::EXTEND_LEASE", apply::EXTEND_LEASE),
     ("apply::UPDATE_ATTEMPT", apply::UPDATE_ATTEMPT),
-    ("apply::ABANDON_ATTEMPTS", apply::ABANDON_ATTEMPTS),
+    ("apply::OPEN_ATTEMPTS", apply::OPEN_ATTEMPTS),
+    ("apply::ABANDON_ATTEMPT", apply::ABANDON_ATTEMPT),
     ("steps::LOAD", steps::LOAD),
     ("steps::LOAD_LATEST", steps::LOAD_LATEST),
     ("steps::LOAD_BEGUN_BY", steps::LOAD_BEGUN_BY),
