@@ -127,7 +127,7 @@ async fn operations_on_one_run_in_flight_together_behave_as_one_after_the_other(
         }
     })
     .await?;
-    check(answers[21], "the release is accepted", true, &answers[21])?;
+    check(answers[21], "the release is accepted", true, answers[21])?;
     for attempt in s.attempts(held.run_id()).await? {
         let number: usize = attempt.step_id.as_str().trim_start_matches("step").parse().unwrap_or_default();
         let expected = if answers[number * 2] { AttemptState::Completed } else { AttemptState::Abandoned };

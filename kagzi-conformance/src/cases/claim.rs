@@ -232,7 +232,7 @@ async fn drain(s: &Scenario, by: usize) -> Result<Vec<(RunId, FencingToken)>, Vi
     }
 }
 
-async fn each_once(ids: Vec<RunId>, taken: Vec<Vec<(RunId, FencingToken)>>) -> Verdict {
+fn each_once(ids: &[RunId], taken: Vec<Vec<(RunId, FencingToken)>>) -> Verdict {
     let taken: Vec<(RunId, FencingToken)> = taken.into_iter().flatten().collect();
     let distinct: HashSet<RunId> = taken.iter().map(|(run_id, _)| *run_id).collect();
     equal("no run is handed over twice [1]", &distinct.len(), &taken.len())?;
@@ -248,7 +248,7 @@ async fn sixty_four_concurrent_claimers_take_each_of_a_thousand_runs_once(s: Sce
         async move { drain(&s, number).await }
     })
     .await?;
-    each_once(ids, taken).await
+    each_once(&ids, taken)
 }
 
 async fn claimers_on_two_handles_take_each_run_once(s: Scenario) -> Verdict {
@@ -259,13 +259,13 @@ async fn claimers_on_two_handles_take_each_run_once(s: Scenario) -> Verdict {
         async move { drain(&s, number).await }
     })
     .await?;
-    each_once(ids, taken).await
+    each_once(&ids, taken)
 }
 
 async fn concurrent_claimers_with_a_type_filter_take_each_run_once(s: Scenario) -> Verdict {
     let types = ["a", "b", "c"];
     let batch = (0..150).map(|n| typed(&s, types[n % 3])).collect::<Result<Vec<_>, _>>()?;
-    let ids = batch.iter().map(StartRun::run_id).collect();
+    let ids: Vec<RunId> = batch.iter().map(StartRun::run_id).collect();
     s.start_all(batch).await?;
     let taken = race(12, |number| {
         let s = s.clone();
@@ -281,7 +281,7 @@ async fn concurrent_claimers_with_a_type_filter_take_each_run_once(s: Scenario) 
         }
     })
     .await?;
-    each_once(ids, taken).await
+    each_once(&ids, taken)
 }
 
 async fn an_expired_lease_is_claimable_with_a_larger_token(s: Scenario) -> Verdict {

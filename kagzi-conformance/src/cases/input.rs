@@ -170,10 +170,10 @@ async fn a_retry_policy_may_name_any_codes_nul_included(s: Scenario) -> Verdict 
 /// A field, by the name in its refusal, and how to put it out of its range.
 type Change<T> = (&'static str, fn(&mut T));
 
-fn policy(change: impl Fn(&mut RetryPolicy)) -> Option<RetryPolicy> {
+fn policy(change: impl Fn(&mut RetryPolicy)) -> RetryPolicy {
     let mut policy = RetryPolicy::default();
     change(&mut policy);
-    Some(policy)
+    policy
 }
 
 const TOO_LONG: Duration = MAX_DURATION.saturating_add(Duration::from_micros(1));
@@ -188,16 +188,16 @@ async fn a_start_with_any_field_out_of_range_is_refused_and_leaves_no_trace(s: S
         ("run_timeout", |start| start.run_timeout = Some(TOO_LONG)),
         ("trace_context", |start| start.trace_context = Some("x".repeat(513))),
         ("trace_context", |start| start.trace_context = Some("a\u{0}b".to_owned())),
-        ("retry_policy.max_attempts", |start| start.retry = policy(|p| p.max_attempts = 0)),
-        ("retry_policy.first_delay", |start| start.retry = policy(|p| p.first_delay = TOO_LONG)),
-        ("retry_policy.max_delay", |start| start.retry = policy(|p| p.max_delay = Duration::MAX)),
-        ("retry_policy.factor", |start| start.retry = policy(|p| p.factor = 0.5)),
-        ("retry_policy.factor", |start| start.retry = policy(|p| p.factor = f64::NAN)),
-        ("retry_policy.factor", |start| start.retry = policy(|p| p.factor = f64::INFINITY)),
-        ("retry_policy.jitter", |start| start.retry = policy(|p| p.jitter = -0.1)),
-        ("retry_policy.jitter", |start| start.retry = policy(|p| p.jitter = 1.1)),
+        ("retry_policy.max_attempts", |start| start.retry = Some(policy(|p| p.max_attempts = 0))),
+        ("retry_policy.first_delay", |start| start.retry = Some(policy(|p| p.first_delay = TOO_LONG))),
+        ("retry_policy.max_delay", |start| start.retry = Some(policy(|p| p.max_delay = Duration::MAX))),
+        ("retry_policy.factor", |start| start.retry = Some(policy(|p| p.factor = 0.5))),
+        ("retry_policy.factor", |start| start.retry = Some(policy(|p| p.factor = f64::NAN))),
+        ("retry_policy.factor", |start| start.retry = Some(policy(|p| p.factor = f64::INFINITY))),
+        ("retry_policy.jitter", |start| start.retry = Some(policy(|p| p.jitter = -0.1))),
+        ("retry_policy.jitter", |start| start.retry = Some(policy(|p| p.jitter = 1.1))),
         ("retry_policy.non_retryable_codes", |start| {
-            start.retry = policy(|p| p.non_retryable_codes = vec!["c".repeat(129)]);
+            start.retry = Some(policy(|p| p.non_retryable_codes = vec!["c".repeat(129))]);
         }),
     ];
     for &(field, change) in changes {
@@ -243,7 +243,7 @@ async fn a_begin_with_any_field_out_of_range_is_refused_and_begins_nothing(s: Sc
         ("position", |step| step.position = u32::MAX),
         ("timeout", |step| step.timeout = Some(Duration::ZERO)),
         ("timeout", |step| step.timeout = Some(TOO_LONG)),
-        ("retry_policy.max_attempts", |step| step.retry = policy(|p| p.max_attempts = 0)),
+        ("retry_policy.max_attempts", |step| step.retry = Some(policy(|p| p.max_attempts = 0))),
     ];
     for &(field, change) in changes {
         let mut begin = held.begin_request("a")?;
@@ -330,10 +330,10 @@ async fn priorities_at_their_ends_are_kept(s: Scenario) -> Verdict {
 
 async fn durations_at_their_ends_are_kept(s: Scenario) -> Verdict {
     for length in [Duration::from_micros(1), MAX_DURATION] {
-        let retry = policy(|p| {
+        let retry = Some(policy(|p| {
             p.first_delay = length;
             p.max_delay = length;
-        });
+        }));
         let start = StartRun { run_timeout: Some(length), retry: retry.clone(), ..s.start_request() };
         let run_id = s.start(start).await?.run_id;
         let run = s.run(run_id).await?.run;
@@ -359,7 +359,7 @@ async fn a_start_with_nanoseconds_agrees_with_itself(s: Scenario) -> Verdict {
     let key = kagzi_core::IdempotencyKey::new("k").map_err(failed("a key"))?;
     let request = StartRun {
         run_timeout: Some(odd),
-        retry: policy(|p| p.first_delay = odd),
+        retry: Some(policy(|p| p.first_delay = odd)),
         idempotency_key: Some(key),
         ..s.start_request()
     };
@@ -381,10 +381,10 @@ async fn a_start_with_any_fractions_in_its_policy_agrees_with_itself(s: Scenario
     let batch: Vec<StartRun> = (1..300_u32)
         .map(|n| {
             let fraction = f64::from(n) / 301.0;
-            let retry = policy(|p| {
+            let retry = Some(policy(|p| {
                 p.factor = 1.0 + fraction * 998.0;
                 p.jitter = fraction;
-            });
+            }));
             StartRun { retry, ..s.start_request() }
         })
         .collect();
@@ -441,7 +441,7 @@ async fn the_largest_limits_are_accepted(s: Scenario) -> Verdict {
     claim.workflow_types = (0..1000).map(|n| workflow_type(format!("t{n}"))).collect::<Result<_, _>>()?;
     equal("also over a thousand queues and types", &0, &s.claim_as(claim).await?.len())?;
     equal("the largest reap is a reap", &0, &s.reap(10_000).await?.total())?;
-    let retry = policy(|p| p.non_retryable_codes = vec!["c".repeat(128); 64]);
+    let retry = Some(policy(|p| p.non_retryable_codes = vec!["c".repeat(128); 64]));
     s.start(StartRun {
         retry,
         input: kagzi_core::Payload::raw(vec![0; rules.max_payload_bytes]),
