@@ -116,6 +116,8 @@ struct Ready<'q> {
     queues: Vec<Line>,
     /// The foremost run of each queue that has one.
     heads: BinaryHeap<Reverse<(i64, RunId, usize)>>,
+    /// The queue that gave the last run: its next head is looked for only when it is wanted.
+    beheaded: Option<usize>,
 }
 
 /// What was read of one queue.
@@ -138,6 +140,7 @@ impl<'q> Ready<'q> {
                 .map(|queue| Line { queue, read: VecDeque::new(), place: Some((i64::MIN, [0; 16])) })
                 .collect(),
             heads: BinaryHeap::new(),
+            beheaded: None,
         };
         for at in 0..ready.queues.len() {
             ready.push_head(tx, at)?;
@@ -147,10 +150,12 @@ impl<'q> Ready<'q> {
 
     /// The next run over all queues.
     fn next(&mut self, tx: &Tx<'_>) -> Result<Option<Run>, Error> {
+        if let Some(at) = self.beheaded.take() {
+            self.push_head(tx, at)?;
+        }
         let Some(Reverse((.., at))) = self.heads.pop() else { return Ok(None) };
-        let run = self.queues.get_mut(at).and_then(|line| line.read.pop_front());
-        self.push_head(tx, at)?;
-        Ok(run)
+        self.beheaded = Some(at);
+        Ok(self.queues.get_mut(at).and_then(|line| line.read.pop_front()))
     }
 
     fn push_head(&mut self, tx: &Tx<'_>, at: usize) -> Result<(), Error> {
@@ -164,7 +169,7 @@ impl<'q> Ready<'q> {
                 .read
                 .back()
                 .filter(|_| line.read.len() == self.portion)
-                .map(|last| (last.claim_rank(), *last.run_id.as_uuid().as_bytes()));
+                .map(|last| (last.claim_rank(), bytes(last.run_id.as_uuid())));
         }
         if let Some(first) = line.read.front() {
             self.heads.push(Reverse((first.claim_rank(), first.run_id, at)));

@@ -280,7 +280,8 @@ impl Scribe {
     }
 
     fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Spoilt> {
-        self.wakes.forget();
+        // Clears away what a rollback that failed may have left.
+        self.roll_back();
         self.begin().map_err(|error| Spoilt::AsWhole(Box::new(move || nothing_happened(&error))))?;
         let committed = self.perform_all(jobs).map_err(Spoilt::ByJob).and_then(|()| {
             run_cached(&self.connection, "COMMIT")

@@ -64,7 +64,8 @@ use readers::Readers;
 
 /// A store in a SQLite file. See the [crate's documentation](crate).
 ///
-/// Reads run on tokio's blocking threads, so the store is used within a tokio runtime.
+/// Reads run on tokio's blocking threads, so the store is used within a tokio runtime. Dropping it
+/// without [`close`](Store::close) finishes what is in line, and blocks for as long as that takes.
 pub struct SqliteStore {
     path: PathBuf,
     rules: Rules,

@@ -1,5 +1,6 @@
 //! Readers: a few connections of their own for reads, so that a long one stands in nobody's way.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kagzi_core::StoreError;
@@ -36,11 +37,12 @@ impl Readers {
         let idle = Arc::clone(&self.idle);
         let reading = tokio::task::spawn_blocking(move || {
             let connection = lock(&idle).pop().ok_or_else(closed)?;
-            let found = in_transaction(&connection, work);
+            let found = catch_unwind(AssertUnwindSafe(|| in_transaction(&connection, work)));
+            // Whatever became of the work, and even if the caller has long gone: first the connection
+            // comes back, then the next may have a turn.
             lock(&idle).push(connection);
-            // Not before the connection is back, even if the caller has long gone.
             drop(turn);
-            found.map_err(Error::into_store_error)
+            found.unwrap_or_else(|panic| resume_unwind(panic)).map_err(Error::into_store_error)
         });
         reading.await.unwrap_or_else(|error| {
             Err(StoreError::Internal { context: "reading", detail: error.to_string() })
