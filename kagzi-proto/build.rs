@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     tonic_prost_build::configure()
         .bytes(".kagzi.v1")
         .btree_map(".kagzi.v1")
+        .codec_path("crate::codec::MessageCodec")
         // `Debug` of a payload shows its length, never its content: see src/lib.rs.
         .skip_debug([".kagzi.v1.Payload"])
         .compile_fds(descriptors)?;

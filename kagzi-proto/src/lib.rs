@@ -3,6 +3,8 @@
 //!
 //! The conversions to and from the domain types of `kagzi-core` are in `kagzi_sdk::wire`.
 
+pub mod codec;
+
 use std::fmt;
 
 /// The well-known types that the messages use.

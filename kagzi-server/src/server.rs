@@ -21,6 +21,12 @@ use crate::open::{open_store, without_password};
 use crate::service::Services;
 use crate::shutdown::{Drain, Drained};
 
+/// How many bytes one call may send ahead of what was read.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
+/// How many bytes all calls of a connection may send ahead of what was read.
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
 /// A server that has its store and its address, and does not serve yet.
 ///
 /// Calls that come before [`run`](Self::run) wait in the listener's backlog, so whoever has the address
@@ -199,6 +205,9 @@ fn router(config: &ServerConfig, services: &Services) -> Result<Router, ServerEr
     Ok(tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .max_concurrent_streams(config.max_concurrent_streams)
+        // A payload at its limit arrives without waiting for the receiver's leave.
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

@@ -20,6 +20,8 @@ mod run;
 mod start;
 mod step;
 mod step_call;
+#[cfg(test)]
+mod tests;
 mod time;
 mod value;
 mod worker;

@@ -1,5 +1,6 @@
 //! From what the wire carries to a [`StoreError`].
 
+use std::error::Error as _;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -131,6 +132,13 @@ fn known<const N: usize>(texts: &[&'static str; N], text: &str) -> &'static str 
 
 /// The error that asks for the right behaviour after a status that no kagzi server made.
 pub(super) fn foreign(status: &Status) -> StoreError {
+    if status.code() == Code::InvalidArgument && status.source().is_some() {
+        // Made by this side's decoder: see `kagzi_proto::codec`.
+        return StoreError::Internal {
+            context: "reading the server's answer",
+            detail: status.message().to_owned(),
+        };
+    }
     by_code(status.code(), status.message(), None)
 }
 
