@@ -228,3 +228,51 @@ fn hand_over(
     let page = listing::attempts(tx.connection, &request, None)?;
     Ok(ClaimedRun { lease, run, input, steps: page.items, more_steps: page.next })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kagzi_core::{Namespace, OperationId, Payload, StartRun, Store, WorkerId, WorkflowType};
+
+    use super::*;
+    use crate::{SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn a_claim_over_several_queues_goes_on_where_a_portion_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteOptions::new(directory.path().join("kagzi.db"))).await.unwrap();
+        let namespace = Namespace::new("n").unwrap();
+        let queues: Vec<_> = ["a", "b", "c"].map(|name| QueueName::new(name).unwrap()).into();
+        let mut expected = Vec::new();
+        for queue in &queues {
+            for number in 0..7 {
+                let kind = WorkflowType::new(if number % 2 == 0 { "even" } else { "odd" }).unwrap();
+                let start = StartRun::new(namespace.clone(), queue.clone(), kind, Payload::empty());
+                expected.push(start.run_id());
+                store.start(vec![start]).await.unwrap();
+            }
+        }
+        let claim = |limit, types: Vec<WorkflowType>| Claim {
+            namespace: namespace.clone(),
+            queues: queues.clone(),
+            workflow_types: types,
+            worker_id: WorkerId::new("w").unwrap(),
+            lease_length: Duration::from_mins(1),
+            limit,
+            steps_limit: 10,
+            operation: OperationId::generate(),
+        };
+        let take = async |limit, types| {
+            let claimed = store.claim(claim(limit, types)).await.unwrap();
+            claimed.iter().map(|claimed| claimed.run.run_id).collect::<Vec<_>>()
+        };
+        // A portion is two runs of a queue, and the oldest five are all of one.
+        assert_eq!(take(5, Vec::new()).await, expected[..5]);
+        let odd = vec![WorkflowType::new("odd").unwrap()];
+        let odd_ones: Vec<_> = [5, 8, 10, 12, 15, 17, 19].map(|at| expected[at]).into();
+        assert_eq!(take(100, odd).await, odd_ones);
+        let rest: Vec<_> = [6, 7, 9, 11, 13, 14, 16, 18, 20].map(|at| expected[at]).into();
+        assert_eq!(take(100, Vec::new()).await, rest);
+    }
+}
