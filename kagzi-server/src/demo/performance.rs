@@ -110,7 +110,7 @@ impl Performance {
     async fn work_through(&mut self, batch: &Batch, found: &Found) -> Result<(), CliError> {
         let files = found.files.len() as u64;
         let mut unasked_ends = 0;
-        let mut worker = self.start_worker(Some(where_to_hold(found)))?;
+        let mut worker = self.start_worker(files, Some(where_to_hold(found)))?;
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
@@ -124,7 +124,7 @@ impl Performance {
                 event = worker.event() => match event.map_err(|why| CliError::failed("lost sight of a worker", why))? {
                     WorkerEvent::Held(run_id) => {
                         self.kill(worker, run_id, batch, files).await?;
-                        worker = self.start_worker(None)?;
+                        worker = self.start_worker(files, None)?;
                     }
                     WorkerEvent::Ended(status) => {
                         unasked_ends += 1;
@@ -133,16 +133,16 @@ impl Performance {
                             return Err(CliError::failed("the workers of the demo end by themselves", last_words));
                         }
                         self.narrator.say(format_args!("a worker ended by itself ({status}): {last_words}"));
-                        worker = self.start_worker(None)?;
+                        worker = self.start_worker(files, None)?;
                     }
                 },
             }
         }
     }
 
-    fn start_worker(&mut self, hold: Option<Hold>) -> Result<WorkerProcess, CliError> {
+    fn start_worker(&mut self, files: u64, hold: Option<Hold>) -> Result<WorkerProcess, CliError> {
         self.workers += 1;
-        let plan = self.stage.worker_plan(&self.root, hold);
+        let plan = self.stage.worker_plan(&self.root, files, hold);
         let worker = WorkerProcess::spawn(&plan, self.workers)
             .map_err(|why| CliError::failed("could not start a worker", why))?;
         self.narrator.say(format_args!("worker {} started, process {}", self.workers, worker.pid()));

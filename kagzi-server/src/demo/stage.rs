@@ -98,16 +98,23 @@ impl Stage {
         Batch::new(self.client.clone(), self.queue.clone())
     }
 
-    /// What a worker is told; `hold` is where the first one waits to be killed.
-    pub fn worker_plan(&self, root: &Path, hold: Option<Hold>) -> WorkerPlan {
+    /// What a worker is told; `hold` is where the first one waits to be killed. That one gets few of the
+    /// `files` at a time where there are few, so that it is really half way through them.
+    pub fn worker_plan(&self, root: &Path, files: u64, hold: Option<Hold>) -> WorkerPlan {
+        let (lease, concurrency) = match hold {
+            Some(_) => {
+                (LEASE_OF_THE_DOOMED, u32::try_from(files / 8).unwrap_or(CONCURRENCY).clamp(1, CONCURRENCY))
+            }
+            None => (LEASE, CONCURRENCY),
+        };
         WorkerPlan {
             server: self.server.url(),
             namespace: self.namespace.clone(),
             queue: self.queue.clone(),
             root: root.to_owned(),
             output: self.workspace.directory().to_owned(),
-            lease: if hold.is_some() { LEASE_OF_THE_DOOMED } else { LEASE },
-            concurrency: CONCURRENCY,
+            lease,
+            concurrency,
             hold,
         }
     }
