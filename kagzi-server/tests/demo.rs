@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use kagzi_core::{DeleteFinished, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -263,4 +264,56 @@ fn a_worker_does_not_outlive_a_demo_that_is_killed() {
     signal("-KILL", demo.id());
     demo.wait().unwrap();
     wait_until_gone(worker);
+}
+
+#[tokio::test]
+async fn the_same_on_postgres_and_nothing_of_it_stays_in_the_database() {
+    let database = kagzi_testkit::postgres().await.unwrap().fresh_database().await.unwrap();
+    let scene = Scene::new();
+    files_of_every_kind(&scene);
+    let url = database.url();
+    let ended = tokio::task::spawn_blocking(move || {
+        let ended = scene.demo(&["--store", &url]);
+        scene.check(&ended.summary().manifest());
+        ended
+    });
+    let ended = ended.await.unwrap();
+    assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
+    ended.summary().assert_survived_a_crash();
+    assert_eq!(ended.summary().number("runs_completed"), 71);
+
+    let config =
+        kagzi_server::ServerConfig { store: database.url(), ..kagzi_server::ServerConfig::default() };
+    let store = kagzi_server::open_store(&config).await.unwrap();
+    let (namespace, states) = (None, Vec::new());
+    let everything = DeleteFinished { namespace, states, before: Timestamp::MAX, limit: 1000 };
+    assert_eq!(store.delete_finished(&everything).await.unwrap(), 0);
+    store.close().await.unwrap();
+}
+
+#[test]
+fn what_was_kept_can_be_looked_at_with_the_command_line() {
+    let scene = Scene::new();
+    scene.file("file", "x");
+    symlink("nowhere", scene.directory.path().join("broken")).unwrap();
+    let kept = scene.demo(&["--keep"]).summary().manifest();
+    let database = kept.with_file_name("kagzi.db");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_kagzi"))
+        .args(["dev", "--json", "--listen", "127.0.0.1:0", "--db"])
+        .arg(database)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout =
+        serde_json::Deserializer::from_reader(server.stdout.as_mut().unwrap()).into_iter::<Value>();
+    let url = stdout.next().unwrap().unwrap()["server"].as_str().unwrap().to_owned();
+    let letters = Command::new(env!("CARGO_BIN_EXE_kagzi"))
+        .args(["dead-letters", "--json", "--server", &url])
+        .output()
+        .unwrap();
+    let letters: Value = serde_json::from_slice(&letters.stdout).unwrap();
+    signal("-TERM", server.id());
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(letters["runs"].as_array().unwrap().len(), 1);
+    assert!(letters["runs"][0]["failure"]["message"].as_str().unwrap().contains("broken"));
 }

@@ -1,6 +1,6 @@
 //! The runs of one demo, as the server sees them: starting them, counting them, reading how they ended.
 
-use kagzi_core::{Attempt, AttemptState, QueueName, Run, RunFilter, RunId, StoreError};
+use kagzi_core::{Attempt, AttemptState, QueueName, Run, RunFilter, RunId, StepId, StoreError};
 use kagzi_sdk::{Client, ClientError, Start};
 use tokio::task::{JoinError, JoinSet};
 
@@ -53,14 +53,15 @@ impl Batch {
         Ok(own.map_or(0, |depth| depth.pending + depth.running + depth.sleeping))
     }
 
-    /// Whether a step of this run is being executed, by the attempts table.
+    /// The step of this run that is being executed, by the attempts table.
     ///
     /// # Errors
     ///
     /// Those of listing attempts.
-    pub async fn has_running_attempt(&self, run_id: RunId) -> Result<bool, ClientError> {
+    pub async fn running_step(&self, run_id: RunId) -> Result<Option<StepId>, ClientError> {
         let attempts = self.client.attempts(run_id).await?;
-        Ok(attempts.iter().any(|attempt| attempt.state == AttemptState::Running))
+        let running = attempts.into_iter().find(|attempt| attempt.state == AttemptState::Running);
+        Ok(running.map(|attempt| attempt.step_id))
     }
 
     /// All its runs.

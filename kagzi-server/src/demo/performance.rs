@@ -146,6 +146,11 @@ impl Performance {
         let worker = WorkerProcess::spawn(&plan, self.workers)
             .map_err(|why| CliError::failed("could not start a worker", why))?;
         self.narrator.say(format_args!("worker {} started, process {}", self.workers, worker.pid()));
+        self.narrator.status(if self.killed > 0 {
+            "the dead worker's files come back when its leases end"
+        } else {
+            ""
+        });
         Ok(worker)
     }
 
@@ -158,17 +163,20 @@ impl Performance {
         batch: &Batch,
         files: u64,
     ) -> Result<(), CliError> {
-        while !batch.has_running_attempt(run_id).await.map_err(lost)? {
-            tokio::time::sleep(LOOK).await;
-        }
+        let step = loop {
+            match batch.running_step(run_id).await.map_err(lost)? {
+                Some(step) => break step,
+                None => tokio::time::sleep(LOOK).await,
+            }
+        };
         let through = files.saturating_sub(batch.live().await.map_err(lost)?);
         let (number, pid) = (self.workers, worker.pid());
         worker.kill().await.map_err(|why| CliError::failed("could not kill the worker", why))?;
         self.killed += 1;
         self.narrator.progress(through);
         self.narrator.say(format_args!(
-            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files, inside a step of run \
-             {run_id}: the step's work was done, but nobody was told"
+            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files: step {step} of run {run_id} \
+             had done its work and told nobody"
         ));
         Ok(())
     }

@@ -112,7 +112,7 @@ impl Report {
         #[expect(clippy::cast_precision_loss, reason = "nobody counts 2^53 runs")]
         let runs = (self.runs_completed + self.dead_letters.len() as u64) as f64;
         let seconds = self.elapsed.as_secs_f64();
-        if seconds > 0.0 { (runs / seconds * 10.0).round() / 10.0 } else { 0.0 }
+        if seconds > 0.0 { (runs / seconds * 1000.0).round() / 1000.0 } else { 0.0 }
     }
 
     /// The summary for programs.
@@ -148,7 +148,7 @@ impl Report {
     /// The summary for people.
     pub fn text(&self, directory: &Path, manifest: &Path) -> String {
         let mut text = format!(
-            "Backed up {} of {} files, {} ({} compressed), in {:.1} s: {} runs/s.\n\n",
+            "Backed up {} of {} files, {} ({} compressed), in {:.1} s: {:.1} runs/s.\n\n",
             HumanCount(self.runs_completed),
             HumanCount(self.files),
             HumanBytes(self.bytes),
@@ -183,7 +183,7 @@ impl Report {
             (
                 "crash",
                 format!(
-                    "{} worker killed with SIGKILL; {} attempts abandoned, {} executed again by the next worker",
+                    "{} worker killed with SIGKILL; {} attempts abandoned, {} executed again by the next one",
                     self.workers_killed, audit.abandoned, audit.reexecuted
                 ),
             ),
