@@ -61,14 +61,27 @@ fn as_setting(error: StoreError, option: &str) -> StoreError {
     }
 }
 
-/// A URL as it may be shown: what stands between user and host is left out.
+/// A URL as it may be shown: `***` stands for a password, before the host or among the parameters.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_ends = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority_ends = address.find('/').unwrap_or(address.len());
     // The last `@` of the authority: a password may hold one that nobody encoded.
-    let Some(at) = rest[..authority_ends].rfind('@') else { return url.to_owned() };
-    let user = rest[..at].split(':').next().unwrap_or_default();
-    format!("{scheme}://{user}:***{}", &rest[at..])
+    let address = match address[..authority_ends].rfind('@').map(|at| address.split_at(at)) {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:***{host}"),
+            None => address.to_owned(),
+        },
+        None => address.to_owned(),
+    };
+    let hide = |parameter: &str| match parameter.split_once('=') {
+        Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}=***"),
+        _ => parameter.to_owned(),
+    };
+    let parameters: Vec<String> =
+        parameters.split('&').filter(|parameter| !parameter.is_empty()).map(hide).collect();
+    let question = if parameters.is_empty() { "" } else { "?" };
+    format!("{scheme}://{address}{question}{}", parameters.join("&"))
 }
 
 #[cfg(test)]
@@ -119,7 +132,12 @@ mod tests {
         let cases = [
             ("postgres://u:p@h:5432/db", "postgres://u:***@h:5432/db"),
             ("postgres://u:p@w@h/db", "postgres://u:***@h/db"),
+            ("postgres://u@h/db", "postgres://u@h/db"),
             ("postgres://h/db?user=a@b", "postgres://h/db?user=a@b"),
+            (
+                "postgres://h?user=u&password=p%26&sslmode=disable",
+                "postgres://h?user=u&password=***&sslmode=disable",
+            ),
             ("sqlite:///data/a@b.db", "sqlite:///data/a@b.db"),
             ("memory:", "memory:"),
         ];

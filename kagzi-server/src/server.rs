@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use kagzi_core::SharedStore;
 use kagzi_core::engine::Engine;
@@ -26,6 +27,9 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
 /// How many bytes all calls of a connection may send ahead of what was read.
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// How long connections have to deliver their last answers after all calls were answered.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A server that has its store and its address, and does not serve yet.
 ///
@@ -114,9 +118,9 @@ impl Server {
                 }
             }
             stop.cancel();
-            // Connections close once their last answer is delivered; a client that does not take it
-            // does not hold up the end.
-            tokio::time::sleep(self.config.drain_timeout).await;
+            // Connections close once their last answer is delivered. A client that does not take it, or
+            // that watches the health for ever, does not hold up the end.
+            tokio::time::sleep(FAREWELL).await;
         };
         tokio::select! {
             served = transport => served?,

@@ -10,6 +10,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use kagzi_core::{MAX_BATCH, MAX_DURATION, Namespace, RetryPolicy, Rules, StoreEr
 use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use serde::Deserialize;
 
+use crate::open::without_password;
 pub use settings::{ServeArgs, Settings};
 
 /// How log lines look.
@@ -33,7 +35,7 @@ pub enum LogFormat {
 }
 
 /// Everything that a server is told, checked and complete.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ServerConfig {
     /// Where to listen, `host:port`; port 0 takes a free one. Default `127.0.0.1:7474`.
     pub listen: String,
@@ -47,7 +49,8 @@ pub struct ServerConfig {
     pub rules: Rules,
     /// The longest request that is read, in bytes. Default 16 MiB.
     pub max_message_bytes: usize,
-    /// What one call may ask for at most: starts, leases, items of a page. Default 1000.
+    /// What one answer holds at most: claimed runs, steps of each, items of a page. Who asks for more
+    /// gets this many. Default 1000.
     pub max_batch: u32,
     /// How long a lease lasts if the worker does not say. Default 30 s.
     pub default_lease: Duration,
@@ -72,6 +75,17 @@ pub struct ServerConfig {
     pub log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,kagzi_core=debug`. Default `info`.
     pub log_level: String,
+}
+
+/// Shows no password.
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig")
+            .field("listen", &self.listen)
+            .field("store", &without_password(&self.store))
+            .field("namespaces", &self.namespaces)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ServerConfig {

@@ -1,5 +1,6 @@
 //! The settings as people give them, each with one name everywhere.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -7,9 +8,10 @@ use serde::Deserialize;
 
 use super::duration::Length;
 use super::{ConfigError, LogFormat, ServerConfig, file};
+use crate::open::without_password;
 
 /// Everything that can be set, as far as it was. The same names serve as flags, variables and keys.
-#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Args, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:7474]
@@ -33,7 +35,7 @@ pub struct Settings {
     /// The longest request that is read. [default: 16777216, 16 MiB]
     #[arg(long, env = "KAGZI_MAX_MESSAGE_BYTES", value_name = "BYTES")]
     pub max_message_bytes: Option<usize>,
-    /// What one call may ask for at most: starts, leases, items of a page. [default: 1000]
+    /// What one answer holds at most: claimed runs, steps of each, items of a page. [default: 1000]
     #[arg(long, env = "KAGZI_MAX_BATCH", value_name = "N")]
     pub max_batch: Option<u32>,
     /// How long a lease lasts if the worker does not say. [default: 30s]
@@ -96,6 +98,14 @@ pub struct Settings {
     /// What is logged: a level, or directives such as `info,kagzi_core=debug`. [default: info]
     #[arg(long, env = "KAGZI_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
+}
+
+/// Shows which store, without its password, and nothing more.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let store = self.store.as_deref().map(without_password);
+        f.debug_struct("Settings").field("store", &store).finish_non_exhaustive()
+    }
 }
 
 impl Settings {

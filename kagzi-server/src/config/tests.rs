@@ -118,3 +118,24 @@ fn values_outside_their_range_are_refused_by_name() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+#[test]
+fn the_example_file_names_every_setting_with_its_default() {
+    let text = include_str!("../../kagzi.example.toml");
+    let config = file::parse(Path::new("kagzi.example.toml"), text).and_then(Settings::into_config).unwrap();
+    assert_eq!(config, ServerConfig::default());
+    let known = file::parse(Path::new("x"), "unknown_key = 1").unwrap_err().to_string();
+    let keys: Vec<&str> = known.split('`').skip(3).step_by(2).collect();
+    assert!(keys.len() > 20, "{known}");
+    for key in keys {
+        let said = text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+        assert!(said, "{key} is missing");
+    }
+}
+
+#[test]
+fn debug_shows_no_password() {
+    let settings = Settings { store: Some("postgres://u:secret@h/db".to_owned()), ..Settings::default() };
+    assert!(!format!("{settings:?}").contains("secret"));
+    assert!(!format!("{:?}", settings.into_config().unwrap()).contains("secret"));
+}

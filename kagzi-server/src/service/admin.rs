@@ -25,7 +25,6 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteFinishedResponse>, Status> {
         let read = DeleteFinished::from_wire(request.into_inner());
         self.answer("DeleteFinished", read, |delete| async move {
-            self.limits().check_batch("limit", delete.limit as usize)?;
             let deleted = self.store().delete_finished(&delete).await?;
             Ok(v1::DeleteFinishedResponse { deleted })
         })

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kagzi_core::{Namespace, Rules, StoreError};
+use kagzi_core::{MAX_BATCH, Namespace, PageRequest, Rules, StoreError};
 
 use crate::config::ServerConfig;
 
@@ -34,16 +34,9 @@ impl Limits {
         }
     }
 
-    /// Checks how many things a call brings or asks for.
-    pub(super) fn check_batch(&self, field: &str, count: usize) -> Result<(), StoreError> {
-        if count >= 1 && count <= self.max_batch as usize {
-            return Ok(());
-        }
-        Err(invalid(
-            field,
-            format!("from 1 to {}, the server's max_batch", self.max_batch),
-            count.to_string(),
-        ))
+    /// A page request, its limit cut to what one answer holds at most.
+    pub(super) fn page(&self, asked: &PageRequest) -> PageRequest {
+        PageRequest { limit: asked.limit.min(self.max_batch), cursor: asked.cursor.clone() }
     }
 
     /// Checks a lease length against the server's bounds.
@@ -64,6 +57,14 @@ impl Limits {
     }
 }
 
-pub(super) fn invalid(field: &str, expected: String, got: String) -> StoreError {
+/// Checks how many things a call brings.
+pub(super) fn check_batch(field: &str, count: usize) -> Result<(), StoreError> {
+    if count >= 1 && count <= MAX_BATCH as usize {
+        return Ok(());
+    }
+    Err(invalid(field, format!("from 1 to {MAX_BATCH}"), count.to_string()))
+}
+
+fn invalid(field: &str, expected: String, got: String) -> StoreError {
     StoreError::InvalidArgument { field: field.to_owned(), expected, got }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod call;
 mod limits;
+mod page;
 mod poll;
 mod subject;
 #[cfg(test)]

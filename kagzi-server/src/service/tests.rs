@@ -24,7 +24,12 @@ use super::*;
 use crate::shutdown::Drained;
 
 fn services() -> Services {
-    let config = ServerConfig { max_poll_wait: Duration::from_hours(2), ..ServerConfig::default() };
+    services_with(ServerConfig::default().max_batch)
+}
+
+fn services_with(max_batch: u32) -> Services {
+    let max_poll_wait = Duration::from_hours(2);
+    let config = ServerConfig { max_poll_wait, max_batch, ..ServerConfig::default() };
     let store = MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone());
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
     let engine = Engine::new(Arc::new(store), rarely);
@@ -304,4 +309,26 @@ async fn weights_are_never_below_what_the_wire_takes() {
         let on_wire: v1::Attempt = attempt.clone().into_wire();
         assert!(weight::attempt(&attempt) >= on_wire.encoded_len());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_more_than_an_answer_holds_gets_what_it_holds_and_a_cursor() {
+    let services = services_with(3);
+    for _ in 0..7 {
+        start(&services, 0).await;
+    }
+    let (mut sizes, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = Some(v1::PageRequest { limit: 100, cursor });
+        let list = v1::ListWorkflowsRequest { namespace: "default".to_owned(), filter: None, page };
+        let page = services.list_workflows(Request::new(list)).await.unwrap().into_inner();
+        sizes.push(page.runs.len());
+        cursor = page.next_cursor;
+        if cursor.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(sizes, [3, 3, 1]);
+    let answer = services.poll_activity(poll(100, Duration::ZERO)).await.unwrap().into_inner();
+    assert_eq!(answer.runs.len(), 3);
 }

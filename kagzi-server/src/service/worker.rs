@@ -7,6 +7,7 @@ use kagzi_sdk::wire::{IntoWire, Poll, heartbeats_from_wire, poll_from_wire, verd
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Services;
+use super::limits::check_batch;
 
 #[async_trait]
 impl WorkerService for Services {
@@ -84,16 +85,16 @@ impl Services {
     fn read_poll(&self, wire: v1::PollActivityRequest) -> Result<Poll, StoreError> {
         let limits = self.limits();
         let mut poll = poll_from_wire(wire, limits.default_lease)?;
-        limits.check_batch("limit", poll.claim.limit as usize)?;
-        limits.check_batch("steps_limit", poll.claim.steps_limit as usize)?;
         limits.check_lease_length("lease_length", poll.claim.lease_length)?;
+        poll.claim.limit = poll.claim.limit.min(limits.max_batch);
+        poll.claim.steps_limit = poll.claim.steps_limit.min(limits.max_batch);
         poll.wait = limits.wait(poll.wait);
         Ok(poll)
     }
 
     fn read_heartbeats(&self, wire: v1::RecordHeartbeatRequest) -> Result<Vec<Heartbeat>, StoreError> {
         let limits = self.limits();
-        limits.check_batch("heartbeats", wire.heartbeats.len())?;
+        check_batch("heartbeats", wire.heartbeats.len())?;
         let batch = heartbeats_from_wire(wire, limits.default_lease)?;
         for (at, heartbeat) in batch.iter().enumerate() {
             limits.check_lease_length(&format!("heartbeats[{at}].lease_length"), heartbeat.lease_length)?;

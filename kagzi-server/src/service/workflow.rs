@@ -1,14 +1,15 @@
 //! `WorkflowService`: runs, from the outside.
 
 use kagzi_core::{
-    Attempt, ListAttempts, ListRuns, Namespace, Page, PageRequest, Run, RunRecord, StartRun, Started,
-    StoreError,
+    Attempt, ListAttempts, ListRuns, Namespace, Page, Run, RunRecord, StartRun, Started, StoreError,
 };
 use kagzi_proto::v1;
 use kagzi_proto::v1::workflow_service_server::WorkflowService;
 use kagzi_sdk::wire::{CountRuns, GetRun, IntoWire, within};
 use tonic::{Request, Response, Status, async_trait};
 
+use super::limits::check_batch;
+use super::page::gather;
 use super::{Services, weight};
 
 #[async_trait]
@@ -95,8 +96,8 @@ impl WorkflowService for Services {
 
 impl Services {
     async fn start_many(&self, starts: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
-        self.limits().check_batch("starts", starts.len())?;
-        // The store checks again; here the place in the batch is known.
+        // The store checks again; here the name of the list and the place in it are known.
+        check_batch("starts", starts.len())?;
         for (at, start) in starts.iter().enumerate() {
             within(&format!("starts[{at}]"), start.validate(&self.limits().rules))?;
         }
@@ -116,39 +117,18 @@ impl Services {
     }
 
     async fn list_runs(&self, list: ListRuns) -> Result<Page<Run>, StoreError> {
-        self.limits().check_batch("page.limit", list.page.limit as usize)?;
-        let mut page = self.store().list_runs(&list).await?;
-        let kept = weight::fitting(&page.items, weight::run);
-        if kept < page.items.len() {
-            page.items.truncate(kept);
-            page.next = page.items.last().map(|last| list.cursor_after(last));
-        }
-        Ok(page)
+        let fetch = |page| {
+            let part = ListRuns { page, ..list.clone() };
+            async move { self.store().list_runs(&part).await }
+        };
+        gather(self.limits().page(&list.page), fetch, weight::run, |last| list.cursor_after(last)).await
     }
 
-    /// Outputs may be large, so the store is asked for a few attempts at a time, until the page or the
-    /// response is full.
     async fn list_attempts(&self, list: ListAttempts) -> Result<Page<Attempt>, StoreError> {
-        const AT_A_TIME: u32 = 50;
-        self.limits().check_batch("page.limit", list.page.limit as usize)?;
-        let mut items: Vec<Attempt> = Vec::new();
-        let mut cursor = list.page.cursor.clone();
-        let mut left = list.page.limit;
-        loop {
-            let page = PageRequest { limit: left.min(AT_A_TIME), cursor };
-            let part = self.store().list_attempts(&ListAttempts { page, ..list.clone() }).await?;
-            left = left.saturating_sub(u32::try_from(part.items.len()).unwrap_or(u32::MAX));
-            items.extend(part.items);
-            let kept = weight::fitting(&items, weight::attempt);
-            if kept < items.len() {
-                items.truncate(kept);
-                let next = items.last().map(|last| list.cursor_after(last));
-                return Ok(Page { items, next });
-            }
-            if left == 0 || part.next.is_none() {
-                return Ok(Page { items, next: part.next });
-            }
-            cursor = part.next;
-        }
+        let fetch = |page| {
+            let part = ListAttempts { page, ..list.clone() };
+            async move { self.store().list_attempts(&part).await }
+        };
+        gather(self.limits().page(&list.page), fetch, weight::attempt, |last| list.cursor_after(last)).await
     }
 }

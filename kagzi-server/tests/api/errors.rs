@@ -55,7 +55,7 @@ async fn malformed_fields_of_worker_calls_are_named() {
         ("queues[1]", v1::PollActivityRequest { queues: vec!["q".to_owned(), String::new()], ..poll() }),
         ("queues", v1::PollActivityRequest { queues: Vec::new(), ..poll() }),
         ("worker_id", v1::PollActivityRequest { worker_id: " w".to_owned(), ..poll() }),
-        ("limit", v1::PollActivityRequest { limit: 1001, ..poll() }),
+        ("limit", v1::PollActivityRequest { limit: 10_001, ..poll() }),
         ("lease_length", v1::PollActivityRequest { lease_length: Some(seconds(0)), ..poll() }),
         ("lease_length", v1::PollActivityRequest { lease_length: Some(seconds(3601)), ..poll() }),
         ("wait", v1::PollActivityRequest { wait: Some(seconds(-5)), ..poll() }),
@@ -181,7 +181,7 @@ async fn bad_cursors_are_refused() {
             assert_eq!((refused.code(), field(&refused).as_str()), (Code::InvalidArgument, "page.cursor"));
             assert_eq!(info(&refused).reason, "BAD_CURSOR");
         }
-        let refused = server.workflows.list_workflows(list(5000, "", None)).await.unwrap_err();
+        let refused = server.workflows.list_workflows(list(10_001, "", None)).await.unwrap_err();
         assert_eq!(field(&refused), "page.limit");
     }
 }
