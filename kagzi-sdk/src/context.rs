@@ -28,7 +28,8 @@ const SLEEP: &str = "sleep";
 /// `nondeterminism` rather than being replayed wrongly.
 ///
 /// Steps may run side by side with `tokio::join!` or `futures::join_all`; with `tokio::select!`, write
-/// `biased;`, since its branches otherwise start in random order. Clones share one run.
+/// `biased;`, since its branches otherwise start in random order. Await them within the workflow
+/// function, not in spawned tasks, whose order nobody knows. Clones share one run.
 #[derive(Clone)]
 pub struct Context(Arc<Inner>);
 
@@ -49,8 +50,8 @@ impl Context {
     /// ever on one worker at a time. If it fails, panics or takes longer than its timeout, the failure
     /// is recorded and this execution of the run ends: the engine takes the run up again by the retry
     /// policy, or makes it a dead letter. So the returned future gives a step's result or nothing; its
-    /// errors are those of the code: a name outside the rule (code `invalid_step_name`), or a recorded
-    /// output of another type (`decode`). To handle a failure within the workflow, return it as data:
+    /// errors are those of the code: a name or a setting outside the rule (codes `invalid_step_name`,
+    /// `invalid_step`), or a recorded output of another type (`decode`). To handle a failure within the workflow, return it as data:
     /// a step may well give a `Result`.
     ///
     /// The result is handed over before it is recorded, so that its record and the beginning of the
@@ -80,8 +81,9 @@ impl Context {
     /// Sleeps at least this long, by the store's clock, down to a microsecond. The run gives its worker
     /// up meanwhile, so a sleep of a year costs one row.
     ///
-    /// Steps running beside the sleep go on first: the run sleeps when nothing else of it can go on.
-    /// The time that takes counts.
+    /// Steps running beside the sleep go on first: the run sleeps when nothing else of it can go on. The
+    /// time that takes counts. So a sleep is no timeout for a step beside it; give the step a
+    /// [`timeout`](Step::timeout) for that.
     pub fn sleep(&self, duration: Duration) -> StepFuture<'static, ()> {
         step::sleep(&self.0.journal, SLEEP, SleepUntil::After(duration))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kagzi_core::{Failure, NextStep, RetryPolicy, StepId};
+use kagzi_core::{Failure, MAX_DURATION, NextStep, RetryPolicy, StepId, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,6 +62,21 @@ impl Step {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Checks the policy and the timeout.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.retry.as_ref().map_or(Ok(()), RetryPolicy::validate)?;
+        match self.timeout {
+            Some(timeout) if timeout < Duration::from_micros(1) || timeout > MAX_DURATION => {
+                Err(StoreError::InvalidArgument {
+                    field: "timeout".to_owned(),
+                    expected: "from 1 microsecond to 100 years".to_owned(),
+                    got: format!("{timeout:?}"),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn to_next(&self, step_id: StepId, position: u32) -> NextStep {

@@ -285,3 +285,61 @@ async fn a_step_name_outside_the_rule_fails_the_run_by_name() {
     assert_eq!((failed.kind, failed.code.as_str()), (FailureKind::NonRetryable, "invalid_step_name"));
     assert!(failed.message.contains("step_id"), "{failed}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_two_failures_the_one_that_no_retry_cures_decides() {
+    let world = world();
+    let _worker = work(world.worker().register("w", |ctx: Context, (): ()| async move {
+        let (a, b) = tokio::join!(
+            ctx.step("may pass", || async { Err::<(), _>(StepError::retryable("busy", "")) }),
+            ctx.step("will not", || async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Err::<(), _>(StepError::non_retryable("forbidden", ""))
+            }),
+        );
+        a.and(b)
+    }));
+    let run = world.start("w").await;
+    assert_eq!(failed(&run).await.code, "forbidden");
+    assert_eq!(run.record().await.unwrap().run.claims, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn details_over_the_limit_do_not_keep_a_failure_from_being_told() {
+    let world = world_with(Rules { max_payload_bytes: 100, ..Rules::default() });
+    let _worker = work(world.worker().register("w", |ctx: Context, (): ()| async move {
+        ctx.step("a", || async {
+            let error = StepError::non_retryable("declined", "declined");
+            Err::<(), _>(error.with_details(&"x".repeat(200))?)
+        })
+        .await
+    }));
+    let run = world.start("w").await;
+    let failed = failed(&run).await;
+    assert_eq!((failed.code.as_str(), failed.details), ("declined", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_with_impossible_settings_fails_the_run_and_not_the_step_before_it() {
+    let world = world();
+    let _worker = work(world.worker().register("w", |ctx: Context, (): ()| async move {
+        ctx.step("before", || async { Ok(()) }).await?;
+        ctx.step(Step::named("a").timeout(Duration::ZERO), || async { Ok(()) }).await
+    }));
+    let run = world.start("w").await;
+    let failed = failed(&run).await;
+    assert_eq!((failed.kind, failed.code.as_str()), (FailureKind::NonRetryable, "invalid_step"));
+    assert!(failed.message.contains("timeout"), "{failed}");
+    assert_eq!(world.history(&run).await, ["before/1 COMPLETED"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleep_longer_than_any_fails_the_run() {
+    let world = world();
+    let _worker = work(
+        world.worker().register("w", |ctx: Context, (): ()| async move { ctx.sleep(Duration::MAX).await }),
+    );
+    let run = world.start("w").await;
+    let failed = failed(&run).await;
+    assert_eq!((failed.kind, failed.code.as_str()), (FailureKind::NonRetryable, "invalid_argument"));
+}

@@ -1,9 +1,17 @@
 //! How an execution is told to stop, from outside.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use kagzi_core::{LostReason, RunState, StoreError};
 use tokio_util::sync::CancellationToken;
+
+use super::ends::Ended;
+
+/// How long the answer to the last write is waited for once the lease is known to be lost.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Why the right to a run is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,20 @@ impl Control {
         self.why.get_or_init(|| why);
         self.cancelled.cancel();
         self.lost.cancel();
+    }
+
+    /// The answer to the last write of an execution, unless the execution is stopped before.
+    pub(crate) async fn unless_stopped(&self, end: impl Future<Output = Ended>) -> Ended {
+        let mut end = pin!(end);
+        tokio::select! {
+            biased;
+            ended = &mut end => ended,
+            () = self.abort.cancelled() => Ended::Stuck,
+            // A heartbeat may find the lease ended by this very write, whose answer is on its way then.
+            () = self.lost.cancelled() => {
+                tokio::time::timeout(LAST_ANSWER, end).await.unwrap_or(Ended::Lost)
+            }
+        }
     }
 
     pub(crate) fn why_lost(&self) -> WhyLost {

@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     begins: FuturesUnordered<Write>,
     /// Set when the execution is to end as soon as the steps in flight have ended.
     ending: Option<Ending>,
+    /// The engine refused to record something that the code has had.
+    refused: bool,
     signals: Signals,
 }
 
@@ -95,6 +97,7 @@ impl Driver {
             recorded_step: None,
             begins: FuturesUnordered::new(),
             ending: None,
+            refused: false,
             signals,
         }
     }
@@ -104,8 +107,15 @@ impl Driver {
         let end: BoxFuture<'static, Ended> = match poll_fn(|context| self.poll_event(context)).await {
             Event::Lost => return self.stop_lost().await,
             Event::Aborted => {
+                self.control.cancelled.cancel();
                 self.stop();
                 return ends::released(&self.writes).await;
+            }
+            // The code went on with a result that could not be recorded: what it returns does not count.
+            Event::Returned(_) if self.refused => {
+                let writes = self.writes.clone();
+                let ending = self.ending.take().unwrap_or(Ending::Release);
+                Box::pin(async move { ends::ending(&writes, ending).await })
             }
             Event::Returned(result) => {
                 let (writes, journal) = (self.writes.clone(), Arc::clone(&self.journal));
@@ -118,11 +128,7 @@ impl Driver {
             }
         };
         self.stop();
-        tokio::select! {
-            ended = end => ended,
-            () = self.control.lost.cancelled() => Ended::Lost,
-            () = self.control.abort.cancelled() => Ended::Stuck,
-        }
+        self.control.unless_stopped(end).await
     }
 
     /// Drops the code with all that it is doing.
@@ -205,8 +211,9 @@ impl Driver {
         match outcome {
             _ if self.ending.is_some() => self.journal.give_up(position),
             BeginOutcome::Execute { attempt } => {
-                self.writes.calls.reporter.counters.steps_executed.add(1);
-                self.journal.execute(position, attempt, since);
+                if self.journal.execute(position, attempt, since) {
+                    self.writes.calls.reporter.counters.steps_executed.add(1);
+                }
             }
             BeginOutcome::Memoized { output, .. } => self.journal.memoized(position, output),
             BeginOutcome::InProgress { attempt } => {
@@ -226,6 +233,7 @@ impl Driver {
         if let Some(why) = WhyLost::of(error) {
             return Err(why);
         }
+        self.refused = true;
         self.journal.give_up_unstarted();
         let failure = ends::failure_of(error);
         let ending = match (what, self.recorded_step.take()) {

@@ -65,7 +65,9 @@ pub(crate) async fn returned(
         }
         result = Err(failure_of(&error));
     }
-    if let Some(failure) = journal.broken().or_else(|| journal.never_asked()) {
+    if let Some(failure) = journal.broken() {
+        result = Err(failure);
+    } else if let (Ok(_), Some(failure)) = (&result, journal.never_asked()) {
         result = Err(failure);
     }
     let recorded = match (result, journal.take_completion()) {
@@ -105,7 +107,7 @@ pub(crate) async fn ending(writes: &Writes, ending: Ending) -> Ended {
     let recorded = match ending {
         Ending::Release => return released(writes).await,
         Ending::FailRun(failure) => fail_run(writes, failure).await,
-        Ending::FailStep(failed) => writes.fail_step(failed).await.map(ended),
+        Ending::FailStep(failed) => fail_step(writes, failed).await,
         Ending::Sleep(call) => match writes.sleep(&call).await {
             Ok(SleepOutcome::Sleeping { .. }) => Ok(Ended::Slept),
             // The claim did not tell of it; the next one will.
@@ -140,8 +142,25 @@ pub(crate) async fn released(writes: &Writes) -> Ended {
     }
 }
 
-async fn fail_run(writes: &Writes, failure: Failure) -> Result<Ended, StoreError> {
-    writes.fail_run(failure).await.map(ended)
+async fn fail_step(writes: &Writes, mut failed: StepFailed) -> Result<Ended, StoreError> {
+    let outcome = match writes.fail_step(failed.clone()).await {
+        // Rather a failure without its details than one in its place that tells of their size.
+        Err(StoreError::TooLarge { .. }) if failed.failure.details.take().is_some() => {
+            writes.fail_step(failed).await
+        }
+        outcome => outcome,
+    };
+    outcome.map(ended)
+}
+
+async fn fail_run(writes: &Writes, mut failure: Failure) -> Result<Ended, StoreError> {
+    let outcome = match writes.fail_run(failure.clone()).await {
+        Err(StoreError::TooLarge { .. }) if failure.details.take().is_some() => {
+            writes.fail_run(failure).await
+        }
+        outcome => outcome,
+    };
+    outcome.map(ended)
 }
 
 const fn ended(outcome: FailureOutcome) -> Ended {

@@ -99,7 +99,7 @@ pub(crate) struct Completion {
 }
 
 /// A step function that failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StepFailed {
     pub(crate) step_id: StepId,
     pub(crate) attempt: u32,
@@ -155,11 +155,12 @@ impl Journal {
                 attempt.finished_at,
                 attempt.position,
             );
-            let output = attempt.output.filter(|_| attempt.state == AttemptState::Completed);
+            let memo = (attempt.state == AttemptState::Completed)
+                .then(|| (order, attempt.output.unwrap_or_else(Payload::empty)));
             let recorded = Recorded {
                 step_id: attempt.step_id,
                 kind: attempt.kind,
-                memo: output.map(|output| (order, output)),
+                memo,
                 finished_at: attempt.finished_at,
             };
             if let Some(other) = inner.recorded.insert(attempt.position, recorded) {
@@ -182,6 +183,8 @@ impl Journal {
 
     /// Notes a call of a task, in program order.
     pub(crate) fn call_task(&self, step: Step) -> Result<u32, WorkflowError> {
+        // Told here and not by the store, since the begin travels with the record of another step.
+        step.check().map_err(|error| WorkflowError::non_retryable("invalid_step", error))?;
         let mut inner = self.lock();
         let name = step.name().to_owned();
         inner.call(&name, StepKind::Task, |recorded, _| What::Task {
@@ -303,13 +306,13 @@ impl Journal {
         None
     }
 
-    /// The store said: execute.
-    pub(crate) fn execute(&self, position: u32, attempt: u32, since: Instant) {
+    /// The store said: execute. Answers whether the code still wants it.
+    pub(crate) fn execute(&self, position: u32, attempt: u32, since: Instant) -> bool {
         let mut inner = self.lock();
-        if let Some(call) = inner.calls.get_mut(&position) {
-            call.phase = Phase::Execute { attempt, since };
-            wake(call);
-        }
+        let Some(call) = inner.calls.get_mut(&position) else { return false };
+        call.phase = Phase::Execute { attempt, since };
+        wake(call);
+        true
     }
 
     /// The store said: this was recorded before, although the claim did not tell.
@@ -454,14 +457,19 @@ impl Inner {
         let call = self.calls.remove(&position)?;
         let Phase::Waiting { output, attempt } = call.phase else { return None };
         self.epoch += 1;
-        match attempt {
-            None => self.replayed.retain(|_, at| *at != position),
-            Some(attempt) => {
-                let output = output.clone();
-                self.completion = Some(Completion { step_id: call.step_id, attempt, output });
-            }
+        // Whose turn it was stood in front, unless others were parked before it.
+        if self.finished.front() == Some(&position) {
+            self.finished.pop_front();
+        } else if self.replayed.first_key_value().is_some_and(|(_, at)| *at == position) {
+            self.replayed.pop_first();
+        } else {
+            self.finished.retain(|at| *at != position);
+            self.replayed.retain(|_, at| *at != position);
         }
-        self.finished.retain(|at| *at != position);
+        if let Some(attempt) = attempt {
+            let output = output.clone();
+            self.completion = Some(Completion { step_id: call.step_id, attempt, output });
+        }
         Some(output)
     }
 

@@ -72,7 +72,7 @@ impl Executor {
         let function = match self.registry.find(&claimed.run.workflow_type) {
             Ok(function) => Arc::clone(function),
             Err(failure) => {
-                return until_stopped(&control, ends::ending(&writes, ends::Ending::FailRun(failure))).await;
+                return control.unless_stopped(ends::ending(&writes, ends::Ending::FailRun(failure))).await;
             }
         };
         let ClaimedRun { run, input, steps, more_steps, .. } = claimed;
@@ -85,11 +85,11 @@ impl Executor {
         let fetched = tokio::select! {
             fetched = self.fetch_steps(steps, &mut rest) => fetched,
             () = control.lost.cancelled() => return Ended::Lost,
-            () = control.drain.cancelled() => return until_stopped(&control, ends::released(&writes)).await,
+            () = control.drain.cancelled() => return control.unless_stopped(ends::released(&writes)).await,
         };
         let steps = match fetched {
             Ok(steps) => steps,
-            Err(error) => return until_stopped(&control, ends::refused(&writes, &error)).await,
+            Err(error) => return control.unless_stopped(ends::refused(&writes, &error)).await,
         };
         let journal = Arc::new(Journal::new(steps));
         let context = Context::new(run, Arc::clone(&journal), control.cancelled.clone());
@@ -110,15 +110,6 @@ impl Executor {
             rest.page.cursor = page.next;
         }
         Ok(steps)
-    }
-}
-
-/// The end of an execution, unless it is stopped before.
-async fn until_stopped(control: &Control, end: impl Future<Output = Ended>) -> Ended {
-    tokio::select! {
-        ended = end => ended,
-        () = control.lost.cancelled() => Ended::Lost,
-        () = control.abort.cancelled() => Ended::Stuck,
     }
 }
 

@@ -158,6 +158,7 @@ impl Worker {
             let taking = async {
                 let mut free = free_slots(&slots).await;
                 let claimed = poller.poll(free.num_permits()).await?;
+                // There is a slot for each, since no engine hands out more than it is asked for.
                 let admitted = claimed.into_iter().filter_map(|run| Some((run, free.split(1)?)));
                 Ok(admitted.collect::<Vec<(ClaimedRun, OwnedSemaphorePermit)>>())
             };

@@ -78,3 +78,21 @@ where
         .boxed()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_type_is_refused_with_those_that_are_known() {
+        let mut registry = Registry::default();
+        for name in ["ship", "charge"] {
+            let function = typed(|_, (): ()| async { Ok(()) });
+            assert!(registry.add(WorkflowType::new(name).unwrap(), function));
+        }
+        let failure = registry.find(&WorkflowType::new("refund").unwrap()).err().unwrap();
+        assert_eq!(failure.code, "unknown_workflow_type");
+        assert!(!failure.kind.may_retry());
+        assert!(failure.message.contains("\"refund\", only: charge, ship;"), "{}", failure.message);
+    }
+}
