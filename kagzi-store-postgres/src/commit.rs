@@ -26,7 +26,7 @@ pub(crate) trait Gathered: Clone + fmt::Debug + Send + Sync + 'static {
 }
 
 /// What became of one operation of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is done and durable.
     Done,
@@ -34,6 +34,11 @@ pub(crate) enum Verdict {
     NotOrdinary,
     /// The connection broke, so it may be done or not. Ask again on the path that knows repeats.
     FateOpen,
+    /// There is no database to be had. Nothing was sent.
+    Away {
+        /// What happened and what to do, for people.
+        reason: String,
+    },
 }
 
 /// Who commits a batch of operations on runs of one partition. It answers a verdict for each.

@@ -34,14 +34,15 @@ impl From<sqlx::Error> for Fault {
 }
 
 impl Fault {
-    /// Whether the database undid the transaction for the sake of another (a deadlock, a conflict of
-    /// serializable transactions): the same again will do.
+    /// Whether the same again, at once, will probably do: the database undid the transaction for the
+    /// sake of another (a deadlock, a conflict of serializable transactions), or it went over a
+    /// connection that had died, which the pool replaces.
     pub(crate) fn is_transient(&self) -> bool {
+        let undone = |error| matches!(code(error).as_deref(), Some("40001" | "40P01"));
         match self {
             Self::Refused(_) => false,
-            Self::Before(error) | Self::Committing(error) => {
-                matches!(code(error).as_deref(), Some("40001" | "40P01"))
-            }
+            Self::Before(error) => undone(error) || is_connection_lost(error),
+            Self::Committing(error) => undone(error),
         }
     }
 
@@ -76,16 +77,17 @@ pub(crate) fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the failure of an autocommitted statement leaves its fate open.
-pub(crate) fn is_fate_open(error: &sqlx::Error) -> bool {
+/// Whether a connection that the pool had given out was lost. A statement that commits itself may
+/// have been done then, or not.
+pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
     is_away(error) && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
 }
 
 /// The answer to a failure before anything was written.
 pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
     let reason = match error {
-        sqlx::Error::PoolTimedOut => "no connection to Postgres became free in time; allow more connections \
-            (`max_connections` of the store), or look for what holds them"
+        sqlx::Error::PoolTimedOut => "no connection to Postgres could be had in time: either it is down or \
+            unreachable, or all connections are taken (`max_connections` of the store)"
             .to_owned(),
         sqlx::Error::PoolClosed => "the store is closed".to_owned(),
         error if is_away(error) => format!(

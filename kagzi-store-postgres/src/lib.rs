@@ -32,6 +32,7 @@ mod steps;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::decide::{AttemptWrite, Effects};
@@ -42,6 +43,7 @@ use kagzi_core::{
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
     RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, Topic, WakeHub,
 };
+use sqlx::Connection as _;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 pub use options::{Listen, Pooler, PostgresOptions};
@@ -61,6 +63,9 @@ pub struct PostgresStore {
     steps: Gatherer<StepOperation>,
     starts: Gatherer<Arc<StartRun>>,
 }
+
+/// A connection that nobody used for so long is tried before it is used.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// What all operations share.
 struct Inner {
@@ -87,7 +92,16 @@ impl PostgresStore {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
+            // A connection that has rested may have died since, with its server; one in use shows it.
             .test_before_acquire(false)
+            .before_acquire(|connection, resting| {
+                Box::pin(async move {
+                    if resting.idle_for > RESTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(connect.clone());
         let hub = WakeHub::new();
         let notifier = match options.listen {

@@ -23,6 +23,9 @@ fn channel(schema: Option<&str>) -> String {
 /// The first after a quiet time goes at once.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How long to wait before listening is tried again; twice as long each time, up to half a minute.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
 /// How many ids one message holds: Postgres allows 8,000 bytes, a run id takes 39 and a queue with its
 /// namespace at most about 1,200 (each byte of a name may need six in JSON).
 const MAX_RUNS: usize = 120;
@@ -102,23 +105,25 @@ async fn listen(pool: &PgPool, channel: &str) -> Result<PgListener, sqlx::Error>
 
 /// Hands other servers' hints to the hub.
 async fn hear(pool: PgPool, channel: String, mut listener: Option<PgListener>, me: Uuid, hub: WakeHub) {
-    let mut backoff = Duration::from_millis(100);
+    let mut backoff = FIRST_BACKOFF;
     loop {
         let Some(mut connected) = listener.take() else {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(Duration::from_secs(30));
             match listen(&pool, &channel).await {
-                Ok(again) => listener = Some(again),
+                Ok(again) => {
+                    listener = Some(again);
+                    backoff = FIRST_BACKOFF;
+                    // Whatever was told meanwhile was missed.
+                    hub.announce_all();
+                }
                 Err(error) => tracing::debug!(%error, "still cannot listen for other servers' changes"),
             }
-            // Whatever was told meanwhile was missed.
-            hub.announce_all();
             continue;
         };
         match connected.try_recv().await {
             Ok(Some(notification)) => {
                 announce(&hub, me, notification.payload());
-                backoff = Duration::from_millis(100);
                 listener = Some(connected);
             }
             // The connection was lost; the listener makes another by itself.

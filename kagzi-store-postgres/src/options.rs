@@ -58,7 +58,7 @@ pub struct PostgresOptions {
     /// How many operations of one kind may wait or be in flight; more callers wait for a place. 1 to
     /// 1,000,000. 20,000 by default.
     pub max_queued: usize,
-    /// How long to wait for a free connection: 1 ms to 1 hour. 10 s by default.
+    /// How long to wait for a free connection: 1 ms to 1 hour. 5 s by default.
     pub acquire_timeout: Duration,
     /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default. Not set through a
     /// [`Pooler::Transaction`]; set it for the role there.
@@ -82,7 +82,7 @@ impl PostgresOptions {
             lanes: 2,
             max_batch: 256,
             max_queued: 20_000,
-            acquire_timeout: Duration::from_secs(10),
+            acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             listen: Listen::default(),
             pooler: Pooler::default(),

@@ -18,7 +18,7 @@ use crate::error::{Fault, MAX_TRIES, damaged};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
 use crate::save::{insert_runs, is_among};
-use crate::steps::{after_fault, considering};
+use crate::steps::{after_fault, carefully};
 use crate::{Inner, PostgresStore};
 
 /// A statement carries at most this many new runs, and about this many bytes of input.
@@ -46,7 +46,7 @@ impl Committer<Arc<StartRun>> for StartCommitter {
             match self.0.commit_starts(partition, batch).await {
                 Ok(inserted) => break inserted,
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
-                Err(fault) => return vec![after_fault(&fault, "committing starts"); batch.len()],
+                Err(fault) => return vec![after_fault(fault, "committing starts"); batch.len()],
             }
         };
         let done = |start: &Arc<StartRun>| {
@@ -74,8 +74,8 @@ impl PostgresStore {
         match self.starts.submit(Arc::clone(&start)).await? {
             Verdict::Done => Ok(Started { run_id: start.run_id(), outcome: StartOutcome::Created }),
             verdict => {
-                let mut started =
-                    considering(verdict, self.inner.start_all(std::slice::from_ref(&*start)).await)?;
+                let alone = self.inner.start_all(std::slice::from_ref(&*start));
+                let mut started = carefully(verdict, alone).await?;
                 started.pop().ok_or_else(|| damaged("a start was not answered"))
             }
         }

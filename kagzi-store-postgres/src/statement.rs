@@ -4,7 +4,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Postgres, query::Query};
 
-use crate::error::{Fault, is_fate_open};
+use crate::error::{Fault, is_connection_lost};
 use crate::{Inner, Pooler};
 
 impl Inner {
@@ -28,7 +28,7 @@ impl Inner {
         let mut connection = self.pool.acquire().await?;
         if self.pooler == Pooler::None {
             return query.fetch_all(&mut *connection).await.map_err(|error| {
-                if is_fate_open(&error) { Fault::Committing(error) } else { Fault::Before(error) }
+                if is_connection_lost(&error) { Fault::Committing(error) } else { Fault::Before(error) }
             });
         }
         // Behind a transaction pooler preparing and executing may reach two servers, unless a

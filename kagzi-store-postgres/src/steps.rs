@@ -12,7 +12,7 @@ use kagzi_core::{
 use sqlx::Row as _;
 
 use crate::commit::{Committer, Gathered, Verdict};
-use crate::error::{Fault, MAX_TRIES, is_fate_open};
+use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, is_connection_lost};
 use crate::locked::Wanted;
 use crate::rows::{micros, retry_text};
 use crate::{Inner, PostgresStore};
@@ -97,7 +97,7 @@ impl Committer<StepOperation> for StepCommitter {
                     return done.iter().map(|&done| verdict(done)).collect();
                 }
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
-                Err(fault) => return vec![after_fault(&fault, "committing steps"); batch.len()],
+                Err(fault) => return vec![after_fault(fault, "committing steps"); batch.len()],
             }
         }
     }
@@ -111,23 +111,32 @@ const fn verdict(done: bool) -> Verdict {
     if done { Verdict::Done } else { Verdict::NotOrdinary }
 }
 
-/// What a batch whose statement failed means to each of its operations: they go one by one.
-pub(crate) fn after_fault(fault: &Fault, doing: &'static str) -> Verdict {
-    tracing::warn!(?fault, doing, "a batch failed; its operations are tried one by one");
-    match fault {
-        Fault::Before(error) | Fault::Committing(error) if is_fate_open(error) => Verdict::FateOpen,
+/// What a batch that failed means to each of its operations.
+pub(crate) fn after_fault(fault: Fault, context: &'static str) -> Verdict {
+    tracing::warn!(?fault, context, "a batch failed");
+    if matches!(&fault, Fault::Committing(error) if is_connection_lost(error)) {
+        return Verdict::FateOpen;
+    }
+    match fault.into_store_error(context) {
+        StoreError::Unavailable { reason, .. } => Verdict::Away { reason },
+        // One of them is to blame, perhaps: they go one by one.
         _ => Verdict::NotOrdinary,
     }
 }
 
-/// The answer of the careful path to an operation whose batch broke: if the database is away still,
-/// the operation may have been done before.
-pub(crate) fn considering<T>(verdict: Verdict, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-    match answer {
-        Err(StoreError::Unavailable { reason, .. }) if verdict == Verdict::FateOpen => {
-            Err(StoreError::OutcomeUnknown { reason })
-        }
-        answer => answer,
+/// Takes an operation that its batch did not do along the path that knows all rules and repeats.
+pub(crate) async fn carefully<T>(
+    verdict: Verdict,
+    path: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    match verdict {
+        Verdict::Away { reason } => Err(StoreError::Unavailable { reason, retry_after: RETRY_AFTER }),
+        Verdict::Done | Verdict::NotOrdinary => path.await,
+        Verdict::FateOpen => match path.await {
+            // It may have been done with its batch, and there is nobody to ask now.
+            Err(StoreError::Unavailable { reason, .. }) => Err(StoreError::OutcomeUnknown { reason }),
+            answer => answer,
+        },
     }
 }
 
@@ -252,7 +261,7 @@ impl PostgresStore {
         match self.steps.submit(StepOperation::Begin(Arc::clone(&request))).await? {
             // The ordinary begin is the first of its step.
             Verdict::Done => Ok(BeginOutcome::Execute { attempt: 1 }),
-            verdict => considering(verdict, self.inner.begin_carefully(&request).await),
+            verdict => carefully(verdict, self.inner.begin_carefully(&request)).await,
         }
     }
 
@@ -266,7 +275,7 @@ impl PostgresStore {
                 Ok(CompleteStepOutcome::RecordedAndNext(BeginOutcome::Execute { attempt: 1 }))
             }
             (Verdict::Done, Then::CompleteRun(_)) => Ok(CompleteStepOutcome::RecordedAndRunCompleted),
-            (verdict, _) => considering(verdict, self.inner.complete_carefully(&request).await),
+            (verdict, _) => carefully(verdict, self.inner.complete_carefully(&request)).await,
         }
     }
 
@@ -275,7 +284,7 @@ impl PostgresStore {
         let request = Arc::new(request);
         match self.steps.submit(StepOperation::Finish(Arc::clone(&request))).await? {
             Verdict::Done => Ok(CompleteRunOutcome::Completed),
-            verdict => considering(verdict, self.inner.finish_carefully(&request).await),
+            verdict => carefully(verdict, self.inner.finish_carefully(&request)).await,
         }
     }
 }

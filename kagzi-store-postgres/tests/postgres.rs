@@ -9,7 +9,7 @@ use kagzi_core::{
     ManualClock, Namespace, Payload, QueueName, StartRun, Store, StoreError, Topic, WorkflowType,
 };
 use kagzi_store_postgres::{Listen, Pooler, PostgresOptions, PostgresStore};
-use kagzi_testkit::{TestDatabase, postgres};
+use kagzi_testkit::{ClusterOptions, PostgresCluster, TestDatabase, postgres};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 async fn database() -> TestDatabase {
@@ -139,4 +139,29 @@ async fn it_works_without_listening_and_without_prepared_statements() {
         let error = store.start(vec![start("q")]).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_and_comes_back_costs_nothing_that_was_acknowledged() {
+    let mut cluster = PostgresCluster::start(ClusterOptions::default()).await.unwrap();
+    let options = PostgresOptions {
+        acquire_timeout: Duration::from_millis(200),
+        ..PostgresOptions::new(cluster.url())
+    };
+    let store = PostgresStore::connect(options).await.unwrap();
+    let namespace = Namespace::new("n").unwrap();
+    let before = store.start(vec![start("q")]).await.unwrap()[0].run_id;
+
+    cluster.kill().unwrap();
+    let during = start("q");
+    let error = store.start(vec![during.clone()]).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let error = store.get_run(&namespace, before).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after > Duration::ZERO));
+
+    cluster.restart().await.unwrap();
+    assert!(store.get_run(&namespace, before).await.is_ok(), "what was acknowledged is there");
+    let again = store.start(vec![during.clone()]).await.unwrap();
+    assert_eq!(again[0].run_id, during.run_id(), "the same operation can be sent again");
+    assert_eq!(store.queue_depths(&namespace).await.unwrap()[0].pending, 2);
 }
