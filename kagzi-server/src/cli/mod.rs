@@ -35,7 +35,6 @@ pub const DEFAULT_NAMESPACE: &str = "default";
     name = "kagzi",
     version,
     arg_required_else_help = true,
-    propagate_version = true,
     max_term_width = 100,
     after_help = error::AFTER_HELP
 )]
@@ -48,6 +47,7 @@ struct Cli {
 
 /// What every command understands.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Where the server is.
     #[arg(

@@ -210,7 +210,7 @@ pub fn moment(at: Timestamp) -> String {
     }
 }
 
-/// A duration as people read it: two digits of what matters.
+/// A duration as people read it, rounded to what matters at its length.
 pub fn length(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SHA256SUMS                 the manifest, written last
-//! objects/ab/ab12….zst       contents, compressed and named by the SHA-256 of what they hold
+//! objects/<sha256>.zst       contents, compressed and named by the SHA-256 of what they hold
 //! records/<run id>.json      one small file for each run that is through
 //! partial/                   what compressions in flight have written so far
 //! ```
@@ -71,8 +71,7 @@ impl Archive {
 
     /// Where the content with this digest is.
     pub fn object(&self, sha256: &str) -> PathBuf {
-        let first = sha256.get(..2).unwrap_or(sha256);
-        self.objects().join(first).join(format!("{sha256}.zst"))
+        self.objects().join(format!("{sha256}.zst"))
     }
 
     /// Puts the file `partial` of [`partial`](Self::partial) in its place. Done before, it does nothing.
@@ -83,13 +82,10 @@ impl Archive {
     /// the file system.
     pub fn publish(&self, partial: &str, sha256: &str) -> io::Result<()> {
         let object = self.object(sha256);
-        let directory = object.parent().unwrap_or(&self.root);
-        fs::create_dir_all(directory)?;
         match fs::rename(self.partial().join(partial), &object) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && object.exists() => {}
             other => other?,
         }
-        sync_directory(directory)?;
         sync_directory(&self.objects())
     }
 

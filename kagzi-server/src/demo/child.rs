@@ -73,6 +73,8 @@ impl WorkerProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?)
+            // Ctrl-C is for the demo, which then ends its workers itself.
+            .process_group(0)
             .kill_on_drop(true);
         if let Some(hold) = &plan.hold {
             command.arg("--hold").arg(hold.to_string());

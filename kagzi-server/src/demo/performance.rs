@@ -23,6 +23,9 @@ use crate::cli::{CliError, Exit, Output, stop_signal};
 /// How often the bar is brought up to date.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often to look whether a held run's step is shown as running.
+const LOOKS_AT_A_HELD_RUN: u32 = 30;
+
 /// How many workers may end by themselves before the demo gives up.
 const MAX_UNASKED_ENDS: u32 = 3;
 
@@ -52,7 +55,10 @@ pub async fn demo(args: DemoArgs, output: Output) -> Result<Exit, CliError> {
     let root = args.directory.canonicalize().map_err(|why| unusable(&args.directory, &why))?;
     let keep = if args.keep { Keep::Everything } else { Keep::Manifest };
     let narrator = Narrator::new(output.audience());
-    let stage = Stage::set_up(args.output.as_deref(), args.store, keep).await?;
+    let stage = tokio::select! {
+        stage = Stage::set_up(args.output.as_deref(), args.store, keep) => stage?,
+        () = stop_signal() => return Ok(Exit::Interrupted),
+    };
     let mut performance = Performance { root, stage, narrator, workers: 0, killed: 0 };
     let ended = tokio::select! {
         report = performance.perform() => report.map(Some),
@@ -88,7 +94,7 @@ impl Performance {
             off_the_runtime(move || walk::walk(&root)).await.map_err(|why| unusable(&self.root, &why))?;
         let files = found.files.len() as u64;
         self.narrator.say(format_args!(
-            "{files} files in {}; server on {}",
+            "{files} files in {}, each a run of five steps: digest, compress, write, verify, record\nserver on {}",
             self.root.display(),
             self.stage.server()
         ));
@@ -155,7 +161,8 @@ impl Performance {
     }
 
     /// Kills the worker that waits inside a step of `run_id`, once the attempts table shows that step
-    /// as running: what the table says then is what the crash leaves behind.
+    /// as running: what the table says then is what the crash leaves behind. It shows it at once, unless
+    /// the machine is so busy that the lease was lost meanwhile; then the worker is killed all the same.
     async fn kill(
         &mut self,
         worker: WorkerProcess,
@@ -163,20 +170,24 @@ impl Performance {
         batch: &Batch,
         files: u64,
     ) -> Result<(), CliError> {
-        let step = loop {
-            match batch.running_step(run_id).await.map_err(lost)? {
-                Some(step) => break step,
-                None => tokio::time::sleep(LOOK).await,
+        let mut step = None;
+        for _ in 0..LOOKS_AT_A_HELD_RUN {
+            step = batch.running_step(run_id).await.map_err(lost)?;
+            if step.is_some() {
+                break;
             }
-        };
+            tokio::time::sleep(LOOK).await;
+        }
         let through = files.saturating_sub(batch.live().await.map_err(lost)?);
         let (number, pid) = (self.workers, worker.pid());
         worker.kill().await.map_err(|why| CliError::failed("could not kill the worker", why))?;
         self.killed += 1;
         self.narrator.progress(through);
+        let moment = step.map_or_else(String::new, |step| {
+            format!(": step {step:?} of run {run_id} had done its work and told nobody")
+        });
         self.narrator.say(format_args!(
-            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files: step {step} of run {run_id} \
-             had done its work and told nobody"
+            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files{moment}"
         ));
         Ok(())
     }

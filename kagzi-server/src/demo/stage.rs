@@ -168,7 +168,8 @@ impl Stage {
         };
         format!(
             "\nEverything is kept in {directory}. Look around:\n  kagzi serve {serve} &\n  kagzi{list} list\n  \
-             kagzi{list} steps RUN\n  kagzi{list} dead-letters"
+             kagzi{list} steps RUN\n  kagzi{list} dead-letters\nEach file in objects/ is one content, named by \
+             its SHA-256; zstd -dc restores it."
         )
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::audit::Audit;
 use super::walk::Skipped;
+use super::workflow::STEPS;
 
 /// A file that was not backed up.
 #[derive(Clone, Debug, Serialize)]
@@ -89,8 +90,17 @@ impl Report {
     ///
     /// A sentence.
     pub fn verdict(&self) -> Result<(), String> {
+        let lost = self.files.saturating_sub(self.runs_completed + self.dead_letters.len() as u64);
         let missed = self.dead_letters.iter().filter(|letter| letter.is_our_fault()).count();
-        let Audit { completed_twice, gaps, abandoned, .. } = self.audit;
+        let Audit { completed, completed_twice, gaps, abandoned, .. } = self.audit;
+        if lost > 0 {
+            return Err(format!("{lost} runs that were started cannot be found any more"));
+        }
+        if completed < self.runs_completed * STEPS {
+            return Err(format!(
+                "completed runs have {STEPS} completed steps each, but only {completed} are recorded"
+            ));
+        }
         if completed_twice > 0 {
             return Err(format!("{completed_twice} steps have more than one completed attempt"));
         }
@@ -168,23 +178,29 @@ impl Report {
         text.trim_end().to_owned()
     }
 
+    fn counted(count: u64, one: &str) -> String {
+        format!("{} {one}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+    }
+
     fn lines(&self, manifest: &Path) -> [(&'static str, String); 5] {
         let audit = &self.audit;
         [
             (
                 "runs",
                 format!(
-                    "{} completed, {} dead letters",
+                    "{} completed, {}",
                     HumanCount(self.runs_completed),
-                    self.dead_letters.len()
+                    Self::counted(self.dead_letters.len() as u64, "dead letter")
                 ),
             ),
             ("steps", format!("{} executed to their end", HumanCount(audit.completed))),
             (
                 "crash",
                 format!(
-                    "{} worker killed with SIGKILL; {} attempts abandoned, {} executed again by the next one",
-                    self.workers_killed, audit.abandoned, audit.reexecuted
+                    "{} killed with SIGKILL; {} abandoned, {} executed again by the next one",
+                    Self::counted(self.workers_killed.into(), "worker"),
+                    Self::counted(audit.abandoned, "attempt"),
+                    HumanCount(audit.reexecuted)
                 ),
             ),
             (
@@ -301,6 +317,12 @@ mod tests {
         let mut traceless = report();
         traceless.audit.abandoned = 0;
         assert!(traceless.verdict().is_err());
+        let mut forgotten = report();
+        forgotten.files = 3;
+        assert!(forgotten.verdict().unwrap_err().contains("cannot be found"));
+        let mut unfinished = report();
+        unfinished.audit.completed = 4;
+        assert!(unfinished.verdict().is_err());
     }
 
     #[test]

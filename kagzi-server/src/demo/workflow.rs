@@ -23,6 +23,9 @@ use super::stream::{self, FileError, Fingerprint};
 /// The name under which workers register it.
 pub const WORKFLOW_TYPE: &str = "backup-file";
 
+/// How many steps a file takes that lies still.
+pub const STEPS: u64 = 5;
+
 /// How often a file that changes under our hands is begun again from its digest.
 const ROUNDS: u32 = 3;
 
