@@ -12,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kagzi_core::{DeleteFinished, Timestamp};
+use kagzi_server::{ServerConfig, open_store};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -219,11 +220,11 @@ fn only_the_manifest_stays_unless_all_is_to_be_kept() {
 }
 
 /// Starts a demo that has work for a while, and waits until its first worker is there.
-fn under_way(scene: &Scene) -> (Child, u32) {
+fn under_way(scene: &Scene, args: &[&str]) -> (Child, u32) {
     for number in 0..200_u32 {
         scene.file(format!("{number}"), vec![1; 200_000]);
     }
-    let mut demo = scene.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut demo = scene.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let stderr = demo.stderr.as_mut().unwrap();
     let started =
         BufReader::new(stderr).lines().map(Result::unwrap).find(|line| line.starts_with("worker 1 started"));
@@ -250,7 +251,7 @@ fn wait_until_gone(pid: u32) {
 #[test]
 fn ctrl_c_takes_everything_down() {
     let scene = Scene::new();
-    let (mut demo, worker) = under_way(&scene);
+    let (mut demo, worker) = under_way(&scene, &[]);
     signal("-INT", demo.id());
     assert_eq!(demo.wait().unwrap().code(), Some(130));
     wait_until_gone(worker);
@@ -260,7 +261,7 @@ fn ctrl_c_takes_everything_down() {
 #[test]
 fn a_worker_does_not_outlive_a_demo_that_is_killed() {
     let scene = Scene::new();
-    let (mut demo, worker) = under_way(&scene);
+    let (mut demo, worker) = under_way(&scene, &[]);
     signal("-KILL", demo.id());
     demo.wait().unwrap();
     wait_until_gone(worker);
@@ -282,12 +283,31 @@ async fn the_same_on_postgres_and_nothing_of_it_stays_in_the_database() {
     ended.summary().assert_survived_a_crash();
     assert_eq!(ended.summary().number("runs_completed"), 71);
 
-    let config =
-        kagzi_server::ServerConfig { store: database.url(), ..kagzi_server::ServerConfig::default() };
-    let store = kagzi_server::open_store(&config).await.unwrap();
-    let (namespace, states) = (None, Vec::new());
-    let everything = DeleteFinished { namespace, states, before: Timestamp::MAX, limit: 1000 };
+    assert_holds_nothing(database.url()).await;
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_nothing_in_a_database_either() {
+    let database = kagzi_testkit::postgres().await.unwrap().fresh_database().await.unwrap();
+    let url = database.url();
+    let interrupted = tokio::task::spawn_blocking(move || {
+        let scene = Scene::new();
+        let (mut demo, _) = under_way(&scene, &["--store", &url]);
+        signal("-INT", demo.id());
+        demo.wait().unwrap().code()
+    });
+    assert_eq!(interrupted.await.unwrap(), Some(130));
+    assert_holds_nothing(database.url()).await;
+}
+
+/// No finished run of any namespace, and none that time would still move.
+async fn assert_holds_nothing(url: String) {
+    let config = ServerConfig { store: url, ..ServerConfig::default() };
+    let store = open_store(&config).await.unwrap();
+    let everything =
+        DeleteFinished { namespace: None, states: Vec::new(), before: Timestamp::MAX, limit: 1000 };
     assert_eq!(store.delete_finished(&everything).await.unwrap(), 0);
+    assert_eq!(store.next_due().await.unwrap().due_at, None);
     store.close().await.unwrap();
 }
 
