@@ -1,9 +1,10 @@
 //! Health by the gRPC protocol: SERVING while the store answers and the server takes calls.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kagzi_core::SharedStore;
+use kagzi_core::{SharedStore, StoreError};
 use kagzi_proto::v1::admin_service_server::SERVICE_NAME as ADMIN;
 use kagzi_proto::v1::worker_service_server::SERVICE_NAME as WORKER;
 use kagzi_proto::v1::workflow_service_server::SERVICE_NAME as WORKFLOW;
@@ -15,22 +16,38 @@ use tonic_health::server::HealthReporter;
 /// The shortest time between two looks at the store, however many calls report it away.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Who asks the store whether it is well, and tells.
+/// How often a store that is away is looked at, and how long callers are told to wait meanwhile.
+const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(1);
+
+/// Who asks the store whether it is well, and tells. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
     reporter: HealthReporter,
     /// A call found the store away.
     doubt: Arc<Notify>,
+    away: Arc<AtomicBool>,
 }
 
 impl Health {
     pub(crate) fn new(reporter: HealthReporter) -> Self {
-        Self { reporter, doubt: Arc::default() }
+        Self { reporter, doubt: Arc::default(), away: Arc::default() }
     }
 
     /// Tells that a call found the store away: it is looked at without waiting for the next time.
     pub(crate) fn doubt(&self) {
         self.doubt.notify_one();
+    }
+
+    /// Refuses a call while the store is away (the circuit breaker): it would only join the others that
+    /// wait for it. The next look that finds the store well lets calls in again.
+    pub(crate) fn admit(&self) -> Result<(), StoreError> {
+        if !self.away.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            reason: "the server cannot reach its store; see the server's log, and retry".to_owned(),
+            retry_after: PAUSE_WHILE_AWAY,
+        })
     }
 
     /// Sets the status of the server and of each service.
@@ -40,23 +57,27 @@ impl Health {
         }
     }
 
+    /// Looks at the store and tells what it found.
+    pub(crate) async fn check(&self, store: &SharedStore, patience: Duration) -> ServingStatus {
+        let status = look(store, patience).await;
+        let away = status != ServingStatus::Serving;
+        match (self.away.swap(away, Ordering::Relaxed), away) {
+            (false, true) => tracing::warn!("the store does not answer: NOT_SERVING, calls are refused"),
+            (true, false) => tracing::info!("the store answers again"),
+            _ => {}
+        }
+        self.set(status).await;
+        status
+    }
+
     /// Looks at the store every `interval`, more often while it is away, and when a call is in doubt.
     pub(crate) async fn watch(&self, store: &SharedStore, interval: Duration) {
-        let mut before = None;
         loop {
-            let now = look(store, interval).await;
-            if before != Some(now) {
-                self.set(now).await;
-                match now {
-                    ServingStatus::Serving if before.is_some() => tracing::info!("the store answers again"),
-                    ServingStatus::Serving => {}
-                    _ => tracing::warn!("the store does not answer: health is NOT_SERVING"),
-                }
-                before = Some(now);
-            }
+            let pause = match self.check(store, interval).await {
+                ServingStatus::Serving => interval,
+                _ => interval.min(PAUSE_WHILE_AWAY),
+            };
             sleep(SHORTEST_PAUSE.min(interval)).await;
-            let pause =
-                if now == ServingStatus::Serving { interval } else { interval.min(Duration::from_secs(1)) };
             // Whether time or doubt ended the pause, the next step is the same: look again.
             timeout(pause, self.doubt.notified()).await.ok();
         }

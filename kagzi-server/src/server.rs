@@ -80,7 +80,8 @@ impl Server {
 
     /// Serves until `shutdown` is ready, drains, and closes the store.
     ///
-    /// Dropping the future ends the server without draining; nothing acknowledged is lost.
+    /// Dropping the future ends the server without draining: nothing acknowledged is lost, but
+    /// connections stay open until their clients close them or the runtime ends.
     ///
     /// # Errors
     ///
@@ -93,6 +94,8 @@ impl Server {
         let services = Services::new(&self.config, engine.clone(), drain.clone(), health.clone());
         let router = router(&self.config, &services)?.add_service(health_service);
 
+        // Before the first call, so that nobody is told that all is well without a look.
+        health.check(&self.store, self.config.health_interval).await;
         let stop = CancellationToken::new();
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let transport = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

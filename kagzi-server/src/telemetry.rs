@@ -1,7 +1,8 @@
 //! Logs: what is written, how and where.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{ConfigError, LogFormat};
 
@@ -33,7 +34,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+        .with_ansi(std::io::stderr().is_terminal());
     let begun = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

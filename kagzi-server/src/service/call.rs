@@ -8,7 +8,6 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::subject::Subject;
 
-/// What to do with a call.
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
     pub(super) async fn call<M, R, D, O, F>(
@@ -46,6 +45,7 @@ impl Services {
             return Err(namespace_not_found(unknown.as_str()));
         }
         let run_id = request.run_id();
+        self.0.health.admit().map_err(|error| self.refused(method, run_id, &error))?;
         let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
         drop(in_flight);
         Ok(Response::new(answer))

@@ -61,8 +61,9 @@ impl Services {
     /// Polls, and cuts what was claimed to what one response holds.
     ///
     /// The poll runs beside the call. If the caller goes away (its call is dropped) or a shutdown
-    /// begins, it stops waiting, but a claim that is being made is made to its end, and what it took is
-    /// given back.
+    /// begins, it stops waiting, but a claim that is being made is made to its end, and if the caller
+    /// has gone, what it took is given back. An answer that is lost later, on the network, is got by
+    /// sending the poll again under its operation id; else the leases expire.
     pub(super) async fn poll(&self, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
         let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
         let services = self.clone();
@@ -83,7 +84,9 @@ impl Services {
             detail: "the poll's task ended without an answer".to_owned(),
         })??;
         let (fitting, left_over) = fit(handover.take());
-        self.0.drain.spawn(&Handle::current(), give_back(self.store().clone(), left_over));
+        if !left_over.is_empty() {
+            self.0.drain.spawn(&Handle::current(), give_back(self.store().clone(), left_over));
+        }
         Ok(fitting)
     }
 }

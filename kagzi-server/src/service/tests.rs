@@ -29,7 +29,7 @@ fn services() -> Services {
 
 fn services_with(max_batch: u32) -> Services {
     let max_poll_wait = Duration::from_hours(2);
-    let config = ServerConfig { max_poll_wait, max_batch, ..ServerConfig::default() };
+    let config = ServerConfig { max_batch, max_poll_wait, ..ServerConfig::default() };
     let store = MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone());
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
     let engine = Engine::new(Arc::new(store), rarely);
@@ -331,4 +331,23 @@ async fn who_asks_for_more_than_an_answer_holds_gets_what_it_holds_and_a_cursor(
     assert_eq!(sizes, [3, 3, 1]);
     let answer = services.poll_activity(poll(100, Duration::ZERO)).await.unwrap().into_inner();
     assert_eq!(answer.runs.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_calls_are_refused_at_once_with_a_delay() {
+    let services = services();
+    let health = &services.0.health;
+    let second = Duration::from_secs(1);
+    assert_eq!(health.check(services.store(), second).await, tonic_health::ServingStatus::Serving);
+    // A closed store answers UNAVAILABLE, as one that cannot be reached.
+    services.store().close().await.unwrap();
+    let depths = || Request::new(v1::GetQueueDepthsRequest { namespace: "default".to_owned() });
+    let found_away = services.get_queue_depths(depths()).await.unwrap_err();
+    assert!(found_away.message().contains("the store is closed"), "{found_away:?}");
+
+    assert_eq!(health.check(services.store(), second).await, tonic_health::ServingStatus::NotServing);
+    let refused = services.get_queue_depths(depths()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("cannot reach its store"), "the store is not asked: {refused:?}");
+    assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(second));
 }
