@@ -21,6 +21,7 @@ cases! {
     [1, 15] sets_worker_token_expiry_state_and_count_together;
     [12, 15] hands_over_the_run_as_it_is_recorded;
     [13] the_limit_is_respected;
+    [13] the_limit_holds_over_several_queues_together;
     [13] fewer_runs_than_the_limit_are_all_taken;
     [11] only_the_asked_queue_is_looked_at;
     [11] only_the_asked_namespace_is_looked_at;
@@ -109,6 +110,15 @@ async fn the_limit_is_respected(s: Scenario) -> Verdict {
     s.start_many(10).await?;
     equal("a claim takes at most its limit", &3, &s.claim("w1", 3).await?.len())?;
     equal("and the next claim the rest", &7, &s.claim("w1", 10).await?.len())
+}
+
+async fn the_limit_holds_over_several_queues_together(s: Scenario) -> Verdict {
+    for name in ["a", "b", "c"] {
+        s.on_queue(name)?.start_many(4).await?;
+    }
+    let queues = vec![queue("a")?, queue("b")?, queue("c")?];
+    let taken = s.claim_as(Claim { queues, ..s.claim_request("w1", 5)? }).await?;
+    equal("a limit is of the claim, not of each queue", &5, &taken.len())
 }
 
 async fn fewer_runs_than_the_limit_are_all_taken(s: Scenario) -> Verdict {

@@ -20,6 +20,8 @@ cases! {
     [5] a_step_times_out_at_the_microsecond_of_its_deadline;
     [5] a_timed_out_step_is_retried_by_its_policy;
     [14] a_run_with_two_timed_out_steps_is_treated_once;
+    [14] timed_out_steps_count_against_the_limit;
+    [14] the_limit_holds_over_leases_and_steps_together;
     [5] a_completed_step_times_out_no_more;
     [5] an_abandoned_attempt_times_out_no_more;
     [2] a_step_past_its_timeout_that_nobody_reaped_may_still_complete;
@@ -163,6 +165,37 @@ async fn a_run_with_two_timed_out_steps_is_treated_once(s: Scenario) -> Verdict 
         &states,
     )?;
     equal("and nothing is left to do", &0, &s.reap(10).await?.total())
+}
+
+/// Holds `count` runs with an open step whose timeout has passed, under leases that last.
+async fn late_steps(s: &Scenario, count: u32) -> Verdict {
+    s.start_many(count as usize).await?;
+    for run in s.claim_as(Claim { lease_length: LEASE * 9, ..s.claim_request("w1", count)? }).await? {
+        begin_bounded(&Held::new(s.clone(), run), "a", None).await?;
+    }
+    Ok(())
+}
+
+async fn timed_out_steps_count_against_the_limit(s: Scenario) -> Verdict {
+    late_steps(&s, 7).await?;
+    s.turn(TIMEOUT);
+    let mut treated = Vec::new();
+    for _ in 0..4 {
+        treated.push(s.reap(3).await?.steps_timed_out);
+    }
+    equal("a reap treats at most its limit of timed out steps [14]", &vec![3, 3, 1, 0], &treated)
+}
+
+async fn the_limit_holds_over_leases_and_steps_together(s: Scenario) -> Verdict {
+    s.on_queue("leases")?.start_many(2).await?;
+    s.on_queue("leases")?.claim("w1", 2).await?;
+    late_steps(&s, 3).await?;
+    s.turn(LEASE);
+    let (first, second) = (s.reap(4).await?, s.reap(4).await?);
+    equal("the limit is of the reap, not of each kind [14]", &(4, 1), &(first.total(), second.total()))?;
+    let kinds =
+        (first.leases_expired + second.leases_expired, first.steps_timed_out + second.steps_timed_out);
+    equal("and nothing is left out", &(2, 3), &kinds)
 }
 
 async fn a_completed_step_times_out_no_more(s: Scenario) -> Verdict {

@@ -1,7 +1,6 @@
 //! The log of a case: calls and answers in order, bounded, with short names for runs.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many calls are kept; the ones that led to a failure are the last.
@@ -53,19 +52,16 @@ impl Log {
     /// The log as text, with runs called by their order of appearance.
     pub(crate) fn render(&self) -> Calls {
         let entries = self.entries();
-        let mut text = String::new();
-        if entries.first > 0 {
-            let _ignored_because_strings_take_all = writeln!(text, "  ... {} earlier calls", entries.first);
-        }
-        for (offset, (call, answer)) in entries.kept.iter().enumerate() {
+        let forgotten = (entries.first > 0).then(|| format!("  ... {} earlier calls", entries.first));
+        let kept = entries.kept.iter().enumerate().map(|(offset, (call, answer))| {
             let number = entries.first + offset + 1;
-            let answer = match answer.as_deref() {
-                None => " -> (no answer)".to_owned(),
-                Some("") => String::new(),
-                Some(answer) => format!(" -> {answer}"),
-            };
-            let _ignored_because_strings_take_all = writeln!(text, "{number:>5}  {call}{answer}");
-        }
+            match answer.as_deref() {
+                None => format!("{number:>5}  {call} -> (no answer)"),
+                Some("") => format!("{number:>5}  {call}"),
+                Some(answer) => format!("{number:>5}  {call} -> {answer}"),
+            }
+        });
+        let text = forgotten.into_iter().chain(kept).collect::<Vec<_>>().join("\n");
         Calls::new(&text)
     }
 }

@@ -1,7 +1,5 @@
 //! Everything that is recorded about a run, to be compared with what is recorded later.
 
-use std::fmt::Write;
-
 use kagzi_core::{Attempt, RunRecord};
 
 use crate::violation::{Verdict, Violation};
@@ -31,12 +29,14 @@ fn differing_lines(before: &str, after: &str) -> (String, String) {
     if before.lines().count() != after.lines().count() {
         return (before.to_owned(), after.to_owned());
     }
-    let mut lines = (String::new(), String::new());
-    for (number, (old, new)) in before.lines().zip(after.lines()).enumerate() {
-        if old != new {
-            let _ignored_because_strings_take_all = writeln!(lines.0, "{number}: {}", old.trim());
-            let _ignored_because_strings_take_all = writeln!(lines.1, "{number}: {}", new.trim());
-        }
-    }
-    (lines.0.trim_end().to_owned(), lines.1.trim_end().to_owned())
+    let (old, new): (Vec<String>, Vec<String>) = before
+        .lines()
+        .zip(after.lines())
+        .enumerate()
+        .filter(|(_, (old, new))| old != new)
+        .map(|(number, (old, new))| {
+            (format!("{number}: {}", old.trim()), format!("{number}: {}", new.trim()))
+        })
+        .unzip();
+    (old.join("\n"), new.join("\n"))
 }
