@@ -1,5 +1,5 @@
 //! The protocol from the outside: a server on a free port, spoken to with the raw generated clients,
-//! over the reference store and over SQLite.
+//! over the reference store, SQLite and Postgres.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands, helpers included")]
 

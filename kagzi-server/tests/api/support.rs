@@ -7,6 +7,7 @@ use kagzi_proto::v1::admin_service_client::AdminServiceClient;
 use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_server::{Server, ServerConfig, ServerHandle};
+use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -19,8 +20,8 @@ pub struct TestServer {
     pub workflows: WorkflowServiceClient<Channel>,
     pub workers: WorkerServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
-    /// Holds the database file.
-    _directory: TempDir,
+    /// Holds the database, until the test ends.
+    _place: Place,
 }
 
 /// The stores that every test of a call runs over.
@@ -28,21 +29,46 @@ pub struct TestServer {
 pub enum Backend {
     Memory,
     Sqlite,
+    Postgres,
 }
 
-pub const BACKENDS: [Backend; 2] = [Backend::Memory, Backend::Sqlite];
+pub const BACKENDS: [Backend; 3] = [Backend::Memory, Backend::Sqlite, Backend::Postgres];
+
+/// Where a store keeps its rows.
+enum Place {
+    Nowhere,
+    Directory(TempDir),
+    Database(TestDatabase),
+}
+
+impl Place {
+    async fn of(backend: Backend) -> Self {
+        match backend {
+            Backend::Memory => Self::Nowhere,
+            Backend::Sqlite => Self::Directory(tempfile::tempdir().unwrap()),
+            Backend::Postgres => {
+                let server = kagzi_testkit::postgres().await.unwrap();
+                Self::Database(server.fresh_database().await.unwrap())
+            }
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::Nowhere => "memory:".to_owned(),
+            Self::Directory(directory) => format!("sqlite://{}/kagzi.db", directory.path().display()),
+            Self::Database(database) => database.url(),
+        }
+    }
+}
 
 pub async fn serve(backend: Backend) -> TestServer {
     serve_with(backend, ServerConfig::default()).await
 }
 
 pub async fn serve_with(backend: Backend, config: ServerConfig) -> TestServer {
-    let directory = tempfile::tempdir().unwrap();
-    let store = match backend {
-        Backend::Memory => "memory:".to_owned(),
-        Backend::Sqlite => format!("sqlite://{}/kagzi.db", directory.path().display()),
-    };
-    let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), store, ..config };
+    let place = Place::of(backend).await;
+    let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), store: place.url(), ..config };
     let handle = Server::bind(config).await.unwrap().spawn();
     let channel = Channel::from_shared(handle.url()).unwrap().connect().await.unwrap();
     TestServer {
@@ -51,7 +77,7 @@ pub async fn serve_with(backend: Backend, config: ServerConfig) -> TestServer {
         admin: AdminServiceClient::new(channel.clone()),
         channel,
         handle,
-        _directory: directory,
+        _place: place,
     }
 }
 
