@@ -244,6 +244,22 @@ async fn swapped_steps_are_nondeterminism() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recorded_step_at_a_position_where_nothing_is_recorded_is_nondeterminism() {
+    // Of two steps side by side, a crash may have kept the first from being begun: a gap is no fault,
+    // but a step that moves into it is.
+    let message = changed!(
+        |ctx: Context, (): ()| async move {
+            let never_polled = ctx.step("a", || async { Ok(1) });
+            one(&ctx, "b").await?;
+            ctx.sleep(HOUR).await?;
+            never_polled.await
+        },
+        |ctx: Context, (): ()| async move { one(&ctx, "b").await }
+    );
+    assert!(message.contains("position 0") && message.contains("recorded at position 1"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sleep_in_the_place_of_a_step_is_nondeterminism() {
     let message = changed!(a_then_b, |ctx: Context, (): ()| async move {
         one(&ctx, "a").await?;

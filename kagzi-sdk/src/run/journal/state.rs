@@ -10,6 +10,7 @@ use super::{Call, Completion, Entered, NONDETERMINISM, Phase, Recorded, SleepCal
 use crate::error::WorkflowError;
 
 impl State {
+    /// Notes a call: counts it, compares it with what is recorded at its position, and takes that.
     pub(super) fn call(
         &mut self,
         name: &str,
@@ -28,21 +29,25 @@ impl State {
             |recorded| recorded.step_id == step_id && recorded.kind == kind,
         );
         if !matches && self.broken.is_none() {
-            let expected = match (&recorded, self.positions.get(&step_id)) {
-                (Some(recorded), _) => described(recorded.kind, &recorded.step_id),
-                (None, Some(other)) => format!("it at position {other}"),
-                (None, None) => "nothing".to_owned(),
+            let seen = described(kind, &step_id);
+            let difference = match (&recorded, self.positions.get(&step_id)) {
+                (None, Some(other)) => {
+                    format!("the workflow asks for {seen}, which is recorded at position {other}")
+                }
+                (None, None) => format!("the workflow asks for {seen}"),
+                (Some(recorded), _) => format!(
+                    "expected {}, as recorded, but the workflow asks for {seen}",
+                    described(recorded.kind, &recorded.step_id)
+                ),
             };
-            self.broken = Some(nondeterminism(format!(
-                "position {position}: expected {expected}, as recorded, but the workflow asks for {}{REMEDY}",
-                described(kind, &step_id)
-            )));
+            self.broken = Some(nondeterminism(format!("position {position}: {difference}{REMEDY}")));
         }
         let what = what(recorded, self);
         self.calls.insert(position, Call { step_id, what, phase: Phase::Called, waker: None, parked: false });
         Ok(position)
     }
 
+    /// Moves a call on that is being polled, as far as it can go by itself.
     pub(super) fn poll_enter(&mut self, position: u32, context: &Context<'_>) -> Poll<Entered> {
         if let Some(output) = self.take_turn(position) {
             return Poll::Ready(Entered::Replayed(output));
@@ -72,6 +77,7 @@ impl State {
         }
     }
 
+    /// Notes whom to wake for a call that has to wait.
     pub(super) fn wait(&mut self, position: u32, context: &Context<'_>) {
         if let Some(call) = self.calls.get_mut(&position) {
             call.parked = false;
@@ -120,6 +126,7 @@ impl State {
         self.calls.get(&position).is_none_or(|call| call.parked)
     }
 
+    /// Gives the turn to `next`. Answers whether that is anybody.
     pub(super) fn grant(&mut self, next: Option<u32>) -> bool {
         self.turn = next;
         if let Some(call) = next.and_then(|position| self.calls.get_mut(&position)) {
@@ -128,7 +135,8 @@ impl State {
         next.is_some()
     }
 
-    pub(super) fn next_sleep(&mut self) -> Option<SleepCall> {
+    /// The sleep that ends first among those that the code waits for.
+    pub(super) fn next_sleep(&self) -> Option<SleepCall> {
         let now = Timestamp::from(std::time::SystemTime::now());
         let asked = self.calls.iter().filter(|(_, call)| matches!(call.phase, Phase::Asked));
         let (position, step_id, until) = asked
