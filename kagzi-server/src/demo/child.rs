@@ -1,17 +1,19 @@
 //! The demo's hand on a worker process.
 
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use kagzi_core::{Namespace, QueueName, RunId};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 use super::hold::Hold;
 use super::worker::HELD;
+use crate::cli::one_line;
 
 /// What a worker of a demo is told.
 #[derive(Debug)]
@@ -39,7 +41,8 @@ pub struct WorkerPlan {
 pub struct WorkerProcess {
     child: Child,
     events: Lines<BufReader<ChildStdout>>,
-    log: PathBuf,
+    /// The end of what it logs; ready when it has ended.
+    last_words: JoinHandle<String>,
     // Held open: the worker dies when it closes.
     _stdin: Option<ChildStdin>,
 }
@@ -50,17 +53,21 @@ pub enum WorkerEvent {
     /// A step of this run waits to be killed.
     Held(RunId),
     /// It ended, which it was not asked to.
-    Ended(ExitStatus),
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// The end of what it logged.
+        last_words: String,
+    },
 }
 
 impl WorkerProcess {
-    /// Starts the `number`-th worker. What it logs goes to a file in the output directory.
+    /// Starts a worker.
     ///
     /// # Errors
     ///
     /// If the program cannot be started again.
-    pub fn spawn(plan: &WorkerPlan, number: u32) -> io::Result<Self> {
-        let log = plan.output.join(format!("worker-{number}.log"));
+    pub fn spawn(plan: &WorkerPlan) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["demo-worker", "--server", &plan.server, "--namespace", plan.namespace.as_str()])
@@ -72,7 +79,7 @@ impl WorkerProcess {
             .arg(&plan.output)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
+            .stderr(Stdio::piped())
             // Ctrl-C is for the demo, which then ends its workers itself.
             .process_group(0)
             .kill_on_drop(true);
@@ -80,10 +87,12 @@ impl WorkerProcess {
             command.arg("--hold").arg(hold.to_string());
         }
         let mut child = command.spawn()?;
+        let missing = || io::Error::other("a pipe to the worker is missing");
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let stderr = child.stderr.take().ok_or_else(missing)?;
         let stdin = child.stdin.take();
-        let stdout =
-            child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
-        Ok(Self { child, events: BufReader::new(stdout).lines(), log, _stdin: stdin })
+        let last_words = tokio::spawn(last_lines(stderr));
+        Ok(Self { child, events: BufReader::new(stdout).lines(), last_words, _stdin: stdin })
     }
 
     /// The next thing it does. Cancel safe.
@@ -97,7 +106,9 @@ impl WorkerProcess {
                 return Ok(WorkerEvent::Held(run_id));
             }
         }
-        self.child.wait().await.map(WorkerEvent::Ended)
+        let status = self.child.wait().await?;
+        let last_words = (&mut self.last_words).await.unwrap_or_default();
+        Ok(WorkerEvent::Ended { status, last_words })
     }
 
     /// Its process id, for people.
@@ -113,16 +124,19 @@ impl WorkerProcess {
     pub async fn kill(mut self) -> io::Result<()> {
         self.child.kill().await
     }
-
-    /// The end of what it logged, for a message about why it ended.
-    pub fn last_words(&self) -> String {
-        last_lines(&self.log, 5)
-    }
 }
 
-fn last_lines(log: &Path, count: usize) -> String {
-    let text =
-        std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
+/// Reads to the end, and answers the last lines. They are not written to a file, since a full disk may
+/// be what the worker complains about.
+async fn last_lines(stderr: ChildStderr) -> String {
+    const KEPT: usize = 5;
+    let mut lines = BufReader::new(stderr).lines();
+    let mut last = VecDeque::with_capacity(KEPT + 1);
+    while let Ok(Some(line)) = lines.next_line().await {
+        last.push_back(one_line(&line));
+        if last.len() > KEPT {
+            last.pop_front();
+        }
+    }
+    Vec::from(last).join("\n")
 }

@@ -35,7 +35,7 @@ pub struct DemoArgs {
     /// The directory to back up; nothing is written into it.
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
-    /// Leave the database, the archive and the logs for a look, and say where they are.
+    /// Leave the database and the archive for a look, and say where they are.
     #[arg(long)]
     keep: bool,
     /// Write here, into a directory that is empty or does not exist yet [default: a fresh temporary one].
@@ -132,9 +132,8 @@ impl Performance {
                         self.kill(worker, run_id, batch, files).await?;
                         worker = self.start_worker(files, None)?;
                     }
-                    WorkerEvent::Ended(status) => {
+                    WorkerEvent::Ended { status, last_words } => {
                         unasked_ends += 1;
-                        let last_words = worker.last_words();
                         if unasked_ends > MAX_UNASKED_ENDS {
                             return Err(CliError::failed("the workers of the demo end by themselves", last_words));
                         }
@@ -149,8 +148,8 @@ impl Performance {
     fn start_worker(&mut self, files: u64, hold: Option<Hold>) -> Result<WorkerProcess, CliError> {
         self.workers += 1;
         let plan = self.stage.worker_plan(&self.root, files, hold);
-        let worker = WorkerProcess::spawn(&plan, self.workers)
-            .map_err(|why| CliError::failed("could not start a worker", why))?;
+        let worker =
+            WorkerProcess::spawn(&plan).map_err(|why| CliError::failed("could not start a worker", why))?;
         self.narrator.say(format_args!("worker {} started, process {}", self.workers, worker.pid()));
         self.narrator.status(if self.killed > 0 {
             "the dead worker's files come back when its leases end"

@@ -123,7 +123,15 @@ impl Work {
         let source = self.source();
         let partial = format!("{}-{}.zst", self.run_id, Uuid::now_v7().simple());
         let target = self.backup.archive.partial().join(&partial);
-        let compressed = off_the_runtime(move || stream::compress(&source, &target)).await;
+        let compressed = off_the_runtime(move || {
+            let compressed = stream::compress(&source, &target);
+            if compressed.is_err() {
+                // On a full disk, what it takes is what everything else needs now.
+                std::fs::remove_file(&target).ok();
+            }
+            compressed
+        })
+        .await;
         let (sha256, bytes) = compressed.map_err(|error| failure::of_file(&self.path, &error))?;
         if sha256 == before.sha256 {
             Ok(Ok(Packed { partial, bytes }))

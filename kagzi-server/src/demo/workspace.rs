@@ -13,7 +13,7 @@ use crate::cli::CliError;
 pub enum Keep {
     /// The manifest.
     Manifest,
-    /// Everything: database, archive, logs.
+    /// Everything: database and archive.
     Everything,
 }
 
