@@ -138,3 +138,42 @@ fn a_description_without_its_particulars_still_behaves_like_its_code() {
     };
     assert!(error_from_status(&described.into_status()).is_retryable());
 }
+
+/// The texts that a `StoreError` holds as `&'static str` are listed here and in core: they must agree.
+#[test]
+fn the_fixed_texts_of_core_are_known_here() {
+    use kagzi_core::{
+        Cursor, Labels, Payload, Priority, QueueName, RequeueRun, RetryPolicy, StartRun, Timestamp,
+        WorkflowType, decide,
+    };
+
+    let (queue, workflow_type) = (QueueName::new("q").unwrap(), WorkflowType::new("t").unwrap());
+    let key = |key| Some(IdempotencyKey::new(key).unwrap());
+    let namespace = Namespace::new("n").unwrap();
+    let mut first = StartRun::new(namespace.clone(), queue, workflow_type, Payload::empty());
+    first.idempotency_key = key("k");
+    let run = decide::new_run(&first, Timestamp::UNIX_EPOCH);
+    let second = StartRun {
+        queue: QueueName::new("other").unwrap(),
+        workflow_type: WorkflowType::new("other").unwrap(),
+        input: Payload::json("1"),
+        idempotency_key: key("another"),
+        priority: Priority::MAX,
+        run_timeout: Some(Duration::from_secs(1)),
+        retry: Some(RetryPolicy::never()),
+        labels: Labels::new([("k".to_owned(), "v".to_owned())].into()).unwrap(),
+        operation: OperationId::generate(),
+        ..first.clone()
+    };
+    let conflict = decide::existing_run(&second, &run, &first.input).unwrap_err();
+    let operation = OperationId::generate();
+    let requeue = RequeueRun { namespace, run_id: run.run_id, operation };
+    let requeue = decide::requeue(&run, None, &requeue, Timestamp::UNIX_EPOCH).unwrap_err();
+    let not_a_cursor = Cursor::from_text("!").open("a").unwrap_err();
+    let of_another = Cursor::seal("a", b"place").open("b").unwrap_err();
+    for error in [conflict, requeue, not_a_cursor, of_another] {
+        let back = error_from_status(&error_to_status(&error));
+        assert_eq!(format!("{back:?}"), format!("{error:?}"));
+        assert!(!format!("{back:?}").contains("another field"), "{back:?}");
+    }
+}
