@@ -4,14 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptScope, AttemptState, Claim, DeadLetterReason, FencingToken, ListAttempts, Page, PageRequest,
-    Payload, RunId, RunState, StartAt, StartRun,
+    AttemptState, Claim, DeadLetterReason, FencingToken, Payload, RunId, RunState, StartAt, StartRun,
 };
 
 use crate::case::cases;
-use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, hiccup, queue, race, worker, workflow_type,
-};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, queue, race, worker, workflow_type};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -45,10 +42,6 @@ cases! {
     [10] one_dead_run_in_front_does_not_hide_the_ones_behind;
     [6] a_run_past_its_deadline_becomes_a_dead_letter_instead;
     [14] a_run_that_lost_too_many_leases_becomes_a_dead_letter_instead;
-    [4] carries_the_memoized_steps_complete_and_in_order;
-    [4, 5] carries_the_latest_attempt_of_each_step;
-    [4] says_how_to_get_the_steps_beyond_the_limit;
-    [4] exactly_as_many_steps_as_the_limit_leave_no_more;
     [8] the_same_claim_again_gives_the_same_runs;
     [8] the_same_claim_again_gives_only_what_it_still_holds;
     [1, 8] concurrent_repeats_of_one_claim_take_no_run_twice;
@@ -387,88 +380,6 @@ async fn a_run_that_lost_too_many_leases_becomes_a_dead_letter_instead(s: Scenar
     let run = s.run(run_id).await?.run;
     let found = (run.state, run.dead_letter, run.claims);
     equal("it is a dead letter [14]", &(RunState::Failed, Some(DeadLetterReason::Poison), 3), &found)
-}
-
-/// Completes steps `0..count`, begun in an order that neither place nor name gives.
-async fn many_steps(held: &Held, count: u32) -> Verdict {
-    for step in (0..count).map(|n| (n * 7) % count) {
-        let mut request = held.begin_request(&format!("step-{:03}", count - step))?;
-        request.step.position = step;
-        let name = request.step.step_id.to_string();
-        held.store().begin_step(request).await.map_err(|e| Violation::refused("a begin", &e))?;
-        held.complete(&name, 1, &format!("\"{step}\"")).await?;
-    }
-    Ok(())
-}
-
-async fn carries_the_memoized_steps_complete_and_in_order(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    many_steps(&held, 40).await?;
-    held.release().await?;
-    let again = s.claim_one("w2").await?;
-    let recorded = s.attempts_in(held.run_id(), AttemptScope::Latest).await?;
-    equal("a claim carries every recorded step, as recorded [4]", &recorded, &again.claimed.steps)?;
-    let positions: Vec<u32> = again.claimed.steps.iter().map(|step| step.position).collect();
-    equal("in the order of their places", &(0..40).collect(), &positions)?;
-    let outputs: Vec<Option<Payload>> = again.claimed.steps.iter().map(|step| step.output.clone()).collect();
-    let expected = (0..40).map(|n| Some(Payload::json(format!("\"{n}\"")))).collect();
-    equal("with their outputs [4]", &expected, &outputs)
-}
-
-async fn carries_the_latest_attempt_of_each_step(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.step("done", "1").await?;
-    held.begin("flaky").await?;
-    held.fail("flaky", 1, hiccup()).await?;
-    s.turn(Duration::from_secs(10));
-    let again = s.claim_one("w1").await?;
-    let steps: Vec<_> =
-        again.claimed.steps.iter().map(|a| (a.step_id.as_str(), a.attempt, a.state)).collect();
-    let expected = vec![("done", 1, AttemptState::Completed), ("flaky", 1, AttemptState::Failed)];
-    equal("a claim carries the latest attempt of each step [5]", &expected, &steps)?;
-    equal("a failed attempt begins anew [5]", &2, &again.begin("flaky").await?)?;
-    again.release().await?;
-    let third = s.claim_one("w1").await?;
-    let steps: Vec<_> =
-        third.claimed.steps.iter().map(|a| (a.step_id.as_str(), a.attempt, a.state)).collect();
-    let expected = vec![("done", 1, AttemptState::Completed), ("flaky", 2, AttemptState::Abandoned)];
-    equal("and no older one [5]", &expected, &steps)
-}
-
-async fn says_how_to_get_the_steps_beyond_the_limit(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    many_steps(&held, 10).await?;
-    held.release().await?;
-    let mut claimed = s.claim_as(Claim { steps_limit: 4, ..s.claim_request("w2", 1)? }).await?;
-    let run = claimed.pop().ok_or_else(|| Violation::new("a released run is claimable [10]", "1", "0"))?;
-    let mut steps = run.steps.clone();
-    equal("a claim carries at most its limit of steps", &4, &steps.len())?;
-    let mut next = run.more_steps;
-    check(next.is_some(), "it says how to get the others [4]", "a cursor", &next)?;
-    while let Some(cursor) = next {
-        let page = PageRequest { limit: 3, cursor: Some(cursor) };
-        let request = ListAttempts {
-            namespace: s.namespace().clone(),
-            run_id: held.run_id(),
-            scope: AttemptScope::Latest,
-            page,
-        };
-        let read = s.store().list_attempts(&request).await;
-        let Page { items, next: more } = read.map_err(|e| Violation::refused("the claim's cursor", &e))?;
-        steps.extend(items);
-        next = more;
-    }
-    let recorded = s.attempts_in(held.run_id(), AttemptScope::Latest).await?;
-    equal("together they are all the steps, without gap or repeat [4]", &recorded, &steps)
-}
-
-async fn exactly_as_many_steps_as_the_limit_leave_no_more(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    many_steps(&held, 4).await?;
-    held.release().await?;
-    let claimed = s.claim_as(Claim { steps_limit: 4, ..s.claim_request("w2", 1)? }).await?;
-    let found: Vec<_> = claimed.iter().map(|run| (run.steps.len(), run.more_steps.clone())).collect();
-    equal("all steps fit, so there is no cursor", &vec![(4, None)], &found)
 }
 
 async fn the_same_claim_again_gives_the_same_runs(s: Scenario) -> Verdict {

@@ -3,6 +3,7 @@
 mod batching;
 mod claim;
 mod claim_order;
+mod claim_steps;
 mod dead_letters;
 mod durability;
 mod fencing;
@@ -20,6 +21,7 @@ mod retry;
 mod sleep;
 mod start;
 mod step;
+mod step_refused;
 mod step_together;
 mod wake;
 
@@ -31,10 +33,12 @@ pub fn all_cases() -> Vec<Case> {
         start::cases(),
         claim::cases(),
         claim_order::cases(),
+        claim_steps::cases(),
         lease::cases(),
         fencing::cases(),
         fencing_races::cases(),
         step::cases(),
+        step_refused::cases(),
         step_together::cases(),
         fidelity::cases(),
         sleep::cases(),

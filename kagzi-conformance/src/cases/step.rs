@@ -3,12 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kagzi_core::{Attempt, AttemptState, BeginOutcome, Payload, StepKind, StoreError};
+use kagzi_core::{Attempt, AttemptState, BeginOutcome, Payload, StepKind};
 
 use crate::case::cases;
-use crate::scenario::{
-    Held, LEASE, Scenario, Snapshot, check, equal, hiccup, lease_lost, race, refused, step_id,
-};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, race, refused, step_id};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -22,20 +20,12 @@ cases! {
     [4] begin_after_complete_gives_the_recorded_bytes;
     [4] begin_after_complete_gives_them_under_every_later_lease;
     [5] begin_under_a_new_lease_abandons_the_old_attempt;
-    [2, 8] a_begin_sent_again_under_a_lost_lease_is_refused;
     [5] the_place_of_the_first_begin_is_kept;
     [15] complete_records_output_operation_and_time;
     [8] the_same_complete_again_agrees;
     [8] the_same_complete_again_agrees_even_after_the_lease_was_lost;
-    [4, 8] a_second_complete_with_another_operation_is_refused;
     [3, 4] concurrent_completes_with_different_outputs_one_wins;
     [3, 8] concurrent_repeats_of_one_complete_all_agree;
-    [15] a_complete_without_begin_is_refused;
-    [15] a_complete_of_a_number_that_was_never_begun_is_refused;
-    [5] a_complete_of_a_failed_attempt_is_refused;
-    [5] a_complete_of_an_abandoned_attempt_is_refused;
-    [15] a_fail_without_begin_is_refused;
-    [4] a_fail_of_a_completed_step_is_refused;
     [3, 15] complete_against_fail_of_one_attempt_one_wins;
     [5] fail_then_begin_gives_the_next_number_and_keeps_the_failure;
     [8] the_same_fail_again_gives_the_same_answer;
@@ -43,7 +33,6 @@ cases! {
     [5] a_hundred_attempts_are_dense_and_listed_in_order;
     [3] never_more_than_one_attempt_of_a_step_runs_or_completes;
     [3] the_same_step_id_in_two_runs_is_two_steps;
-    [15] a_task_is_never_a_sleep;
 }
 
 /// The store's attempts of one step.
@@ -189,18 +178,6 @@ async fn begin_under_a_new_lease_abandons_the_old_attempt(s: Scenario) -> Verdic
     equal("under the new token [2]", &second.lease.fencing_token, &attempts[1].fencing_token)
 }
 
-async fn a_begin_sent_again_under_a_lost_lease_is_refused(s: Scenario) -> Verdict {
-    let first = s.held().await?;
-    let request = first.begin_request("a")?;
-    first.store().begin_step(request.clone()).await.map_err(|e| Violation::refused("a begin", &e))?;
-    s.turn(LEASE);
-    let second = s.claim_one("w2").await?;
-    let before = second.snapshot().await?;
-    let again = first.store().begin_step(request).await;
-    lease_lost(&again, "a worker without lease is not told to execute, not even again [2]")?;
-    s.unchanged(&before, "and nothing changes [2]").await
-}
-
 async fn the_place_of_the_first_begin_is_kept(s: Scenario) -> Verdict {
     let first = s.held().await?;
     let mut request = first.begin_request("a")?;
@@ -260,13 +237,6 @@ async fn the_same_complete_again_agrees_even_after_the_lease_was_lost(s: Scenari
     s.unchanged(&before, "and nothing changes [2]").await
 }
 
-async fn a_second_complete_with_another_operation_is_refused(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.step("a", "1").await?;
-    not_running(&held, "a", 1, Some(AttemptState::Completed), "a completed step is not completed again [4]")
-        .await
-}
-
 async fn concurrent_completes_with_different_outputs_one_wins(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.begin("a").await?;
@@ -305,76 +275,6 @@ async fn concurrent_repeats_of_one_complete_all_agree(s: Scenario) -> Verdict {
     .await?;
     let states: Vec<_> = s.attempts(held.run_id()).await?.into_iter().map(|a| (a.attempt, a.state)).collect();
     equal("and one attempt is completed [3]", &vec![(1, AttemptState::Completed)], &states)
-}
-
-/// Asserts that completing and failing the attempt are refused because it is in `state`.
-async fn not_running(
-    held: &Held,
-    step: &str,
-    attempt: u32,
-    state: Option<AttemptState>,
-    rule: &str,
-) -> Verdict {
-    let before: Snapshot = held.snapshot().await?;
-    let complete =
-        held.store().complete_step(held.complete_request(step, attempt, "\"late\"")?).await.map(drop);
-    let fail = held.store().fail_step(held.fail_request(step, attempt, hiccup())?).await.map(drop);
-    for answer in [complete, fail] {
-        match &answer {
-            Err(StoreError::AttemptNotRunning { state: found, attempt: number, .. }) => {
-                equal("the refusal says what the attempt is", &(state, attempt), &(*found, *number))?;
-            }
-            other => refused(other, "ATTEMPT_NOT_RUNNING", rule)?,
-        }
-    }
-    before.compare(&held.snapshot().await?, "a refused write leaves every row as it was [15]")
-}
-
-async fn a_complete_without_begin_is_refused(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    not_running(&held, "a", 1, None, "what was not begun cannot be completed").await
-}
-
-async fn a_complete_of_a_number_that_was_never_begun_is_refused(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.begin("a").await?;
-    not_running(&held, "a", 0, None, "there is no attempt 0 [5]").await?;
-    not_running(&held, "a", 2, None, "there is no attempt 2 yet [5]").await?;
-    not_running(&held, "a", u32::MAX, None, "nor the last one there could be [5]").await
-}
-
-async fn a_complete_of_a_failed_attempt_is_refused(s: Scenario) -> Verdict {
-    let first = s.held().await?;
-    first.begin("a").await?;
-    first.fail("a", 1, hiccup()).await?;
-    s.turn(Duration::from_secs(10));
-    let second = s.claim_one("w1").await?;
-    second.begin("a").await?;
-    not_running(&second, "a", 1, Some(AttemptState::Failed), "a failed attempt stays failed [5]").await
-}
-
-async fn a_complete_of_an_abandoned_attempt_is_refused(s: Scenario) -> Verdict {
-    let first = s.held().await?;
-    first.begin("a").await?;
-    s.turn(LEASE);
-    let second = s.claim_one("w2").await?;
-    not_running(&second, "a", 1, Some(AttemptState::Abandoned), "an abandoned attempt stays abandoned [5]")
-        .await?;
-    second.begin("a").await?;
-    not_running(&second, "a", 1, Some(AttemptState::Abandoned), "also beside its successor [5]").await
-}
-
-async fn a_fail_without_begin_is_refused(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.step("other", "1").await?;
-    not_running(&held, "a", 1, None, "what was not begun cannot fail").await
-}
-
-async fn a_fail_of_a_completed_step_is_refused(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.step("a", "1").await?;
-    not_running(&held, "a", 1, Some(AttemptState::Completed), "a completed step cannot fail [4]").await?;
-    held.step("b", "2").await
 }
 
 async fn complete_against_fail_of_one_attempt_one_wins(s: Scenario) -> Verdict {
@@ -531,20 +431,4 @@ async fn the_same_step_id_in_two_runs_is_two_steps(s: Scenario) -> Verdict {
     let output = |n: &str| BeginOutcome::Memoized { attempt: 1, output: Payload::json(n.to_owned()) };
     equal("each has its own output [4]", &output("1"), &first.begin_any("a").await?)?;
     equal("each has its own output [4]", &output("2"), &second.begin_any("a").await?)
-}
-
-async fn a_task_is_never_a_sleep(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.step("task", "1").await?;
-    let before = held.snapshot().await?;
-    let until = kagzi_core::SleepUntil::After(Duration::from_secs(1));
-    let answer = held.store().sleep(held.sleep_request("task", until)?).await;
-    refused(&answer, "STEP_KIND_MISMATCH", "a step id stands for one thing only")?;
-    s.unchanged(&before, "the refusal changes nothing [15]").await?;
-    held.sleep("nap", Duration::ZERO).await?;
-    let again = s.claim_one("w1").await?;
-    let before = again.snapshot().await?;
-    let answer = again.store().begin_step(again.begin_request("nap")?).await;
-    refused(&answer, "STEP_KIND_MISMATCH", "a sleep is not executed")?;
-    s.unchanged(&before, "the refusal changes nothing [15]").await
 }
