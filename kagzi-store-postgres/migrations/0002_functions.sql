@@ -7,6 +7,10 @@
 -- settings below keep the cached plans on the indexes, whatever size the tables had when they were
 -- made. Callers sort the elements by run id, so that locks are taken in one order.
 --
+-- Where a row is found by its key, the other conditions are written IS NOT DISTINCT FROM, which no index
+-- serves: on an empty table every index looks equally good, and a plan that went by the namespace would
+-- read ever more of it.
+--
 -- The fast functions act on the ordinary case only. For anything else they change nothing and answer
 -- so, and the caller asks kagzi-core, where the rules are.
 
@@ -38,8 +42,8 @@ BEGIN
                  next, place, retry, timeout_micros, run_type, run_output)
     LOOP
         PERFORM FROM runs r
-        WHERE r.run_id = op.run AND r.partition = p_partition AND r.namespace = op.namespace
-          AND r.state = 'RUNNING' AND r.fencing_token = op.token AND r.worker_id = op.worker
+        WHERE r.run_id = op.run AND r.partition = p_partition AND r.namespace IS NOT DISTINCT FROM op.namespace
+          AND r.state IS NOT DISTINCT FROM 'RUNNING' AND r.fencing_token = op.token AND r.worker_id = op.worker
         FOR NO KEY UPDATE;
         IF NOT FOUND THEN
             RETURN NEXT false;
@@ -118,8 +122,8 @@ BEGIN
         SET lease_expires_at = GREATEST(r.lease_expires_at, v_wanted),
             attention_at = LEAST(GREATEST(r.lease_expires_at, v_wanted), r.deadline_at),
             updated_at = v_now
-        WHERE r.run_id = beat.run AND r.partition = p_partition AND r.namespace = beat.namespace
-          AND r.state = 'RUNNING' AND r.fencing_token = beat.token AND r.worker_id = beat.worker
+        WHERE r.run_id = beat.run AND r.partition = p_partition
+          AND r.namespace IS NOT DISTINCT FROM beat.namespace AND r.state IS NOT DISTINCT FROM 'RUNNING' AND r.fencing_token = beat.token AND r.worker_id = beat.worker
         RETURNING r.lease_expires_at INTO v_expires;
         RETURN NEXT v_expires;
     END LOOP;
@@ -147,7 +151,8 @@ BEGIN
     FOR taken IN
         SELECT r.* FROM runs r
         WHERE r.claim_operation = p_operation AND r.partition = p_partition
-          AND r.namespace = p_namespace AND r.state = 'RUNNING' AND r.worker_id = p_worker
+          AND r.namespace IS NOT DISTINCT FROM p_namespace AND r.state IS NOT DISTINCT FROM 'RUNNING'
+          AND r.worker_id = p_worker
         ORDER BY r.claim_rank, r.run_id
     LOOP
         v_repeated := true;

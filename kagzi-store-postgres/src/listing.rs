@@ -137,10 +137,12 @@ impl Inner {
              ORDER BY position, step_id, attempt LIMIT $6"
         );
         let partition = self.partition(request.run_id);
-        let known = sqlx::query("SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace = $3")
-            .bind(request.run_id.as_uuid())
-            .bind(partition)
-            .bind(request.namespace.as_str());
+        let known = sqlx::query(
+            "SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3",
+        )
+        .bind(request.run_id.as_uuid())
+        .bind(partition)
+        .bind(request.namespace.as_str());
         if self.fetch_all(known).await?.is_empty() {
             return Err(StoreError::RunNotFound { run_id: request.run_id }.into());
         }

@@ -122,7 +122,7 @@ impl Inner {
             "SELECT ",
             run_columns!(),
             ", COALESCE($4, clock_timestamp()) AS now FROM runs
-             WHERE run_id = $1 AND partition = $2 AND namespace = $3 FOR NO KEY UPDATE"
+             WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3 FOR NO KEY UPDATE"
         );
         let row = sqlx::query(SQL)
             .bind(run_id.as_uuid())

@@ -117,11 +117,13 @@ impl PostgresOptions {
             (Pooler::Transaction, None) => connect.statement_cache_capacity(0),
             (Pooler::None, schema) => {
                 let timeout = self.statement_timeout.as_millis().to_string();
-                // Every statement has an index made for it, and plans that were cached while a table
-                // was small must not read all of it later. Nothing here is worth compiling.
+                // Every statement has an index made for it that gives the rows in their order, and plans
+                // that were cached while a table was small must not read and sort all of it later.
+                // Nothing here is worth compiling.
                 let connect = connect.options([
                     ("statement_timeout", timeout.as_str()),
                     ("enable_seqscan", "off"),
+                    ("enable_bitmapscan", "off"),
                     ("jit", "off"),
                 ]);
                 match schema {

@@ -317,7 +317,8 @@ impl Inner {
     ) -> Result<Vec<(i64, Uuid, i16)>, Fault> {
         let query = sqlx::query(
             "SELECT run_id, finished_at FROM runs
-             WHERE finished_at < $2 AND partition = $1 AND ($3::text IS NULL OR namespace = $3)
+             WHERE finished_at < $2 AND partition = $1
+               AND ($3::text IS NULL OR namespace IS NOT DISTINCT FROM $3)
                AND state = ANY ($4::text[]::run_state[])
              ORDER BY finished_at LIMIT $5",
         )

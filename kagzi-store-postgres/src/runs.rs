@@ -189,7 +189,7 @@ impl Inner {
              LEFT JOIN LATERAL (
                  SELECT content_type, bytes FROM payloads p
                  WHERE p.run_id = runs.run_id AND p.slot = 'OUTPUT' AND p.partition = $2 OFFSET 0) o ON true
-             WHERE run_id = $1 AND partition = $2 AND namespace = $3"
+             WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3"
         );
         let query =
             sqlx::query(SQL).bind(run_id.as_uuid()).bind(self.partition(run_id)).bind(namespace.as_str());
@@ -281,7 +281,7 @@ async fn find_existing(
         run_columns!(),
         ", i.content_type AS input_type, i.bytes AS input
          FROM (
-             (SELECT * FROM runs WHERE run_id = $1 AND partition = $2 AND namespace = $3)
+             (SELECT * FROM runs WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3)
              UNION ALL
              (SELECT * FROM runs WHERE namespace = $3 AND idempotency_key = $4 AND partition = $2)
              LIMIT 1) found

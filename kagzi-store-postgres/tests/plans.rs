@@ -57,6 +57,19 @@ async fn reads(url: &str) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
+/// Where entries were read, for the report.
+async fn by_index(url: &str) -> String {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let row = connection
+        .fetch_one(
+            "SELECT string_agg(indexrelname || ' ' || idx_tup_read, ', ' ORDER BY idx_tup_read DESC)
+             FROM pg_stat_user_indexes",
+        )
+        .await
+        .unwrap();
+    row.get(0)
+}
+
 fn namespace() -> Namespace {
     Namespace::new("n").unwrap()
 }
@@ -195,34 +208,39 @@ async fn no_operation_scans_a_table_whether_empty_young_or_large() {
         let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
         admin.execute(AssertSqlSafe(off)).await.unwrap();
     }
-    let stages: [(&str, Vec<String>); 4] = [
-        ("empty", Vec::new()),
-        ("young, with the statistics of an empty one", vec!["ANALYZE".to_owned(), finished_runs(0, 2000)]),
+    // Rows that are only there to be many need no check of their references, which would count.
+    admin.execute("SET session_replication_role = replica").await.unwrap();
+    let mut round = 0;
+    for (stage, preparation, growth) in [
         (
-            "large, with the statistics of a young one",
-            vec!["ANALYZE".to_owned(), finished_runs(2000, 30_000)],
+            "empty, and large while the plans of an empty one are kept",
+            String::new(),
+            finished_runs(0, 20_000),
         ),
-        ("large", vec!["VACUUM ANALYZE".to_owned()]),
-    ];
-    for (round, (stage, preparation)) in (0..).zip(stages) {
-        for sql in preparation {
-            admin.execute(AssertSqlSafe(sql)).await.unwrap();
-        }
+        ("large, with the statistics of an empty one", String::new(), String::new()),
+        ("large, and larger", "VACUUM ANALYZE".to_owned(), finished_runs(20_000, 10_000)),
+    ] {
+        admin.execute(AssertSqlSafe(preparation)).await.unwrap();
         let (scans_before, tuples_before) = reads(&url).await;
         let store = connect().await.unwrap();
-        // Often enough for plans that are made once and kept.
-        for n in 0..7 {
-            everything(&store, round * 100 + n).await;
+        for growth in [growth.as_str(), ""] {
+            // Often enough for plans that are made once and kept.
+            for _ in 0..7 {
+                everything(&store, round).await;
+                round += 1;
+            }
+            admin.execute(AssertSqlSafe(growth)).await.unwrap();
         }
         store.close().await.unwrap();
         let (scans, tuples) = reads(&url).await;
         assert_eq!(scans - scans_before, 0, "{stage}: a whole table was read");
-        // Seven rounds of about thirty operations on a few rows each; queue depths and the sleepers
-        // of earlier rounds are the most of it.
+        // Fourteen rounds of about thirty operations on a few rows each; queue depths, and the sleepers
+        // of earlier rounds, are the most of it.
+        let tuples = tuples - tuples_before;
         assert!(
-            tuples - tuples_before < 5_000,
-            "{stage}: {} index entries were read",
-            tuples - tuples_before
+            tuples < 10_000,
+            "{stage}: {tuples} index entries were read, so far {}",
+            by_index(&url).await
         );
     }
 }
