@@ -1,1 +1,4 @@
-//! Criterion benches: the same code over every backend.
+//! The loads that benches and `cargo xtask bench` put on a store, the same over every backend.
+
+pub mod backends;
+pub mod workload;

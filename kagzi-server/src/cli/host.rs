@@ -22,6 +22,11 @@ pub struct DevArgs {
 }
 
 #[derive(Serialize)]
+struct ServeView {
+    address: String,
+}
+
+#[derive(Serialize)]
 struct DevView {
     server: String,
     database: String,
@@ -43,11 +48,16 @@ pub fn server_failed(what: &str, error: &ServerError) -> CliError {
 }
 
 /// Runs a server until it is told to stop.
-pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
+///
+/// Once it listens, it says where in one line on standard output, for whoever started it on port 0.
+pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let refused = |error| server_failed("could not serve", &error);
     let config = args.into_config().map_err(|error| refused(error.into()))?;
     log(&config)?;
-    kagzi_server::serve(config, stop_signal()).await.map_err(refused)
+    let server = Server::bind(config).await.map_err(refused)?;
+    let view = ServeView { address: server.local_addr().to_string() };
+    output.show(&view, |view| format!("listening on {}", view.address))?;
+    server.run(stop_signal()).await.map_err(refused)
 }
 
 /// Runs a server with nothing to set up, and says what to do next.

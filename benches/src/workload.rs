@@ -1,0 +1,153 @@
+//! Five-step workflows, driven straight at a store: start, claim, five steps of which each completion
+//! begins the next, and the last completes the run. Eight durable writes.
+
+use std::time::Duration;
+
+use kagzi_core::{
+    BeginOutcome, BeginStep, Claim, CompleteStep, CompleteStepOutcome, Namespace, NextStep, OperationId,
+    Payload, QueueName, SharedStore, StartRun, StepId, StoreError, Then, WorkerId, WorkflowType,
+};
+
+/// How many steps a workflow of the load has.
+pub const STEPS: u32 = 5;
+
+/// The names that the load uses, made once.
+#[derive(Clone, Debug)]
+pub struct Names {
+    namespace: Namespace,
+    queue: QueueName,
+    workflow_type: WorkflowType,
+    worker_id: WorkerId,
+    steps: Vec<StepId>,
+}
+
+impl Names {
+    /// Names of a queue of their own, so that several loads can share a store.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] if `queue` is not a name.
+    pub fn new(queue: &str) -> Result<Self, StoreError> {
+        Ok(Self {
+            namespace: Namespace::new("bench")?,
+            queue: QueueName::new(queue)?,
+            workflow_type: WorkflowType::new("five-steps")?,
+            worker_id: WorkerId::new("bench")?,
+            steps: (1..=STEPS).map(|n| StepId::new(format!("step-{n}"))).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn start(&self, payload: &Payload) -> StartRun {
+        StartRun::new(self.namespace.clone(), self.queue.clone(), self.workflow_type.clone(), payload.clone())
+    }
+
+    fn claim(&self, limit: u32) -> Claim {
+        Claim {
+            namespace: self.namespace.clone(),
+            queues: vec![self.queue.clone()],
+            workflow_types: Vec::new(),
+            worker_id: self.worker_id.clone(),
+            lease_length: Duration::from_mins(10),
+            limit,
+            steps_limit: 100,
+            operation: OperationId::generate(),
+        }
+    }
+
+    fn step(&self, number: u32) -> Option<NextStep> {
+        self.steps.get(number as usize).map(|id| NextStep::new(id.clone(), number))
+    }
+}
+
+/// Starts `count` workflows in one call.
+///
+/// # Errors
+///
+/// Those of the store.
+pub async fn start_many(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    count: usize,
+) -> Result<(), StoreError> {
+    store.start((0..count).map(|_| names.start(payload)).collect()).await.map(drop)
+}
+
+/// Starts `count` workflows one by one with `in_flight` tasks, claims them in batches and executes
+/// them to the end; answers when all are durable.
+///
+/// # Errors
+///
+/// The first error of the store.
+pub async fn run_workflows(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    count: usize,
+    in_flight: usize,
+) -> Result<(), StoreError> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..in_flight {
+        let share = count / in_flight + usize::from(task < count % in_flight);
+        let (store, names, payload) = (store.clone(), names.clone(), payload.clone());
+        tasks.spawn(async move {
+            for _ in 0..share {
+                store.start(vec![names.start(&payload)]).await?;
+                // Whichever run comes: all tasks together start and claim the same number.
+                for claimed in claim_one(&store, &names).await? {
+                    execute(&store, &names, &payload, claimed).await?;
+                }
+            }
+            Ok::<(), StoreError>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.map_err(|error| StoreError::Internal {
+            context: "running the load",
+            detail: error.to_string(),
+        })??;
+    }
+    Ok(())
+}
+
+async fn claim_one(store: &SharedStore, names: &Names) -> Result<Vec<kagzi_core::ClaimedRun>, StoreError> {
+    store.claim(names.claim(1)).await
+}
+
+async fn execute(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    claimed: kagzi_core::ClaimedRun,
+) -> Result<(), StoreError> {
+    let lease = claimed.lease.lease;
+    let Some(first) = names.step(0) else { return Ok(()) };
+    let begin = BeginStep { lease: lease.clone(), step: first, operation: OperationId::generate() };
+    let mut outcome = store.begin_step(begin).await?;
+    for number in 0..STEPS {
+        let BeginOutcome::Execute { attempt } = outcome else { return Err(unexpected()) };
+        let Some(step) = names.step(number) else { return Ok(()) };
+        let then = names.step(number + 1).map_or_else(|| Then::CompleteRun(payload.clone()), Then::Begin);
+        let complete = CompleteStep {
+            lease: lease.clone(),
+            step_id: step.step_id,
+            attempt,
+            output: payload.clone(),
+            then,
+            operation: OperationId::generate(),
+        };
+        match store.complete_step(complete).await? {
+            CompleteStepOutcome::RecordedAndNext(next) => outcome = next,
+            CompleteStepOutcome::RecordedAndRunCompleted => return Ok(()),
+            CompleteStepOutcome::Recorded => return Err(unexpected()),
+        }
+    }
+    Err(unexpected())
+}
+
+fn unexpected() -> StoreError {
+    StoreError::Internal {
+        context: "running the load",
+        detail: "a step was not given to the only worker that asked".to_owned(),
+    }
+}

@@ -1,0 +1,106 @@
+//! The cases. Each plays over a database of its own.
+
+mod crash;
+mod pause;
+mod two_servers;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use kagzi_sdk::{AttemptState, Client, RunId};
+use libtest_mimic::Failed as TrialFailed;
+
+use crate::world::{Database, Failed, World};
+
+type Playing = Pin<Box<dyn Future<Output = Result<(), Failed>>>>;
+
+/// A case.
+pub struct Case {
+    /// Its name, a sentence about the rule.
+    pub name: &'static str,
+    play: fn(World) -> Playing,
+    only_on: Option<Database>,
+}
+
+/// All of them.
+pub const ALL: &[Case] = &[
+    Case {
+        name: "a_killed_worker_costs_the_step_in_flight_and_nothing_else",
+        play: |world| Box::pin(crash::worker(world)),
+        only_on: None,
+    },
+    Case {
+        name: "a_killed_server_loses_nothing_acknowledged_and_gets_finished_steps_delivered",
+        play: |world| Box::pin(crash::server(world)),
+        only_on: None,
+    },
+    Case {
+        name: "a_terminated_server_drains_and_a_terminated_worker_gives_its_runs_back",
+        play: |world| Box::pin(crash::terminated(world)),
+        only_on: None,
+    },
+    Case {
+        name: "every_late_write_of_a_paused_worker_is_refused_and_changes_nothing",
+        play: |world| Box::pin(pause::worker(world)),
+        only_on: None,
+    },
+    Case {
+        name: "two_servers_and_four_workers_finish_5000_runs_though_half_of_them_are_killed",
+        play: |world| Box::pin(two_servers::half_killed(world)),
+        only_on: Some(Database::Postgres),
+    },
+];
+
+impl Case {
+    /// Whether the case makes sense on this database.
+    pub fn runs_on(&self, database: Database) -> bool {
+        self.only_on.is_none_or(|only| only == database)
+    }
+
+    /// Plays it.
+    pub fn play(&self, database: Database) -> Result<(), TrialFailed> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let played = runtime.block_on(async {
+            let world = World::new(database).await?;
+            (self.play)(world).await
+        });
+        played.map_err(|error| TrialFailed::from(error.to_string()))
+    }
+}
+
+/// What the attempts of some runs show.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Attempts that were abandoned.
+    pub abandoned: usize,
+    /// Steps with more than one completed attempt. Never any.
+    pub completed_twice: usize,
+    /// Steps that completed.
+    pub completed: usize,
+}
+
+/// Reads every attempt of the runs.
+pub async fn audit(client: &Client, runs: &[RunId]) -> Result<Audit, Failed> {
+    let mut audit = Audit::default();
+    for run_id in runs {
+        let mut completed = std::collections::BTreeMap::new();
+        for attempt in client.attempts(*run_id).await? {
+            match attempt.state {
+                AttemptState::Completed => *completed.entry(attempt.step_id).or_insert(0) += 1,
+                AttemptState::Abandoned => audit.abandoned += 1,
+                AttemptState::Running | AttemptState::Failed => {}
+            }
+        }
+        audit.completed += completed.len();
+        audit.completed_twice += completed.values().filter(|count| **count > 1).count();
+    }
+    Ok(audit)
+}
+
+/// An error unless the two are equal.
+pub fn expect_eq<T: std::fmt::Debug + PartialEq>(what: &str, seen: &T, expected: &T) -> Result<(), Failed> {
+    if seen == expected {
+        return Ok(());
+    }
+    Err(format!("{what}: expected {expected:?}, saw {seen:?}").into())
+}

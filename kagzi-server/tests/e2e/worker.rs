@@ -1,0 +1,94 @@
+//! The worker process: it says what it does, line by line, and holds a step when told to.
+
+use std::io::BufRead as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kagzi_sdk::{Client, Context, StepError, Worker, WorkflowError};
+
+/// Set in the environment of a worker: its name.
+pub const ROLE: &str = "KAGZI_E2E_WORKER";
+/// The server that it connects to.
+pub const SERVER: &str = "KAGZI_E2E_SERVER";
+/// How long its leases last, in milliseconds.
+pub const LEASE: &str = "KAGZI_E2E_LEASE_MS";
+/// How many runs it executes at once.
+pub const RUNS: &str = "KAGZI_E2E_RUNS";
+/// Set: its step `hold` waits for a line on standard input.
+pub const HOLDS: &str = "KAGZI_E2E_HOLDS";
+
+/// The workflow of five steps that carry a number along.
+pub const FIVE: &str = "five-steps";
+/// The workflow of a step `before`, a step `hold` that can be held, and a step `after`.
+pub const HELD: &str = "held";
+
+/// Runs the worker until SIGTERM, then says how many leases it lost.
+pub fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("worker: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(work()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|_| format!("{name} is not set"))
+}
+
+async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let client = Client::connect(variable(SERVER)?).await?;
+    let lease = Duration::from_millis(variable(LEASE)?.parse()?);
+    let worker = Worker::builder(client)
+        .worker_id(format!("{}-{}", variable(ROLE)?, std::process::id()))
+        .queue("default")
+        .register(FIVE, five_steps)
+        .register(HELD, held)
+        .max_concurrent_runs(variable(RUNS)?.parse()?)
+        .lease(lease)
+        .build()?;
+    println!("ready");
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let stats = worker.stats();
+    worker
+        .run_until(async move {
+            terminated.recv().await;
+        })
+        .await?;
+    println!("leases lost {}", stats.now().leases_lost);
+    Ok(())
+}
+
+async fn five_steps(ctx: Context, start: u64) -> Result<u64, WorkflowError> {
+    let mut number = start;
+    for step in ["one", "two", "three", "four", "five"] {
+        number = ctx.step(step, || async move { Ok(number + 1) }).await?;
+    }
+    Ok(number)
+}
+
+async fn held(ctx: Context, _input: ()) -> Result<String, WorkflowError> {
+    ctx.step("before", || async { Ok(()) }).await?;
+    let by = ctx
+        .step("hold", || async {
+            println!("holding");
+            if std::env::var_os(HOLDS).is_some() {
+                tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()))
+                    .await
+                    .map_err(|error| StepError::retryable("join", error.to_string()))?
+                    .map_err(|error| StepError::retryable("stdin", error.to_string()))?;
+            }
+            Ok(variable(ROLE).unwrap_or_default())
+        })
+        .await?;
+    ctx.step("after", || async { Ok(()) }).await?;
+    Ok(by)
+}

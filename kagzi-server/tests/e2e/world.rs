@@ -1,0 +1,113 @@
+//! What a case plays in: a database, servers, workers, and a client.
+
+use std::process::Command;
+
+use kagzi_testkit::TestDatabase;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::worker;
+
+/// Whatever went wrong; the text is shown.
+pub type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which database the servers stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// A file of its own.
+    Sqlite,
+    /// A database of its own on the shared server.
+    Postgres,
+}
+
+impl Database {
+    /// As it stands in a test's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// The database of one case. Dropping it removes it.
+#[derive(Debug)]
+pub struct World {
+    store_url: String,
+    _directory: TempDir,
+    _database: Option<TestDatabase>,
+}
+
+impl World {
+    /// A fresh, empty database.
+    pub async fn new(database: Database) -> Result<Self, Failed> {
+        let directory = tempfile::tempdir()?;
+        let (store_url, test_database) = match database {
+            Database::Sqlite => (format!("sqlite://{}", directory.path().join("kagzi.db").display()), None),
+            Database::Postgres => {
+                let database = kagzi_testkit::postgres().await?.fresh_database().await?;
+                (database.url(), Some(database))
+            }
+        };
+        Ok(Self { store_url, _directory: directory, _database: test_database })
+    }
+
+    /// Starts `kagzi serve` on a port, 0 for any, and waits until it listens.
+    pub fn server(&self, port: u16) -> Result<Server, Failed> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        command.args(["serve", "--store", &self.store_url, "--listen", &format!("127.0.0.1:{port}")]);
+        command.env("KAGZI_LOG_LEVEL", "warn");
+        let mut process = Process::start("server", &mut command)?;
+        let address = process.line("listening on ")?;
+        let port = address.rsplit(':').next().unwrap_or_default().parse()?;
+        Ok(Server { process, port })
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// The process.
+    pub process: Process,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl Server {
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// How a worker is started.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerSettings {
+    /// How long its leases last, in milliseconds.
+    pub lease_ms: u64,
+    /// Whether its step `hold` waits for a line.
+    pub holds: bool,
+    /// How many runs it executes at once. With one, it asks for no other while it holds.
+    pub runs: u32,
+}
+
+/// A worker that holds nothing and executes many runs at once.
+pub const fn busy(lease_ms: u64) -> WorkerSettings {
+    WorkerSettings { lease_ms, holds: false, runs: 64 }
+}
+
+/// Starts a worker process and waits until it is ready.
+pub fn start_worker(name: &str, server_url: &str, settings: WorkerSettings) -> Result<Process, Failed> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .env(worker::ROLE, name)
+        .env(worker::SERVER, server_url)
+        .env(worker::LEASE, settings.lease_ms.to_string())
+        .env(worker::RUNS, settings.runs.to_string());
+    if settings.holds {
+        command.env(worker::HOLDS, "1");
+    }
+    let mut process = Process::start(name, &mut command)?;
+    process.line("ready")?;
+    Ok(process)
+}
