@@ -43,11 +43,10 @@ impl Connection {
 }
 
 fn explain(what: &str, address: &str, error: &ClientError) -> CliError {
-    let start_one =
-        || Some(format!("start one with `kagzi dev`, or name the right one with --server (now {address})"));
+    let name_it = || Some(format!("name the right server with --server or KAGZI_SERVER (now {address})"));
     let (exit, remedy) = match error {
         ClientError::Address { .. } => (Exit::Usage, None),
-        ClientError::Connect { .. } => (Exit::Unavailable, start_one()),
+        ClientError::Connect { .. } => (Exit::Unavailable, name_it()),
         ClientError::Call(error) => match error {
             StoreError::RunNotFound { .. } => (
                 Exit::NotFound,
@@ -56,7 +55,7 @@ fn explain(what: &str, address: &str, error: &ClientError) -> CliError {
             StoreError::InvalidArgument { .. }
             | StoreError::TooLarge { .. }
             | StoreError::BadCursor { .. } => (Exit::Usage, None),
-            StoreError::Unavailable { .. } => (Exit::Unavailable, start_one()),
+            StoreError::Unavailable { .. } => (Exit::Unavailable, name_it()),
             StoreError::OutcomeUnknown { .. } => {
                 (Exit::Unavailable, Some("look whether it happened".to_owned()))
             }

@@ -95,11 +95,15 @@ fn welcome(view: &DevView) -> String {
         option("--server", &view.server, super::DEFAULT_SERVER),
         option("--namespace", &view.namespace, super::DEFAULT_NAMESPACE)
     );
+    let next = [
+        (format!("{kagzi} start greet --input '\"world\"'"), "start a run; it waits for a worker"),
+        (format!("{kagzi} list"), "look at the runs"),
+        ("kagzi demo".to_owned(), "watch durable execution survive a crash"),
+    ];
+    let width = next.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    let next = next.map(|(command, what)| format!("  {command:<width$}   {what}\n")).concat();
     format!(
-        "kagzi {} is ready at {}\n  database   {}\n  namespace  {}\n\nIn another terminal:\n  \
-         {kagzi} start greet --input '\"world\"'   start a run; it waits for a worker\n  \
-         {kagzi} list                            look at the runs\n  \
-         kagzi demo                            watch durable execution survive a crash\n\nCtrl-C stops.",
+        "kagzi {} is ready at {}\n  database   {}\n  namespace  {}\n\nIn another terminal:\n{next}\nCtrl-C stops.",
         env!("CARGO_PKG_VERSION"),
         view.server,
         view.database,

@@ -305,24 +305,20 @@ pub fn run_text(record: &RunRecord, payloads: Payloads) -> String {
         ("deadline", run.deadline_at.map(moment)),
         ("finished", run.finished_at.map(moment)),
         ("took", run.finished_at.map(|end| length(end.saturating_since(run.created_at)))),
+        ("payloads", (payloads == Payloads::Hide).then(|| payload_sizes(record))),
     ];
-    let fields = pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
-    let output = record.output.as_ref();
-    let payloads = match payloads {
-        Payloads::Show => {
-            payload_text("input", &record.input)
-                + &output.map(|bytes| payload_text("output", bytes)).unwrap_or_default()
-        }
-        Payloads::Hide => {
-            let output =
-                output.map(|bytes| format!(", output {} bytes", bytes.len_bytes())).unwrap_or_default();
-            format!(
-                "\npayloads  input {} bytes{output}; --show-payloads shows them",
-                record.input.len_bytes()
-            )
-        }
-    };
-    fields + &payloads
+    let mut text = pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    if payloads == Payloads::Show {
+        text.push_str(&payload_text("input", &record.input));
+        text.extend(record.output.as_ref().map(|output| payload_text("output", output)));
+    }
+    text
+}
+
+fn payload_sizes(record: &RunRecord) -> String {
+    let output = record.output.as_ref().map(|output| format!(", output {} bytes", output.len_bytes()));
+    let (input, output) = (record.input.len_bytes(), output.unwrap_or_default());
+    format!("input {input} bytes{output}; --show-payloads shows them")
 }
 
 fn failure_text(failure: &Failure) -> String {

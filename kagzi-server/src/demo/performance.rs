@@ -32,7 +32,7 @@ const MAX_UNASKED_ENDS: u32 = 3;
 /// `kagzi demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// The directory to back up; nothing is written into it.
+    /// The directory to back up; nothing is written into it unless --output says so.
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
     /// Leave the database and the archive for a look, and say where they are.
@@ -55,14 +55,15 @@ pub async fn demo(args: DemoArgs, output: Output) -> Result<Exit, CliError> {
     let root = args.directory.canonicalize().map_err(|why| unusable(&args.directory, &why))?;
     let keep = if args.keep { Keep::Everything } else { Keep::Manifest };
     let narrator = Narrator::new(output.audience());
+    let mut stop = std::pin::pin!(stop_signal());
     let stage = tokio::select! {
         stage = Stage::set_up(args.output.as_deref(), args.store, keep) => stage?,
-        () = stop_signal() => return Ok(Exit::Interrupted),
+        () = &mut stop => return Ok(Exit::Interrupted),
     };
     let mut performance = Performance { root, stage, narrator, workers: 0, killed: 0 };
     let ended = tokio::select! {
         report = performance.perform() => report.map(Some),
-        () = stop_signal() => Ok(None),
+        () = &mut stop => Ok(None),
     };
     performance.close(ended, output).await
 }
@@ -106,10 +107,9 @@ impl Performance {
             self.work_through(&batch, &found).await?;
         }
         let elapsed = begun.elapsed();
-        self.narrator.status("reading the attempts table");
-        let report = self.report(&batch, found, elapsed).await;
-        self.narrator.end();
-        report
+        self.narrator.status("");
+        self.narrator.say("every run has ended; reading their histories from the attempts table");
+        self.report(&batch, found, elapsed).await
     }
 
     /// Lets workers work until every run is finished, and kills the first of them on the way.
@@ -223,8 +223,8 @@ impl Performance {
         let report = match ended {
             Ok(Some(report)) => report,
             Ok(None) => {
-                narrator.say("stopped; nothing is left running");
                 stage.abandon().await;
+                narrator.say("stopped; nothing is left running");
                 return Ok(Exit::Interrupted);
             }
             Err(error) => {

@@ -154,6 +154,12 @@ impl Stage {
         if let Err(why) = self.server.shutdown().await {
             complain(format_args!("the server did not end well: {why}"));
         }
+        if self.workspace.keep() == Keep::Everything {
+            complain(format_args!(
+                "what there is of the output is in {}",
+                self.workspace.directory().display()
+            ));
+        }
     }
 
     fn where_to_look(&self) -> String {

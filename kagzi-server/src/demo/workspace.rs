@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::archive::Archive;
-use crate::cli::CliError;
+use super::archive::{Archive, MARKER};
+use crate::cli::{CliError, complain};
 
 /// What stays when a demo is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +17,24 @@ pub enum Keep {
     Everything,
 }
 
-/// The output directory of one demo. Dropped before it is [`finished`](Self::finish), it is removed
-/// whole, unless everything is to be kept.
+/// The output directory of one demo. Dropped before it is [`finished`](Self::finish), everything in it
+/// is removed, unless it is to be kept.
 #[derive(Debug)]
 pub struct Workspace {
     directory: PathBuf,
     archive: Archive,
     keep: Keep,
     state: State,
+    origin: Origin,
+}
+
+/// Whose directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The demo's: it was not there before.
+    Made,
+    /// It was there, empty.
+    Found,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +58,7 @@ impl Workspace {
             CliError::failed("could not make the output directory", format!("{}: {why}", directory.display()))
                 .remedy("name one that can be written and is empty: --output DIR")
         };
+        let origin = if directory.exists() { Origin::Found } else { Origin::Made };
         // What is backed up may be nobody's business but the owner's.
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(refuse)?;
         if fs::read_dir(&directory).map_err(refuse)?.next().is_some() {
@@ -55,7 +66,7 @@ impl Workspace {
         }
         let directory = directory.canonicalize().map_err(refuse)?;
         let archive = Archive::create(&directory).map_err(refuse)?;
-        Ok(Self { directory, archive, keep, state: State::Open })
+        Ok(Self { directory, archive, keep, state: State::Open, origin })
     }
 
     /// Where it is.
@@ -92,9 +103,15 @@ impl Workspace {
     }
 
     fn remove_all_but_manifest(&self) -> io::Result<()> {
+        let manifest = self.archive.manifest();
+        let marker = self.directory.join(MARKER);
+        self.remove_content(|path| path != manifest && path != marker)
+    }
+
+    fn remove_content(&self, is_to_go: impl Fn(&Path) -> bool) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if entry.path() == self.archive.manifest() || entry.file_name() == super::archive::MARKER {
+            if !is_to_go(&entry.path()) {
                 continue;
             }
             if entry.file_type()?.is_dir() {
@@ -105,15 +122,22 @@ impl Workspace {
         }
         Ok(())
     }
+
+    fn remove(&self) -> io::Result<()> {
+        match self.origin {
+            Origin::Made => fs::remove_dir_all(&self.directory),
+            Origin::Found => self.remove_content(|_| true),
+        }
+    }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
         if self.state == State::Open && self.keep == Keep::Manifest {
             // A worker that was just killed may have made one more file while we looked.
-            let removed = (0..3).any(|_| fs::remove_dir_all(&self.directory).is_ok());
+            let removed = (0..3).any(|_| self.remove().is_ok());
             if !removed {
-                crate::cli::complain(format_args!("could not remove {}", self.directory.display()));
+                complain(format_args!("could not remove {}", self.directory.display()));
             }
         }
     }
@@ -141,6 +165,9 @@ mod tests {
         let output = dir.path().join("out");
         drop(Workspace::create("demo-1", Some(&output), Keep::Manifest).unwrap());
         assert!(!output.exists());
+        fs::create_dir(&output).unwrap();
+        drop(Workspace::create("demo-1", Some(&output), Keep::Manifest).unwrap());
+        assert_eq!(fs::read_dir(&output).unwrap().count(), 0, "it was there before");
         drop(Workspace::create("demo-1", Some(&output), Keep::Everything).unwrap());
         assert!(output.exists());
     }
