@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, FencingToken, GrantedLease, Heartbeat, LostReason, ReleaseOutcome, RunState, StoreError,
+    AttemptState, FencingToken, GrantedLease, Heartbeat, LostReason, ReleaseOutcome, RunId, RunState,
+    StoreError,
 };
 
 use crate::case::cases;
@@ -280,14 +281,20 @@ async fn a_heartbeat_against_a_reap_one_wins_and_the_loser_is_told(s: Scenario) 
         let (s, mine) = (s.clone(), held[(number / 2) * 8..(number / 2 + 1) * 8].to_vec());
         async move {
             if number % 2 == 0 {
-                return beat(&mine).await;
+                return Ok((beat(&mine).await?, 0));
             }
-            s.reap(8).await?;
-            Ok(Vec::new())
+            Ok((Vec::new(), s.reap(8).await?.leases_expired))
         }
     })
     .await?;
-    for (held, granted) in held.iter().zip(answers.into_iter().flatten()) {
+    let (granted, reaped): (Vec<Vec<bool>>, Vec<u32>) = answers.into_iter().unzip();
+    let lost = granted.iter().flatten().filter(|granted| !**granted).count();
+    equal(
+        "what the reapers were told is what the workers lost [1, 2]",
+        &lost,
+        &(reaped.iter().sum::<u32>() as usize),
+    )?;
+    for (held, granted) in held.iter().zip(granted.into_iter().flatten()) {
         let run = s.run(held.run_id()).await?.run;
         let found = (run.state, run.lease_expires_at);
         let expected = if granted {
@@ -315,25 +322,31 @@ async fn beat_against_claim(s: &Scenario, thief: &Scenario) -> Verdict {
         let (thief, mine) = (thief.clone(), held[(number / 2) * 8..(number / 2 + 1) * 8].to_vec());
         async move {
             if number % 2 == 0 {
-                return beat(&mine).await;
+                return Ok((beat(&mine).await?, Vec::new()));
             }
-            thief.claim("thief", 8).await?;
-            Ok(Vec::new())
+            let stolen = thief.claim("thief", 8).await?;
+            Ok((Vec::new(), stolen.iter().map(|run| run.run.run_id).collect()))
         }
     })
     .await?;
-    for (held, granted) in held.iter().zip(answers.into_iter().flatten()) {
+    let (granted, stolen): (Vec<Vec<bool>>, Vec<Vec<RunId>>) = answers.into_iter().unzip();
+    let stolen: BTreeSet<RunId> = stolen.into_iter().flatten().collect();
+    for (held, granted) in held.iter().zip(granted.into_iter().flatten()) {
         let run = s.run(held.run_id()).await?.run;
+        let both = granted && stolen.contains(&held.run_id());
+        check(!both, "no lease is given to two [1]", "the worker or the thief", &run)?;
         let holder = run.worker_id.as_ref().map_or("nobody", |worker| worker.as_str());
         let token = run.fencing_token.get();
         let (first, later) = ((RunState::Running, "w1", 1), (RunState::Running, "thief", 2));
         // A beat that came first may still be followed by no theft: the lease is in force again. One
         // that came late finds the thief, or, with no claim left for it, an open run.
+        let found = (run.state, holder, token);
         let right = if granted {
-            (run.state, holder, token) == first
+            found == first
+        } else if stolen.contains(&held.run_id()) {
+            found == later
         } else {
-            (run.state, holder, token) == later
-                || (run.state, holder, token) == (RunState::Pending, "nobody", 1)
+            found == (RunState::Pending, "nobody", 1)
         };
         check(right, "a granted heartbeat holds, a lost one finds another [1, 2]", granted, &run)?;
     }
