@@ -90,9 +90,7 @@ impl Place {
         Ok(match self.backend {
             Backend::Memory => Arc::new(MemoryStore::default()),
             Backend::Sqlite => Arc::new(SqliteStore::open(SqliteOptions::from_url(&self.url)?).await?),
-            Backend::Postgres => {
-                Arc::new(PostgresStore::connect(PostgresOptions::from_url(&self.url)?).await?)
-            }
+            Backend::Postgres => Arc::new(PostgresStore::connect(PostgresOptions::new(&self.url)).await?),
         })
     }
 }

@@ -43,6 +43,25 @@ impl TestDatabase {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// How many transactions it has ended so far, as the server counts them (a little behind).
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Database`].
+    pub async fn ended_transactions(&self) -> Result<i64, TestkitError> {
+        let failed = |source| TestkitError::Database { doing: "counting transactions".to_owned(), source };
+        // Asked of another database, so that asking does not count.
+        let mut connection = PgConnection::connect(&self.server_url).await.map_err(failed)?;
+        let count: Option<i64> =
+            sqlx::query_scalar("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = $1")
+                .bind(&self.name)
+                .fetch_optional(&mut connection)
+                .await
+                .map_err(failed)?;
+        connection.close().await.map_err(failed)?;
+        Ok(count.unwrap_or_default())
+    }
 }
 
 impl Drop for TestDatabase {

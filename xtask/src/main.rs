@@ -39,3 +39,17 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::shell::root;
+
+    #[test]
+    fn the_first_workflow_of_the_readme_is_the_example_to_the_letter() {
+        let readme = fs::read_to_string(root().join("README.md")).unwrap();
+        let example = fs::read_to_string(root().join("examples/examples/hello.rs")).unwrap();
+        assert!(readme.contains(example.trim()), "README.md does not show examples/examples/hello.rs as it is");
+    }
+}

@@ -40,7 +40,7 @@ impl Server {
     pub fn start(place: &Place) -> Result<Self, Failed> {
         let mut command = Command::new(beside("kagzi")?);
         command.args(["serve", "--store", place.url(), "--listen", "127.0.0.1:0"]);
-        command.current_dir(place.directory());
+        command.current_dir(place.directory()).env("KAGZI_LOG_LEVEL", "warn");
         let (process, address) = spawn(&mut command, "listening on ")?;
         Ok(Self { process, address })
     }
@@ -55,10 +55,11 @@ impl Server {
         let pid = self.process.0.id();
         // Let what the load left behind settle.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let (cpu, transactions, began) = (cpu_seconds(pid)?, committed(place).await?, Instant::now());
+        let (cpu, transactions, began) =
+            (cpu_seconds(pid)?, ended_transactions(place).await?, Instant::now());
         tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
         let elapsed = began.elapsed().as_secs_f64();
-        let after = committed(place).await?;
+        let after = ended_transactions(place).await?;
         Ok(Idle {
             cpu_percent: (cpu_seconds(pid)? - cpu) / elapsed * 100.0,
             transactions: transactions.zip(after).map(|(before, after)| (after - before) / elapsed),
@@ -132,10 +133,9 @@ fn resident_mib(pid: u32) -> Result<f64, Failed> {
     Ok(kib / 1024.0)
 }
 
-/// Transactions that the Postgres database of the load has committed so far.
-async fn committed(place: &Place) -> Result<Option<f64>, Failed> {
-    match place.database() {
-        Some(database) => Ok(Some(database.committed_transactions().await?)),
-        None => Ok(None),
-    }
+/// Transactions that the Postgres database of the load has ended so far.
+async fn ended_transactions(place: &Place) -> Result<Option<f64>, Failed> {
+    let Some(database) = place.database() else { return Ok(None) };
+    let count = database.ended_transactions().await?;
+    Ok(Some(f64::from(i32::try_from(count)?)))
 }

@@ -18,7 +18,11 @@ pub fn register(builder: WorkerBuilder) -> WorkerBuilder {
 
 /// Gives the moment at which its first step was executed, in microseconds since 1970.
 async fn five_steps(ctx: Context, number: u64) -> Result<u64, WorkflowError> {
-    let first = ctx.step("one", || async { micros_now() }).await?;
+    let first = ctx
+        .step("one", || async {
+            micros_now().map_err(|error| StepError::non_retryable("clock", error.to_string()))
+        })
+        .await?;
     let mut sum = number;
     for step in ["two", "three", "four", "five"] {
         sum = ctx.step(step, || async move { Ok(sum + 1) }).await?;
@@ -27,9 +31,6 @@ async fn five_steps(ctx: Context, number: u64) -> Result<u64, WorkflowError> {
 }
 
 /// Microseconds since 1970.
-pub fn micros_now() -> Result<u64, StepError> {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_err(|error| StepError::non_retryable("clock", error.to_string()))?;
-    u64::try_from(since.as_micros()).map_err(|error| StepError::non_retryable("clock", error.to_string()))
+pub fn micros_now() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?)
 }
