@@ -316,16 +316,30 @@ async fn a_heartbeat_against_a_claim_on_another_handle_one_wins(s: Scenario) -> 
     beat_against_claim(&s, &second).await
 }
 
+/// Several rounds, since it is at their start that the two meet.
 async fn beat_against_claim(s: &Scenario, thief: &Scenario) -> Verdict {
-    let held = expired(s, 64).await?;
+    for round in 0..6 {
+        let queue = format!("round{round}");
+        one_beat_against_claim(&s.on_queue(&queue)?, &thief.on_queue(&queue)?).await?;
+    }
+    Ok(())
+}
+
+async fn one_beat_against_claim(s: &Scenario, thief: &Scenario) -> Verdict {
+    let held = expired(s, 16).await?;
     let answers = race(16, |number| {
-        let (thief, mine) = (thief.clone(), held[(number / 2) * 8..(number / 2 + 1) * 8].to_vec());
+        let (thief, mine) = (thief.clone(), held[(number / 2) * 2..(number / 2 + 1) * 2].to_vec());
         async move {
             if number % 2 == 0 {
                 return Ok((beat(&mine).await?, Vec::new()));
             }
-            let stolen = thief.claim("thief", 8).await?;
-            Ok((Vec::new(), stolen.iter().map(|run| run.run.run_id).collect()))
+            let mut stolen = Vec::new();
+            // One by one, so that thefts fall between the heartbeats and not all before them.
+            for _ in 0..2 {
+                stolen.extend(thief.claim("thief", 1).await?.iter().map(|run| run.run.run_id));
+                tokio::task::yield_now().await;
+            }
+            Ok((Vec::new(), stolen))
         }
     })
     .await?;
