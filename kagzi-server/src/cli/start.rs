@@ -62,6 +62,9 @@ pub struct StartArgs {
     show_payloads: bool,
 }
 
+/// For how long a wait bears a server that does not answer.
+const PATIENCE_OF_A_WAIT: Duration = Duration::from_mins(2);
+
 #[derive(Serialize)]
 struct StartedView {
     run_id: String,
@@ -96,11 +99,13 @@ fn show_started(run: &RunHandle, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Waits for the end, also while the server is away for a while: a restart of it does not end the run.
 async fn wait(
     run: &RunHandle,
     limit: Option<Duration>,
     connection: &Connection,
 ) -> Result<RunRecord, CliError> {
+    let run = connection.client().clone().with_patience(PATIENCE_OF_A_WAIT).handle(run.run_id());
     let ended = match limit {
         None => run.finished().await,
         Some(limit) => tokio::time::timeout(limit, run.finished()).await.map_err(|_| {

@@ -119,29 +119,32 @@ impl Performance {
         let mut worker = self.start_worker(files, Some(where_to_hold(found)))?;
         let mut look = tokio::time::interval(LOOK);
         loop {
-            tokio::select! {
+            let event = tokio::select! {
+                event = worker.event() => event,
                 _ = look.tick() => {
                     let live = batch.live().await.map_err(lost)?;
                     self.narrator.progress(files.saturating_sub(live));
                     if live == 0 {
                         return Ok(());
                     }
+                    continue;
                 }
-                event = worker.event() => match event.map_err(|why| CliError::failed("lost sight of a worker", why))? {
-                    WorkerEvent::Held(run_id) => {
-                        self.kill(worker, run_id, batch, files).await?;
-                        worker = self.start_worker(files, None)?;
+            };
+            match event.map_err(|why| CliError::failed("lost sight of a worker", why))? {
+                WorkerEvent::Held(run_id) => self.kill(worker, run_id, batch, files).await?,
+                WorkerEvent::Ended { status, last_words } => {
+                    unasked_ends += 1;
+                    let ending = format!("worker {} ended by itself: {status}\n{last_words}", self.workers);
+                    if unasked_ends > MAX_UNASKED_ENDS {
+                        return Err(CliError::failed(
+                            "the workers of the demo keep ending",
+                            ending.trim_end(),
+                        ));
                     }
-                    WorkerEvent::Ended { status, last_words } => {
-                        unasked_ends += 1;
-                        if unasked_ends > MAX_UNASKED_ENDS {
-                            return Err(CliError::failed("the workers of the demo end by themselves", last_words));
-                        }
-                        self.narrator.say(format_args!("a worker ended by itself ({status}): {last_words}"));
-                        worker = self.start_worker(files, None)?;
-                    }
-                },
+                    self.narrator.say(ending.trim_end());
+                }
             }
+            worker = self.start_worker(files, None)?;
         }
     }
 
