@@ -18,8 +18,7 @@ pub struct Narrator {
 impl Narrator {
     /// One who talks to `audience`, or is silent.
     pub fn new(audience: Audience) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        Self { audience, bar }
+        Self { audience, bar: hidden() }
     }
 
     /// Says a sentence, above the bar if there is one.
@@ -56,9 +55,14 @@ impl Narrator {
     }
 
     /// Takes the bar away.
-    pub fn end(&self) {
+    pub fn end(&mut self) {
         self.bar.finish_and_clear();
+        self.bar = hidden();
     }
+}
+
+fn hidden() -> ProgressBar {
+    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden())
 }
 
 impl Drop for Narrator {

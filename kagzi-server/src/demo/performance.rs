@@ -220,7 +220,7 @@ impl Performance {
 
     /// Takes the stage down, whatever happened on it, and says how it ended.
     async fn close(self, ended: Result<Option<Report>, CliError>, output: Output) -> Result<Exit, CliError> {
-        let Self { root, stage, narrator, .. } = self;
+        let Self { root, stage, mut narrator, .. } = self;
         narrator.end();
         let manifest = stage.workspace().archive().manifest();
         let report = match ended {

@@ -193,3 +193,58 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use kagzi_core::{Namespace, OperationId};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A file called `file`, and the work on it.
+    fn work_on(content: &str) -> (TempDir, Work) {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("file"), content).unwrap();
+        let archive = Archive::create(&dir.path().join("archive")).unwrap();
+        let backup = Arc::new(Backup { root: dir.path().to_owned(), archive, hold: None });
+        let run_id = RunId::for_start(&Namespace::new("n").unwrap(), OperationId::generate(), None);
+        (dir, Work { run_id, path: RelativePath::new(Path::new("file")), backup })
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_before_it_is_compressed_is_begun_again() {
+        let (dir, work) = work_on("one");
+        let before = work.digest().await.unwrap();
+        fs::write(dir.path().join("file"), "two").unwrap();
+        assert!(work.compress(&before).await.unwrap().unwrap_err().because.contains("changed"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_before_it_is_verified_is_begun_again() {
+        let (dir, work) = work_on("one");
+        let before = work.digest().await.unwrap();
+        let packed = work.compress(&before).await.unwrap().unwrap();
+        work.write(&packed, &before).await.unwrap().unwrap();
+        assert_eq!(work.verify(&before).await.unwrap(), Ok(()));
+        fs::write(dir.path().join("file"), "longer").unwrap();
+        assert!(work.verify(&before).await.unwrap().unwrap_err().because.contains("changed"));
+        fs::remove_file(dir.path().join("file")).unwrap();
+        assert_eq!(work.verify(&before).await.unwrap_err().failure().code, "not_found");
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_took_is_made_again_and_what_it_left_is_used() {
+        let (_dir, work) = work_on("one");
+        let before = work.digest().await.unwrap();
+        let packed = work.compress(&before).await.unwrap().unwrap();
+        let lost = Packed { partial: "never written".to_owned(), ..packed.clone() };
+        assert!(work.write(&lost, &before).await.unwrap().unwrap_err().because.contains("lost"));
+        work.write(&packed, &before).await.unwrap().unwrap();
+        work.write(&packed, &before).await.unwrap().unwrap();
+        fs::write(work.backup.archive.object(&before.sha256), "damaged").unwrap();
+        assert!(work.verify(&before).await.unwrap().unwrap_err().because.contains("read back"));
+    }
+}
