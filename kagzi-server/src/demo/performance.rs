@@ -107,8 +107,10 @@ impl Performance {
             self.work_through(&batch, &found).await?;
         }
         let elapsed = begun.elapsed();
-        self.narrator.status("");
-        self.narrator.say("every run has ended; reading their histories from the attempts table");
+        if files > 0 {
+            self.narrator.status("");
+            self.narrator.say("every run has ended; reading their histories from the attempts table");
+        }
         self.report(&batch, found, elapsed).await
     }
 

@@ -157,6 +157,11 @@ impl Report {
 
     /// The summary for people.
     pub fn text(&self, directory: &Path, manifest: &Path) -> String {
+        if self.files == 0 {
+            let mut text = format!("Nothing to back up: there are no files in {}.\n", directory.display());
+            self.list_what_is_missing(&mut text);
+            return text.trim_end().to_owned();
+        }
         let mut text = format!(
             "Backed up {} of {} files, {} ({} compressed), in {:.1} s: {:.1} runs/s.\n\n",
             HumanCount(self.runs_completed),
@@ -303,6 +308,21 @@ mod tests {
         ] {
             assert_eq!(json[field], expected, "{field}");
         }
+    }
+
+    #[test]
+    fn people_are_told_what_is_missing_and_how_to_check_the_rest() {
+        let text = report().text(Path::new("/d"), Path::new("/m"));
+        for part in
+            ["1 of 2 files", "1 dead letter\n", "link: it leads nowhere", "cd /d && sha256sum --quiet -c /m"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let nothing = Report { files: 0, runs_completed: 0, dead_letters: Vec::new(), ..report() };
+        assert_eq!(
+            nothing.text(Path::new("/d"), Path::new("/m")),
+            "Nothing to back up: there are no files in /d."
+        );
     }
 
     #[test]
