@@ -237,9 +237,9 @@ impl Performance {
                 return Err(error);
             }
         };
-        let look = stage.finish().await?;
+        // Said first: on a busy disk, taking thousands of files away may take longer than the backup.
         output.show(&report.summary(&root, &manifest), |_| report.text(&root, &manifest))?;
-        if let Some(look) = look {
+        if let Some(look) = stage.finish().await? {
             narrator.say(look);
         }
         match report.verdict() {
