@@ -50,6 +50,9 @@ mod tests {
     fn the_first_workflow_of_the_readme_is_the_example_to_the_letter() {
         let readme = fs::read_to_string(root().join("README.md")).unwrap();
         let example = fs::read_to_string(root().join("examples/examples/hello.rs")).unwrap();
-        assert!(readme.contains(example.trim()), "README.md does not show examples/examples/hello.rs as it is");
+        assert!(
+            readme.contains(example.trim()),
+            "README.md does not show examples/examples/hello.rs as it is"
+        );
     }
 }

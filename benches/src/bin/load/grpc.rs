@@ -53,8 +53,8 @@ impl Server {
     /// Watches it for a while.
     pub async fn watch_idle(&self, place: &Place, seconds: u64) -> Result<Idle, Failed> {
         let pid = self.process.0.id();
-        // Let what the load left behind settle.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // Let what the load left behind settle: an idle Postgres session tells what it did 10 s later.
+        tokio::time::sleep(Duration::from_secs(12)).await;
         let (cpu, transactions, began) =
             (cpu_seconds(pid)?, ended_transactions(place).await?, Instant::now());
         tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
