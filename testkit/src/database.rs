@@ -8,16 +8,26 @@ use uuid::Uuid;
 
 use crate::TestkitError;
 
-/// A database that one test has to itself. Dropping the handle drops the database, whoever is still
-/// connected to it.
+/// A database that one test has to itself. On a server that others use too, dropping the handle drops
+/// the database, whoever is still connected to it; on one that ends with this process it goes with it.
 #[derive(Debug)]
 pub struct TestDatabase {
     server_url: String,
     name: String,
+    leftovers: Leftovers,
+}
+
+/// What becomes of a test's database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// It is dropped with its handle.
+    Dropped,
+    /// It goes with its server: dropping thousands of tables one by one would only cost time.
+    GoWithTheServer,
 }
 
 impl TestDatabase {
-    pub(crate) async fn create(server_url: &str) -> Result<Self, TestkitError> {
+    pub(crate) async fn create(server_url: &str, leftovers: Leftovers) -> Result<Self, TestkitError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kagzi_test_{}_{number}", Uuid::now_v7().simple());
@@ -25,7 +35,7 @@ impl TestDatabase {
         // could be in the way of copying it.
         let sql = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
         execute(server_url, sql, "creating a database for a test").await?;
-        Ok(Self { server_url: server_url.to_owned(), name })
+        Ok(Self { server_url: server_url.to_owned(), name, leftovers })
     }
 
     /// A URL of the database.
@@ -66,6 +76,9 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        if self.leftovers == Leftovers::GoWithTheServer {
+            return;
+        }
         let (url, sql) =
             (self.server_url.clone(), format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
         // A runtime cannot be entered twice on one thread, and the test's may be gone already.

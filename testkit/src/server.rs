@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::sync::OnceCell;
 
 use crate::cluster::{ClusterOptions, PostgresCluster};
-use crate::database::TestDatabase;
+use crate::database::{Leftovers, TestDatabase};
 use crate::{TestkitError, database};
 
 /// Names a server that exists already and is used before anything else is tried.
@@ -32,6 +32,16 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
+    /// A server that others use too, as `KAGZI_TEST_POSTGRES_URL` names one.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::NotReady`] if it does not answer within 10 s.
+    pub async fn at(url: String) -> Result<Self, TestkitError> {
+        database::wait_until_ready(&url, 10, String::new).await?;
+        Ok(Self { url, source: Source::Environment })
+    }
+
     /// A URL of the maintenance database of the server.
     pub fn url(&self) -> &str {
         &self.url
@@ -42,13 +52,17 @@ impl PostgresServer {
         &self.source
     }
 
-    /// A database of its own for one test. It is dropped with the handle.
+    /// A database of its own for one test.
     ///
     /// # Errors
     ///
     /// [`TestkitError::Database`].
     pub async fn fresh_database(&self) -> Result<TestDatabase, TestkitError> {
-        TestDatabase::create(&self.url).await
+        let leftovers = match self.source {
+            Source::Environment => Leftovers::Dropped,
+            _ => Leftovers::GoWithTheServer,
+        };
+        TestDatabase::create(&self.url, leftovers).await
     }
 }
 
@@ -82,8 +96,7 @@ pub async fn postgres() -> Result<&'static PostgresServer, TestkitError> {
 
 async fn find() -> Result<PostgresServer, TestkitError> {
     if let Some(url) = std::env::var(POSTGRES_URL_VARIABLE).ok().filter(|url| !url.is_empty()) {
-        database::wait_until_ready(&url, 10, String::new).await?;
-        return Ok(PostgresServer { url, source: Source::Environment });
+        return PostgresServer::at(url).await;
     }
     let mut tried = vec![format!("{POSTGRES_URL_VARIABLE} is not set")];
     match PostgresCluster::start(ClusterOptions::default()).await {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use kagzi_testkit::{ClusterOptions, PostgresCluster, postgres};
+use kagzi_testkit::{ClusterOptions, PostgresCluster, PostgresServer, postgres};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 async fn one(url: &str, sql: &'static str) -> String {
@@ -13,13 +13,16 @@ async fn one(url: &str, sql: &'static str) -> String {
 
 #[tokio::test]
 async fn tests_share_a_server_and_each_has_a_database_of_its_own() {
-    let server = postgres().await.unwrap();
+    let server = PostgresServer::at(postgres().await.unwrap().url().to_owned()).await.unwrap();
     let (first, second) = (server.fresh_database().await.unwrap(), server.fresh_database().await.unwrap());
     assert_eq!(one(&first.url(), "SELECT current_database()::text").await, first.name());
     assert_ne!(first.name(), second.name());
     let gone = first.url();
     drop(first);
-    assert!(PgConnection::connect(&gone).await.is_err(), "it is dropped with its handle");
+    assert!(
+        PgConnection::connect(&gone).await.is_err(),
+        "others use the server too, so it is dropped with its handle"
+    );
     assert_eq!(one(&second.url(), "SHOW fsync").await, "on");
 }
 
