@@ -125,6 +125,10 @@ impl RetryPolicy {
 
     /// The delay after the `failures`-th failure (from 1). Never above `max_delay`.
     pub fn delay(&self, failures: u32, seed: u64) -> Duration {
+        if self.first_delay.is_zero() {
+            // Nothing times whatever it has grown to, infinity included.
+            return Duration::ZERO;
+        }
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let ceiling = self.max_delay.as_secs_f64();
         let grown = (self.first_delay.as_secs_f64() * self.factor.powi(exponent)).min(ceiling);
@@ -185,6 +189,8 @@ mod tests {
         for failures in [0, 1, 2, 1_000_000, u32::MAX] {
             assert!(policy.delay(failures, 7) <= MAX_DURATION);
         }
+        let at_once = RetryPolicy { first_delay: Duration::ZERO, ..policy };
+        assert_eq!(at_once.delay(u32::MAX, 7), Duration::ZERO, "no delay stays no delay");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) const READY_OF_TYPES: &str = concat!(
     " ORDER BY r.claim_rank, r.run_id LIMIT ?5"
 );
 
-/// How many overdue runs of a queue a claim repairs at least before it takes what is due.
+/// How many overdue runs a claim repairs at least before it takes what is due.
 const SWEEP_AT_LEAST: u32 = 256;
 
 pub(crate) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<ClaimedRun>, Error> {
@@ -96,12 +96,16 @@ fn already_held(tx: &Tx<'_>, claim: &Claim) -> Result<Vec<(Run, GrantedLease)>, 
 }
 
 /// Makes expired leases and due sleepers of the asked queues claimable, so that a claim needs no
-/// reaper (invariant 10).
+/// reaper (invariant 10). Bounded over all queues together, since nobody else writes meanwhile; the
+/// reaper does the rest.
 fn sweep(tx: &mut Tx<'_>, claim: &Claim, queues: &[QueueName]) -> Result<(), Error> {
-    let most = claim.limit.max(SWEEP_AT_LEAST);
+    let mut left = claim.limit.max(SWEEP_AT_LEAST) as usize;
     for queue in queues {
+        let most = i64::try_from(left).unwrap_or(i64::MAX);
         let key = params![claim.namespace.as_str(), queue.as_str(), tx.now.as_micros(), most];
-        for run in &all(tx.connection, OVERDUE_IN_QUEUE, key, rows::run)? {
+        let overdue = all(tx.connection, OVERDUE_IN_QUEUE, key, rows::run)?;
+        left = left.saturating_sub(overdue.len());
+        for run in &overdue {
             reap::repair_run(tx, run)?;
         }
     }

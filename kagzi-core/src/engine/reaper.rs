@@ -16,6 +16,14 @@ use crate::error::StoreError;
 use crate::op::{MoreDue, Reaped};
 use crate::wake::Topic;
 
+/// What a reaper has left to do.
+enum Due {
+    /// Nothing for this long.
+    Later(Duration),
+    /// What is due is being treated by another reaper, or held by somebody else.
+    WithOthers,
+}
+
 impl Engine {
     /// Reaps until `shutdown` is ready. An error is reported and tried again, later and later up to
     /// `reap_backoff`.
@@ -23,13 +31,17 @@ impl Engine {
     /// Cancel safe: a dropped reaper leaves every run repaired or not, never half.
     pub async fn run_reaper(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
-        let mut errors: u32 = 0;
+        let (mut errors, mut in_vain): (u32, u32) = (0, 0);
         loop {
             let mut nudge = self.store.wake_hub().subscribe([Topic::Deadlines]);
             let pause = match self.reap_all_due().await {
-                Ok(pause) => {
-                    errors = 0;
+                Ok(Due::Later(pause)) => {
+                    (errors, in_vain) = (0, 0);
                     pause
+                }
+                Ok(Due::WithOthers) => {
+                    (errors, in_vain) = (0, in_vain.saturating_add(1));
+                    self.let_others_finish(in_vain)
                 }
                 Err(error) => {
                     errors = errors.saturating_add(1);
@@ -46,8 +58,8 @@ impl Engine {
         }
     }
 
-    /// Reaps until nothing is due; answers how long there is nothing to do.
-    async fn reap_all_due(&self) -> Result<Duration, StoreError> {
+    /// Reaps until there is nothing left to do here.
+    async fn reap_all_due(&self) -> Result<Due, StoreError> {
         loop {
             // Before the look, so that a deadline written meanwhile is heard.
             self.store.wake_hub().arm(Timestamp::MAX);
@@ -59,15 +71,20 @@ impl Engine {
                 if let Some(at) = next.due_at {
                     self.store.wake_hub().arm(at);
                 }
-                return Ok(pause);
+                return Ok(Due::Later(pause));
             }
             let reaped = self.store.reap(self.options.reap_batch).await?;
             report(&reaped);
             if reaped.total() == 0 && reaped.more == MoreDue::No {
-                // What was due is being treated by another reaper: let it finish.
-                return Ok(Duration::from_millis(10).min(self.options.reap_interval));
+                return Ok(Due::WithOthers);
             }
         }
+    }
+
+    /// 10 ms at first, since another reaper is quick, up to a second for one that got stuck.
+    fn let_others_finish(&self, in_vain: u32) -> Duration {
+        let pause = Duration::from_millis(10).saturating_mul(1 << in_vain.saturating_sub(1).min(7));
+        pause.min(Duration::from_secs(1)).min(self.options.reap_interval)
     }
 
     fn backoff(&self, errors: u32) -> Duration {
