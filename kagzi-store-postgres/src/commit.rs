@@ -113,7 +113,7 @@ impl<T: Gathered> Gatherer<T> {
             || StoreError::Unavailable { reason: "the store is closed".to_owned(), retry_after: RETRY_AFTER };
         let place = Arc::clone(&self.0.places).acquire_owned().await.map_err(|_| closed())?;
         let (answer, verdict) = oneshot::channel();
-        let free_lane = {
+        let new_lane = {
             let mut state = self.0.lock();
             let partition = usize::try_from(self.0.committer.partition_of(operation.run_id())).unwrap_or(0);
             if let Some(queue) = state.waiting.get_mut(partition) {
@@ -121,10 +121,10 @@ impl<T: Gathered> Gatherer<T> {
             }
             let free = state.lanes_in_flight < self.0.bounds.lanes;
             state.lanes_in_flight += usize::from(free);
-            free
+            free.then(|| Lane(InFlight::new(Arc::clone(&self.0))))
         };
-        if free_lane {
-            tokio::spawn(Lane(Arc::clone(&self.0)).run());
+        if let Some(lane) = new_lane {
+            tokio::spawn(lane.run());
         }
         // A lane that dies without an answer had sent its batch, perhaps.
         Ok(verdict.await.unwrap_or(Verdict::FateOpen))
@@ -147,14 +147,14 @@ impl<T> Shared<T> {
 }
 
 /// One of the tasks that commit batches, alive as long as there is something to do.
-struct Lane<T>(Arc<Shared<T>>);
+struct Lane<T>(InFlight<T>);
 
 impl<T: Gathered> Lane<T> {
     async fn run(self) {
-        let mut in_flight = InFlight { shared: Arc::clone(&self.0), runs: Vec::new(), lane_ended: false };
+        let Self(mut in_flight) = self;
         while let Some((partition, batch)) = in_flight.take() {
             let operations: Vec<T> = batch.iter().map(|one| one.operation.clone()).collect();
-            let verdicts = self.0.committer.commit(partition, &operations).await;
+            let verdicts = in_flight.shared.committer.commit(partition, &operations).await;
             in_flight.release_runs();
             for (waiting, verdict) in batch.into_iter().zip(verdicts) {
                 // Whoever asked may have gone; the operation is done all the same.
@@ -197,6 +197,11 @@ impl<T: Gathered> InFlight<T> {
 }
 
 impl<T> InFlight<T> {
+    /// For a lane that is counted already.
+    const fn new(shared: Arc<Shared<T>>) -> Self {
+        Self { shared, runs: Vec::new(), lane_ended: false }
+    }
+
     fn release_runs(&mut self) {
         let mut state = self.shared.lock();
         for run in self.runs.drain(..) {
@@ -208,8 +213,21 @@ impl<T> InFlight<T> {
 impl<T> Drop for InFlight<T> {
     fn drop(&mut self) {
         self.release_runs();
-        if !self.lane_ended {
-            self.shared.lock().lanes_in_flight -= 1;
+        if self.lane_ended {
+            return;
+        }
+        let mut state = self.shared.lock();
+        state.lanes_in_flight -= 1;
+        if state.lanes_in_flight > 0 {
+            // Another lane is alive and takes what waits.
+            return;
+        }
+        let abandoned: Vec<_> = state.waiting.iter_mut().flat_map(std::mem::take).collect();
+        drop(state);
+        if !abandoned.is_empty() {
+            // No lane comes for them until the next operation, which may never come. Let go of, they
+            // are answered with an open fate and take the careful path.
+            tracing::error!(operations = abandoned.len(), "the last lane died before its operations");
         }
     }
 }
@@ -274,6 +292,24 @@ mod tests {
         }
     }
 
+    /// Dies on its first batch, once told to.
+    struct Mine {
+        reached: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    }
+
+    #[async_trait]
+    impl Committer<Op> for Mine {
+        async fn commit(&self, _: i16, _: &[Op]) -> Vec<Verdict> {
+            let (go, gone) = oneshot::channel();
+            self.reached.send(go).unwrap();
+            gone.await.unwrap();
+            panic!("the batch of this test dies");
+        }
+        fn partition_of(&self, _: RunId) -> i16 {
+            0
+        }
+    }
+
     fn run() -> RunId {
         RunId::for_start(&Namespace::new("n").unwrap(), OperationId::generate(), None)
     }
@@ -309,5 +345,42 @@ mod tests {
         }
         gatherer.close().await;
         assert!(gatherer.submit(Op(a, 5)).await.is_err());
+    }
+    #[tokio::test]
+    async fn a_lane_that_dies_leaves_nobody_waiting() {
+        let (reached, mut batches) = mpsc::unbounded_channel();
+        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Mine { reached }));
+        let submit = |op| {
+            let gatherer = Arc::clone(&gatherer);
+            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
+        };
+        let first = submit(Op(run(), 1));
+        let go = batches.recv().await.unwrap();
+        let second = submit(Op(run(), 2));
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        let long = std::time::Duration::from_secs(20);
+        for caller in [first, second] {
+            let verdict = tokio::time::timeout(long, caller).await.expect("it is answered").unwrap();
+            assert_eq!(verdict, Verdict::FateOpen);
+        }
+        tokio::time::timeout(long, gatherer.close()).await.expect("it closes");
+    }
+
+    #[test]
+    fn a_runtime_that_ends_before_its_lane_began_leaves_nobody_waiting() {
+        let (batches, _seen) = mpsc::unbounded_channel();
+        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
+        let gatherer = Gatherer::new(1, bounds, Stage { batches });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let entered = runtime.enter();
+        let mut caller = Box::pin(gatherer.submit(Op(run(), 1)));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(caller.as_mut().poll(&mut context).is_pending());
+        drop(entered);
+        drop(runtime);
+        let answer = caller.as_mut().poll(&mut context);
+        assert!(matches!(answer, std::task::Poll::Ready(Ok(Verdict::FateOpen))), "{answer:?}");
     }
 }
