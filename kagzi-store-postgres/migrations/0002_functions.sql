@@ -252,7 +252,8 @@ BEGIN
                 WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
                   AND r.attention_at <= v_now
                 ORDER BY r.attention_at LIMIT p_limit
-                FOR NO KEY UPDATE SKIP LOCKED) c;
+                FOR NO KEY UPDATE SKIP LOCKED) c
+            ORDER BY c.attention_at LIMIT p_limit;
     END IF;
 END $$;
 

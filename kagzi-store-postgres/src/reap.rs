@@ -124,7 +124,7 @@ impl Inner {
                     if count < piece {
                         return Ok(());
                     }
-                    left -= count;
+                    left = left.saturating_sub(count);
                     tries = 1;
                 }
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,

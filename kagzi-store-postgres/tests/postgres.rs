@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    ManualClock, Namespace, Payload, QueueName, StartRun, Store, StoreError, Topic, WorkflowType,
+    Claim, ManualClock, Namespace, OperationId, Payload, QueueName, StartAt, StartRun, Store, StoreError,
+    Topic, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{Listen, Pooler, PostgresOptions, PostgresStore};
 use kagzi_testkit::{ClusterOptions, PostgresCluster, TestDatabase, postgres};
@@ -164,4 +165,33 @@ async fn a_server_that_is_killed_and_comes_back_costs_nothing_that_was_acknowled
     let again = store.start(vec![during.clone()]).await.unwrap();
     assert_eq!(again[0].run_id, during.run_id(), "the same operation can be sent again");
     assert_eq!(store.queue_depths(&namespace).await.unwrap()[0].pending, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_wakes_more_sleepers_of_several_queues_than_one_sweep_treats() {
+    let database = database().await;
+    let clock = ManualClock::default();
+    let options =
+        PostgresOptions { clock: Some(Arc::new(clock.clone())), ..PostgresOptions::new(database.url()) };
+    let store = PostgresStore::connect(options).await.unwrap();
+    let queues = ["a", "b", "c"];
+    let second = Duration::from_secs(1);
+    let sleepers = queues
+        .iter()
+        .flat_map(|queue| (0..600).map(|_| StartRun { start_at: StartAt::After(second), ..start(queue) }));
+    store.start(sleepers.collect()).await.unwrap();
+    clock.advance(second);
+    let claim = Claim {
+        namespace: Namespace::new("n").unwrap(),
+        queues: queues.map(|queue| QueueName::new(queue).unwrap()).to_vec(),
+        workflow_types: Vec::new(),
+        worker_id: WorkerId::new("worker").unwrap(),
+        lease_length: Duration::from_mins(1),
+        limit: 1,
+        steps_limit: 10,
+        operation: OperationId::generate(),
+    };
+    assert_eq!(store.claim(claim.clone()).await.unwrap().len(), 1);
+    let pending: u64 = store.queue_depths(&claim.namespace).await.unwrap().iter().map(|of| of.pending).sum();
+    assert_eq!(pending, 999, "a sweep treats the thousand runs that it may, and no more");
 }
