@@ -201,3 +201,19 @@ fn completions_are_written_for_every_shell() {
         assert!(script.stdout().contains("dead-letters"), "{shell}");
     }
 }
+
+#[test]
+fn a_negative_value_is_refused_by_the_name_of_its_field() {
+    let refused = [
+        (["start", "greet", "--delay", "-5s"].as_slice(), "--delay"),
+        (&["start", "greet", "--run-timeout", "-1s"], "--run-timeout"),
+        (&["list", "--limit", "-1"], "--limit"),
+        (&["serve", "--default-lease", "-5s"], "--default-lease"),
+    ];
+    for (args, field) in refused {
+        let output = Command::new(env!("CARGO_BIN_EXE_kagzi")).args(args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(&format!("invalid value '{}' for '{field}", args.last().unwrap())), "{said}");
+    }
+}

@@ -37,16 +37,16 @@ pub struct StartArgs {
     #[arg(long, default_value_t = 0, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-9..=9))]
     priority: i64,
     /// Start this much later, such as 30s or 1h30m.
-    #[arg(long, value_parser = args::duration, conflicts_with = "at")]
+    #[arg(long, value_parser = args::duration, conflicts_with = "at", allow_hyphen_values = true)]
     delay: Option<Duration>,
     /// Start at this moment, in RFC 3339, such as 2026-11-24T10:31:20Z.
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
     /// How long the run may take from when it is due; then it fails.
-    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration, allow_hyphen_values = true)]
     run_timeout: Option<Duration>,
     /// How often the run, and each step without a policy of its own, is tried [default: the server's].
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), allow_hyphen_values = true)]
     max_attempts: Option<u32>,
     /// What the run can be found by; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::label)]
@@ -55,7 +55,7 @@ pub struct StartArgs {
     #[arg(long)]
     wait: bool,
     /// Wait at most this long.
-    #[arg(long, value_name = "DURATION", value_parser = args::duration, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration, requires = "wait", allow_hyphen_values = true)]
     wait_timeout: Option<Duration>,
     /// Show input and output after waiting.
     #[arg(long, requires = "wait")]

@@ -21,76 +21,76 @@ pub struct Settings {
     #[arg(long, env = "KAGZI_STORE", value_name = "URL", hide_env_values = true)]
     pub store: Option<String>,
     /// How many connections the store may open, at least 2. [default: the backend's own]
-    #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N")]
+    #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub store_connections: Option<u32>,
     /// The namespaces that are served, separated by commas (a list in the file). [default: default]
     #[arg(long, env = "KAGZI_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
     pub namespaces: Option<Vec<String>>,
     /// The longest payload. [default: 2097152, 2 MiB]
-    #[arg(long, env = "KAGZI_MAX_PAYLOAD_BYTES", value_name = "BYTES")]
+    #[arg(long, env = "KAGZI_MAX_PAYLOAD_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
     pub max_payload_bytes: Option<usize>,
     /// The longest failure message or reason. [default: 65536, 64 KiB]
-    #[arg(long, env = "KAGZI_MAX_FAILURE_MESSAGE_BYTES", value_name = "BYTES")]
+    #[arg(long, env = "KAGZI_MAX_FAILURE_MESSAGE_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
     pub max_failure_message_bytes: Option<usize>,
     /// The longest request that is read. [default: 16777216, 16 MiB]
-    #[arg(long, env = "KAGZI_MAX_MESSAGE_BYTES", value_name = "BYTES")]
+    #[arg(long, env = "KAGZI_MAX_MESSAGE_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
     pub max_message_bytes: Option<usize>,
     /// What one answer holds at most: claimed runs, steps of each, items of a page. [default: 1000]
-    #[arg(long, env = "KAGZI_MAX_BATCH", value_name = "N")]
+    #[arg(long, env = "KAGZI_MAX_BATCH", value_name = "N", allow_hyphen_values = true)]
     pub max_batch: Option<u32>,
     /// How long a lease lasts if the worker does not say. [default: 30s]
-    #[arg(long, env = "KAGZI_DEFAULT_LEASE", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_DEFAULT_LEASE", value_name = "DURATION", allow_hyphen_values = true)]
     pub default_lease: Option<Length>,
     /// The shortest lease accepted. [default: 100ms]
-    #[arg(long, env = "KAGZI_MIN_LEASE", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_MIN_LEASE", value_name = "DURATION", allow_hyphen_values = true)]
     pub min_lease: Option<Length>,
     /// The longest lease accepted. [default: 1h]
-    #[arg(long, env = "KAGZI_MAX_LEASE", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_MAX_LEASE", value_name = "DURATION", allow_hyphen_values = true)]
     pub max_lease: Option<Length>,
     /// No long poll waits longer. [default: 60s]
-    #[arg(long, env = "KAGZI_MAX_POLL_WAIT", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_MAX_POLL_WAIT", value_name = "DURATION", allow_hyphen_values = true)]
     pub max_poll_wait: Option<Length>,
     /// Who waits for work looks again after this long without a hint. [default: 1s]
-    #[arg(long, env = "KAGZI_POLL_INTERVAL", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_POLL_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub poll_interval: Option<Length>,
     /// After how many lost leases in a row a run becomes a dead letter. [default: 5]
-    #[arg(long, env = "KAGZI_POISON_AFTER", value_name = "N")]
+    #[arg(long, env = "KAGZI_POISON_AFTER", value_name = "N", allow_hyphen_values = true)]
     pub poison_after: Option<u32>,
     /// Default retry policy: how many failures end a step or run. [default: 5]
-    #[arg(long, env = "KAGZI_RETRY_MAX_ATTEMPTS", value_name = "N")]
+    #[arg(long, env = "KAGZI_RETRY_MAX_ATTEMPTS", value_name = "N", allow_hyphen_values = true)]
     pub retry_max_attempts: Option<u32>,
     /// Default retry policy: the delay after the first failure. [default: 1s]
-    #[arg(long, env = "KAGZI_RETRY_FIRST_DELAY", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_RETRY_FIRST_DELAY", value_name = "DURATION", allow_hyphen_values = true)]
     pub retry_first_delay: Option<Length>,
     /// Default retry policy: what each further delay is multiplied by. [default: 2]
-    #[arg(long, env = "KAGZI_RETRY_FACTOR", value_name = "FACTOR")]
+    #[arg(long, env = "KAGZI_RETRY_FACTOR", value_name = "FACTOR", allow_hyphen_values = true)]
     pub retry_factor: Option<f64>,
     /// Default retry policy: no delay is longer. [default: 60s]
-    #[arg(long, env = "KAGZI_RETRY_MAX_DELAY", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_RETRY_MAX_DELAY", value_name = "DURATION", allow_hyphen_values = true)]
     pub retry_max_delay: Option<Length>,
     /// Default retry policy: which part of the delay is left to chance, 0 to 1. [default: 0.1]
-    #[arg(long, env = "KAGZI_RETRY_JITTER", value_name = "PART")]
+    #[arg(long, env = "KAGZI_RETRY_JITTER", value_name = "PART", allow_hyphen_values = true)]
     pub retry_jitter: Option<f64>,
     /// How many runs one reap treats at most. [default: 500]
-    #[arg(long, env = "KAGZI_REAP_BATCH", value_name = "N")]
+    #[arg(long, env = "KAGZI_REAP_BATCH", value_name = "N", allow_hyphen_values = true)]
     pub reap_batch: Option<u32>,
     /// The reaper looks at least this often. [default: 5s]
-    #[arg(long, env = "KAGZI_REAP_INTERVAL", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_REAP_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub reap_interval: Option<Length>,
     /// The longest wait of the reaper after errors in a row. [default: 30s]
-    #[arg(long, env = "KAGZI_REAP_BACKOFF", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_REAP_BACKOFF", value_name = "DURATION", allow_hyphen_values = true)]
     pub reap_backoff: Option<Length>,
     /// How long a shutdown waits for calls in flight. [default: 10s]
-    #[arg(long, env = "KAGZI_DRAIN_TIMEOUT", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_DRAIN_TIMEOUT", value_name = "DURATION", allow_hyphen_values = true)]
     pub drain_timeout: Option<Length>,
     /// How often the store is asked whether it is well. [default: 5s]
-    #[arg(long, env = "KAGZI_HEALTH_INTERVAL", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_HEALTH_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub health_interval: Option<Length>,
     /// How often a silent connection is asked for a sign of life. [default: 20s]
-    #[arg(long, env = "KAGZI_KEEPALIVE_INTERVAL", value_name = "DURATION")]
+    #[arg(long, env = "KAGZI_KEEPALIVE_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub keepalive_interval: Option<Length>,
     /// How many calls one connection may have in flight. [default: 4096]
-    #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N")]
+    #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N", allow_hyphen_values = true)]
     pub max_concurrent_streams: Option<u32>,
     /// How log lines look. [default: text]
     #[arg(long, env = "KAGZI_LOG_FORMAT", value_name = "FORMAT", value_enum)]
