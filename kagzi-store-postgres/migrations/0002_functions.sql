@@ -1,7 +1,8 @@
 -- The set-based operations, each one call with arrays in and one row per element out, in order.
 --
 -- They are functions, not chains of CTEs, for three reasons. Each inner statement is a look-up by
--- key whose plan cannot flip while the statistics of a young table lag. Each inner statement sees
+-- key, or in kagzi_steps by the place where a row was just seen, for one element or in a loop over all,
+-- whose plan cannot flip while the statistics of a young table lag. Each inner statement sees
 -- what was committed while it waited for a row lock; the parts of one CTE do not. And a function
 -- that is distributed by its partition argument runs on the node of the partition. The planner
 -- settings below keep the cached plans on the indexes, whatever size the tables had when they were
@@ -18,8 +19,80 @@
 CREATE FUNCTION kagzi_end_of_time() RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN timestamptz '9999-12-31 23:59:59.999999+00';
 
+-- The writes of kagzi_steps that look rows up by their place (ctid), where it has just seen them under
+-- the locks of their runs; a null in p_place is an element with nothing to write. They are functions of
+-- their own for the sake of their settings, which add to those of kagzi_steps: without index scans the
+-- join by place is the only plan left, while in the eyes of the planner a walk through all of an index
+-- costs no more as long as the table looks empty. The conditions beside the place hold already. Should
+-- one not, fewer rows are written than were seen, and the error undoes the batch: nothing is called
+-- done that was not written.
+CREATE FUNCTION kagzi_steps_complete(
+    p_partition smallint, p_now timestamptz, p_place tid[], p_run uuid[],
+    p_output_type text[], p_output bytea[], p_operation uuid[]
+) RETURNS void LANGUAGE plpgsql
+SET enable_indexscan = off SET enable_indexonlyscan = off
+AS $$
+DECLARE
+    v_written bigint;
+BEGIN
+    UPDATE steps s
+    SET state = 'COMPLETED', output_type = u.output_type, output = u.output,
+        end_operation = u.operation, updated_at = p_now, finished_at = p_now, attention_at = NULL
+    FROM UNNEST(p_place, p_run, p_output_type, p_output, p_operation)
+        AS u(place, run, output_type, output, operation)
+    WHERE s.ctid = u.place AND s.run_id = u.run AND s.partition = p_partition AND s.state = 'RUNNING';
+    GET DIAGNOSTICS v_written = ROW_COUNT;
+    IF v_written <> num_nonnulls(VARIADIC p_place) THEN
+        RAISE EXCEPTION '% of % attempts were completed', v_written, num_nonnulls(VARIADIC p_place);
+    END IF;
+END $$;
+
+CREATE FUNCTION kagzi_steps_abandon(p_partition smallint, p_now timestamptz, p_place tid[], p_run uuid[])
+RETURNS void LANGUAGE plpgsql
+SET enable_indexscan = off SET enable_indexonlyscan = off
+AS $$
+DECLARE
+    v_written bigint;
+BEGIN
+    UPDATE steps s
+    SET state = 'ABANDONED', updated_at = p_now, finished_at = p_now, attention_at = NULL
+    FROM UNNEST(p_place, p_run) AS u(place, run)
+    WHERE s.ctid = u.place AND s.run_id = u.run AND s.partition = p_partition AND s.state = 'RUNNING';
+    GET DIAGNOSTICS v_written = ROW_COUNT;
+    IF v_written <> num_nonnulls(VARIADIC p_place) THEN
+        RAISE EXCEPTION '% of % attempts were abandoned', v_written, num_nonnulls(VARIADIC p_place);
+    END IF;
+END $$;
+
+CREATE FUNCTION kagzi_steps_finish(
+    p_partition smallint, p_now timestamptz, p_place tid[], p_run uuid[], p_operation uuid[]
+) RETURNS void LANGUAGE plpgsql
+SET enable_indexscan = off SET enable_indexonlyscan = off
+AS $$
+DECLARE
+    v_written bigint;
+BEGIN
+    UPDATE runs r
+    SET state = 'COMPLETED', worker_id = NULL, lease_expires_at = NULL, claim_operation = NULL,
+        attention_at = NULL, lost_leases = 0, finish_operation = u.operation,
+        updated_at = p_now, finished_at = p_now
+    FROM UNNEST(p_place, p_run, p_operation) AS u(place, run, operation)
+    WHERE r.ctid = u.place AND r.run_id = u.run AND r.partition = p_partition AND r.state = 'RUNNING';
+    GET DIAGNOSTICS v_written = ROW_COUNT;
+    IF v_written <> num_nonnulls(VARIADIC p_place) THEN
+        RAISE EXCEPTION '% of % runs were finished', v_written, num_nonnulls(VARIADIC p_place);
+    END IF;
+END $$;
+
 -- Completes attempts, begins steps that have no attempt yet, and completes runs: whichever parts are
--- present in an element, whole or not at all. Answers whether it was done.
+-- present in an element, whole or not at all. Answers whether it was done. No two elements share a run.
+--
+-- Most of what the store does is this, so it treats all elements together: one statement locks the runs,
+-- the next looks, seeing all that was committed while the first one waited, and the others write.
+-- Whoever writes a run or its attempts locks the run first, so what was seen stays true, and stays in
+-- its place. LATERAL with OFFSET 0 makes every look-up a look-up by key, element after element; in one
+-- statement with CTEs this could not be: its parts see one snapshot, and a distributed database (Citus)
+-- refuses writes by ctid in there.
 CREATE FUNCTION kagzi_steps(
     p_partition smallint, p_now timestamptz,
     p_run uuid[], p_namespace text[], p_worker text[], p_token bigint[], p_operation uuid[],
@@ -28,75 +101,83 @@ CREATE FUNCTION kagzi_steps(
     p_run_type text[], p_run_output bytea[]
 ) RETURNS SETOF boolean LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := COALESCE(p_now, clock_timestamp());
-    v_deadline timestamptz;
-    op record;
+    -- One entry an element, in order; a place is null where there is nothing to do.
+    v_held tid[];
+    v_done boolean[];
+    v_complete tid[];
+    v_finish tid[];
+    -- One entry an attempt that is still open when its run is finished.
+    v_abandon tid[];
+    v_abandon_of uuid[];
 BEGIN
-    FOR op IN
-        SELECT * FROM UNNEST(p_run, p_namespace, p_worker, p_token, p_operation,
-                             p_step, p_attempt, p_output_type, p_output,
-                             p_next, p_position, p_retry, p_timeout_micros, p_run_type, p_run_output)
-            AS u(run, namespace, worker, token, operation, step, attempt, output_type, output,
-                 next, place, retry, timeout_micros, run_type, run_output)
-    LOOP
-        PERFORM FROM runs r
-        WHERE r.run_id = op.run AND r.partition = p_partition AND r.namespace IS NOT DISTINCT FROM op.namespace
-          AND r.state IS NOT DISTINCT FROM 'RUNNING' AND r.fencing_token = op.token AND r.worker_id = op.worker
-        FOR NO KEY UPDATE;
-        IF NOT FOUND THEN
-            RETURN NEXT false;
-            CONTINUE;
-        END IF;
+    SELECT array_agg(held.place ORDER BY u.i) INTO v_held
+    FROM UNNEST(p_run, p_namespace, p_worker, p_token) WITH ORDINALITY AS u(run, namespace, worker, token, i)
+    LEFT JOIN LATERAL (
+        SELECT r.ctid AS place FROM runs r
+        WHERE r.run_id = u.run AND r.partition = p_partition AND r.namespace IS NOT DISTINCT FROM u.namespace
+          AND r.state IS NOT DISTINCT FROM 'RUNNING' AND r.fencing_token = u.token AND r.worker_id = u.worker
+        OFFSET 0 FOR NO KEY UPDATE) held ON true;
 
-        IF op.next IS NOT NULL THEN
-            PERFORM FROM steps s
-            WHERE s.run_id = op.run AND s.step_id = op.next AND s.partition = p_partition;
-            IF FOUND THEN
-                RETURN NEXT false;
-                CONTINUE;
-            END IF;
-        END IF;
+    SELECT array_agg(told.done ORDER BY u.i),
+           array_agg(CASE WHEN told.done THEN attempt.place END ORDER BY u.i),
+           array_agg(CASE WHEN told.done AND u.run_type IS NOT NULL THEN u.held END ORDER BY u.i)
+    INTO v_done, v_complete, v_finish
+    FROM UNNEST(v_held, p_run, p_token, p_step, p_attempt, p_next, p_run_type)
+        WITH ORDINALITY AS u(held, run, token, step, attempt, next, run_type, i)
+    LEFT JOIN LATERAL (
+        SELECT s.ctid AS place FROM steps s
+        WHERE s.run_id = u.run AND s.step_id = u.step AND s.attempt = u.attempt
+          AND s.partition = p_partition AND s.state = 'RUNNING' AND s.fencing_token = u.token
+        OFFSET 0) attempt ON true
+    LEFT JOIN LATERAL (
+        SELECT true AS found FROM steps s
+        WHERE s.run_id = u.run AND s.step_id = u.next AND s.partition = p_partition
+        LIMIT 1) begun ON true
+    CROSS JOIN LATERAL (
+        SELECT u.held IS NOT NULL AND (u.step IS NULL OR attempt.place IS NOT NULL) AND begun.found IS NULL
+    ) AS told(done);
 
-        IF op.step IS NOT NULL THEN
-            UPDATE steps s
-            SET state = 'COMPLETED', output_type = op.output_type, output = op.output,
-                end_operation = op.operation, updated_at = v_now, finished_at = v_now, attention_at = NULL
-            WHERE s.run_id = op.run AND s.step_id = op.step AND s.attempt = op.attempt
-              AND s.partition = p_partition AND s.state = 'RUNNING' AND s.fencing_token = op.token;
-            IF NOT FOUND THEN
-                RETURN NEXT false;
-                CONTINUE;
-            END IF;
-        END IF;
+    IF num_nonnulls(VARIADIC v_complete) > 0 THEN
+        PERFORM kagzi_steps_complete(p_partition, v_now, v_complete, p_run, p_output_type, p_output,
+                                     p_operation);
+    END IF;
 
-        IF op.next IS NOT NULL THEN
-            v_deadline := LEAST(v_now + op.timeout_micros * interval '1 microsecond', kagzi_end_of_time());
-            IF op.timeout_micros IS NULL THEN
-                v_deadline := NULL;
-            END IF;
-            INSERT INTO steps (run_id, step_id, attempt, partition, position, kind, state, fencing_token,
-                               worker_id, retry, deadline_at, attention_at, begin_operation,
-                               created_at, updated_at)
-            VALUES (op.run, op.next, 1, p_partition, op.place, 'TASK', 'RUNNING', op.token,
-                    op.worker, op.retry, v_deadline, v_deadline, op.operation, v_now, v_now);
-        END IF;
+    INSERT INTO steps (run_id, step_id, attempt, partition, position, kind, state, fencing_token,
+                       worker_id, retry, deadline_at, attention_at, begin_operation, created_at, updated_at)
+    SELECT u.run, u.next, 1, p_partition, u.place, 'TASK', 'RUNNING', u.token,
+           u.worker, u.retry, d.deadline_at, d.deadline_at, u.operation, v_now, v_now
+    FROM UNNEST(v_done, p_run, p_worker, p_token, p_operation, p_next, p_position, p_retry, p_timeout_micros)
+        AS u(done, run, worker, token, operation, next, place, retry, timeout_micros)
+    -- LEAST passes over a null, but no timeout is no deadline.
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN u.timeout_micros IS NOT NULL
+            THEN LEAST(v_now + u.timeout_micros * interval '1 microsecond', kagzi_end_of_time()) END
+    ) AS d(deadline_at)
+    WHERE u.done AND u.next IS NOT NULL;
 
-        IF op.run_type IS NOT NULL THEN
-            UPDATE steps s
-            SET state = 'ABANDONED', updated_at = v_now, finished_at = v_now, attention_at = NULL
-            WHERE s.run_id = op.run AND s.partition = p_partition AND s.state = 'RUNNING';
-            UPDATE runs r
-            SET state = 'COMPLETED', worker_id = NULL, lease_expires_at = NULL, claim_operation = NULL,
-                attention_at = NULL, lost_leases = 0, finish_operation = op.operation,
-                updated_at = v_now, finished_at = v_now
-            WHERE r.run_id = op.run AND r.partition = p_partition;
-            INSERT INTO payloads (run_id, slot, partition, content_type, bytes, created_at, updated_at)
-            VALUES (op.run, 'OUTPUT', p_partition, op.run_type, op.run_output, v_now, v_now);
+    IF num_nonnulls(VARIADIC v_finish) > 0 THEN
+        SELECT array_agg(open.place), array_agg(u.run) INTO v_abandon, v_abandon_of
+        FROM UNNEST(v_finish, p_run) AS u(finish, run)
+        CROSS JOIN LATERAL (
+            SELECT s.ctid AS place FROM steps s
+            WHERE s.run_id = u.run AND s.partition = p_partition AND s.state = 'RUNNING'
+            OFFSET 0) open
+        WHERE u.finish IS NOT NULL;
+        IF v_abandon IS NOT NULL THEN
+            PERFORM kagzi_steps_abandon(p_partition, v_now, v_abandon, v_abandon_of);
         END IF;
-        RETURN NEXT true;
-    END LOOP;
+        PERFORM kagzi_steps_finish(p_partition, v_now, v_finish, p_run, p_operation);
+        INSERT INTO payloads (run_id, slot, partition, content_type, bytes, created_at, updated_at)
+        SELECT u.run, 'OUTPUT', p_partition, u.run_type, u.run_output, v_now, v_now
+        FROM UNNEST(v_finish, p_run, p_run_type, p_run_output) AS u(finish, run, run_type, run_output)
+        WHERE u.finish IS NOT NULL;
+    END IF;
+
+    RETURN QUERY SELECT u.done FROM UNNEST(v_done) WITH ORDINALITY AS u(done, i) ORDER BY u.i;
 END $$;
 
 -- Extends leases. Answers the new expiry, or null where the lease is not the current one.
