@@ -57,7 +57,7 @@ impl fmt::Display for Capability {
 ///         Vec::new()
 ///     }
 ///     async fn open(&self, clock: Arc<dyn Clock>, rules: Rules) -> Result<Box<dyn Instance>, FixtureError> {
-///         # let my_store = |_clock, _rules| -> SharedStore { unimplemented!() };
+///         # let my_store = |clock, rules| -> SharedStore { Arc::new(kagzi_core::memory::MemoryStore::new(clock, rules)) };
 ///         Ok(Box::new(MyInstance(my_store(clock, rules))))
 ///     }
 /// }
