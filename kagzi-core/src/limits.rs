@@ -28,6 +28,10 @@ pub struct Rules {
     /// After how many lost leases in a row, without a finished step, a run is a poison run and
     /// becomes a dead letter (invariant 14). 5 by default; at least 1.
     pub poison_after: u32,
+    /// About how many bytes of inputs and recorded steps one claim hands over, so that a worker that
+    /// asks for many runs with huge histories costs bounded memory everywhere; at least one run is
+    /// always taken. 3 MiB by default: with the rows around it, what one gRPC message holds. At least 1.
+    pub max_claim_bytes: usize,
 }
 
 impl Default for Rules {
@@ -37,6 +41,7 @@ impl Default for Rules {
             max_message_bytes: 64 * 1024,
             default_retry: RetryPolicy::default(),
             poison_after: 5,
+            max_claim_bytes: 3 * 1024 * 1024,
         }
     }
 }
@@ -59,6 +64,7 @@ impl Rules {
         at_least_one("max_payload_bytes", self.max_payload_bytes)?;
         at_least_one("max_message_bytes", self.max_message_bytes)?;
         at_least_one("poison_after", self.poison_after as usize)?;
+        at_least_one("max_claim_bytes", self.max_claim_bytes)?;
         self.default_retry.validate()
     }
 

@@ -127,7 +127,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes leases on due runs, in the order of invariant 13 within each queue and over the asked
     /// queues together. Due are PENDING runs, sleepers whose time has come and runs whose lease has
     /// expired; a run that is past its deadline or poisoned becomes a dead letter instead. Each claim
-    /// gives the run a larger token (invariant 1).
+    /// gives the run a larger token (invariant 1). What is handed over is bounded in bytes, by
+    /// [`decide::ClaimRoom`](crate::decide::ClaimRoom); a claim that left runs for want of room
+    /// announces its queues.
     async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError>;
 
     /// Extends leases, each with its own verdict, in order. Never shortens one; revives an expired one

@@ -45,6 +45,7 @@ pub fn suite_rules() -> Rules {
             non_retryable_codes: vec!["never_again".to_owned()],
         },
         poison_after: 3,
+        max_claim_bytes: 64 * 1024,
     }
 }
 

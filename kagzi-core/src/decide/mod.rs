@@ -7,12 +7,14 @@
 mod due;
 mod finish;
 mod guard;
+mod room;
 mod start;
 mod step;
 
 pub use due::{Overdue, OverdueKind, Progress, claimed, heartbeat, needs_progress, overdue, step_overdue};
 pub use finish::{cancel, complete_run, fail_run, release, requeue};
 pub use guard::{check_heartbeats, check_lease, check_reap, check_start_batch};
+pub use room::ClaimRoom;
 pub use start::{existing_run, new_run};
 pub use step::{begin_step, complete_step, completed_again, fail_step, sleep, was_completed_by};
 

@@ -7,9 +7,10 @@ use crate::error::StoreError;
 use crate::id::RunId;
 use crate::lease::{GrantedLease, Lease};
 use crate::op::{AttemptScope, Claim, ClaimedRun, ListAttempts};
-use crate::page::PageRequest;
+use crate::page::{Page, PageRequest};
 use crate::run::Run;
 use crate::step::Attempt;
+use crate::wake::Topic;
 
 impl MemoryStore {
     pub(super) fn claim_runs(&self, claim: &Claim) -> Result<Vec<ClaimedRun>, StoreError> {
@@ -18,7 +19,11 @@ impl MemoryStore {
         let held = already_held(&state, claim);
         if !held.is_empty() {
             // The claim was made before and its reply was lost (invariant 8).
-            return Ok(held.into_iter().map(|(run, lease)| hand_over(&state, run, lease, claim)).collect());
+            let mut room = decide::ClaimRoom::new(&self.shared.rules);
+            for (run, _) in &held {
+                room.takes(state.input(run.run_id).len_bytes());
+            }
+            return Ok(hand_over_all(&state, held, claim, room));
         }
         let due: Vec<RunId> = state
             .overdue(now)
@@ -28,15 +33,31 @@ impl MemoryStore {
         for run_id in due {
             reap::repair_run(&mut state, run_id, &self.shared.rules, now, &self.shared.hub);
         }
-        let mut claimed = Vec::new();
+        let mut room = decide::ClaimRoom::new(&self.shared.rules);
+        let mut taken = Vec::new();
         for (_, run_id) in first_in_order(&state, claim) {
             let Some(run) = state.runs.get(&run_id) else { continue };
+            if !room.takes(state.input(run_id).len_bytes()) {
+                for queue in &claim.queues {
+                    self.shared.hub.announce(&Topic::Queue(claim.namespace.clone(), queue.clone()));
+                }
+                break;
+            }
             let (run, lease) = decide::claimed(run, claim, now);
             state.save_run(run.clone(), &self.shared.hub);
-            claimed.push(hand_over(&state, run, lease, claim));
+            taken.push((run, lease));
         }
-        Ok(claimed)
+        Ok(hand_over_all(&state, taken, claim, room))
     }
+}
+
+fn hand_over_all(
+    state: &State,
+    taken: Vec<(Run, GrantedLease)>,
+    claim: &Claim,
+    mut room: decide::ClaimRoom,
+) -> Vec<ClaimedRun> {
+    taken.into_iter().map(|(run, lease)| hand_over(state, run, lease, claim, &mut room)).collect()
 }
 
 /// The runs that this very claim took before and that are still held by it.
@@ -78,20 +99,25 @@ fn first_in_order(state: &State, claim: &Claim) -> Vec<Place> {
     first
 }
 
-fn hand_over(state: &State, run: Run, lease: GrantedLease, claim: &Claim) -> ClaimedRun {
-    let mut steps = latest_attempts(state, run.run_id);
-    let more = steps.len() > claim.steps_limit as usize;
-    steps.truncate(claim.steps_limit as usize);
-    let more_steps = steps.last().filter(|_| more).map(|last| {
-        ListAttempts {
-            namespace: run.namespace.clone(),
-            run_id: run.run_id,
-            scope: AttemptScope::Latest,
-            page: PageRequest::first(claim.steps_limit),
-        }
-        .cursor_after(last)
-    });
-    ClaimedRun { lease, input: state.input(run.run_id), run, steps, more_steps }
+fn hand_over(
+    state: &State,
+    run: Run,
+    lease: GrantedLease,
+    claim: &Claim,
+    room: &mut decide::ClaimRoom,
+) -> ClaimedRun {
+    let mut items = latest_attempts(state, run.run_id);
+    let more = items.len() > claim.steps_limit as usize;
+    items.truncate(claim.steps_limit as usize);
+    let listing = ListAttempts {
+        namespace: run.namespace.clone(),
+        run_id: run.run_id,
+        scope: AttemptScope::Latest,
+        page: PageRequest::first(claim.steps_limit),
+    };
+    let next = items.last().filter(|_| more).map(|last| listing.cursor_after(last));
+    let steps = room.steps(&run, Page { items, next });
+    ClaimedRun { lease, input: state.input(run.run_id), run, steps: steps.items, more_steps: steps.next }
 }
 
 /// The latest attempt of each step, in the order of listings.

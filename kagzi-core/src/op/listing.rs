@@ -111,6 +111,9 @@ impl ListAttempts {
         self.page.validate()?;
         let Some(cursor) = &self.page.cursor else { return Ok(None) };
         let place = cursor.open(&self.identity())?;
+        if place.is_empty() {
+            return Ok(None);
+        }
         let bad = || StoreError::BadCursor { got: "one with a damaged place" };
         let (position, rest) = place.split_first_chunk::<4>().ok_or_else(bad)?;
         let (attempt, step_id) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
@@ -124,6 +127,11 @@ impl ListAttempts {
         place.extend_from_slice(&last.attempt.to_be_bytes());
         place.extend_from_slice(last.step_id.as_str().as_bytes());
         Cursor::seal(&self.identity(), &place)
+    }
+
+    /// A cursor that goes before the first attempt: where a claim had no room for any.
+    pub fn cursor_at_start(&self) -> Cursor {
+        Cursor::seal(&self.identity(), &[])
     }
 
     fn identity(&self) -> String {

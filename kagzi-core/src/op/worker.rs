@@ -30,7 +30,8 @@ pub struct Claim {
     pub worker_id: WorkerId,
     /// How long the leases last without a heartbeat. At least a microsecond, at most 100 years.
     pub lease_length: Duration,
-    /// How many runs at most, from 1 to 10,000.
+    /// How many runs at most, from 1 to 10,000. Fewer if their inputs are over
+    /// [`Rules::max_claim_bytes`](crate::Rules), but at least one; the others stay due.
     pub limit: u32,
     /// How many recorded steps to hand over with each run at most, from 1 to 10,000.
     pub steps_limit: u32,
@@ -78,7 +79,8 @@ pub struct ClaimedRun {
     /// The latest attempt of each recorded step, completed ones with their outputs, ordered by
     /// position, then step id.
     pub steps: Vec<Attempt>,
-    /// Where the steps go on if there are more than the claim's `steps_limit`: a cursor for
+    /// Where the steps go on if there are more than the claim's `steps_limit`, or than
+    /// [`Rules::max_claim_bytes`](crate::Rules) left room for: a cursor for
     /// [`ListAttempts`](super::ListAttempts) with scope `Latest`.
     pub more_steps: Option<Cursor>,
 }

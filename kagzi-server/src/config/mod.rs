@@ -258,6 +258,7 @@ impl Settings {
             max_message_bytes: self.max_failure_message_bytes.unwrap_or(default.rules.max_message_bytes),
             default_retry: retry_policy(&self),
             poison_after: self.poison_after.unwrap_or(default.rules.poison_after),
+            max_claim_bytes: default.rules.max_claim_bytes,
         };
         let engine = EngineOptions {
             poll_interval: length(self.poll_interval, default.engine.poll_interval),
