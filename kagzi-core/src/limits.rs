@@ -158,16 +158,23 @@ impl Labels {
         for (key, value) in &labels {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
             if key.is_empty() || key.len() > 63 || !key.chars().all(plain) {
-                let shown: String = key.chars().filter(|c| !c.is_control()).take(63).collect();
-                return refuse("labels key".to_owned(), "1 to 63 bytes of A-Z a-z 0-9 . _ / -", shown);
+                let got = if key.is_empty() {
+                    "an empty text".to_owned()
+                } else if key.len() > 63 {
+                    format!("{} bytes", key.len())
+                } else {
+                    format!("{key:?}")
+                };
+                return refuse("labels key".to_owned(), "1 to 63 bytes of A-Z a-z 0-9 . _ / -", got);
             }
-            if value.len() > 255 || value.chars().any(char::is_control) {
-                return refuse(
-                    format!("labels[{key}]"),
-                    "at most 255 bytes without control characters",
-                    format!("{} bytes", value.len()),
-                );
-            }
+            let got = if value.len() > 255 {
+                format!("{} bytes", value.len())
+            } else if let Some(at) = value.find(char::is_control) {
+                format!("a control character at byte {at}")
+            } else {
+                continue;
+            };
+            return refuse(format!("labels[{key}]"), "at most 255 bytes without control characters", got);
         }
         Ok(Self(labels))
     }
@@ -198,5 +205,27 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
 impl From<Labels> for BTreeMap<String, String> {
     fn from(labels: Labels) -> Self {
         labels.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_outside_the_rule_is_told_by_what_is_wrong_with_it() {
+        let long = "x".repeat(300);
+        let cases = [
+            ("", "v", "labels key: ", "got an empty text"),
+            (&long, "v", "labels key: ", "got 300 bytes"),
+            ("a b", "v", "labels key: ", "got \"a b\""),
+            ("k", &long, "labels[k]: ", "got 300 bytes"),
+            ("k", "a\nb", "labels[k]: ", "got a control character at byte 1"),
+        ];
+        for (key, value, field, got) in cases {
+            let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            let error = Labels::new(labels).unwrap_err().to_string();
+            assert!(error.starts_with(field) && error.ends_with(got), "{error}");
+        }
     }
 }

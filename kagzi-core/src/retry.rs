@@ -100,14 +100,19 @@ impl RetryPolicy {
         if !(0.0..=1.0).contains(&self.jitter) {
             return refuse("jitter", "from 0 to 1", self.jitter.to_string());
         }
-        if self.non_retryable_codes.len() > 64 || self.non_retryable_codes.iter().any(|c| c.len() > 128) {
-            return refuse(
-                "non_retryable_codes",
-                "at most 64 codes of at most 128 bytes",
-                format!("{} codes", self.non_retryable_codes.len()),
-            );
+        if self.non_retryable_codes.len() > 64 {
+            let got = format!("{} codes", self.non_retryable_codes.len());
+            return refuse("non_retryable_codes", "at most 64 codes", got);
         }
-        Ok(())
+        let lengths = self.non_retryable_codes.iter().map(String::len);
+        match lengths.enumerate().find(|(_, bytes)| *bytes > 128) {
+            Some((at, bytes)) => refuse(
+                &format!("non_retryable_codes[{at}]"),
+                "a code of at most 128 bytes",
+                format!("{bytes} bytes"),
+            ),
+            None => Ok(()),
+        }
     }
 
     /// What follows the `failures`-th failure (counted from 1, this one included).
@@ -218,5 +223,15 @@ mod tests {
         for (field, policy) in broken {
             assert!(policy.validate().unwrap_err().to_string().contains(field));
         }
+    }
+
+    #[test]
+    fn of_too_many_codes_the_number_is_told_and_of_a_long_one_the_length() {
+        let many = RetryPolicy { non_retryable_codes: vec!["x".to_owned(); 65], ..policy() };
+        let error = many.validate().unwrap_err().to_string();
+        assert!(error.ends_with("at most 64 codes, got 65 codes"), "{error}");
+        let long = vec!["x".to_owned(), "x".repeat(129)];
+        let error = RetryPolicy { non_retryable_codes: long, ..policy() }.validate().unwrap_err().to_string();
+        assert!(error.contains("non_retryable_codes[1]: ") && error.ends_with("got 129 bytes"), "{error}");
     }
 }
