@@ -13,6 +13,7 @@ use crate::Inner;
 use crate::error::{Fault, MAX_TRIES, damaged};
 use crate::rows::{attempt_columns, attempt_from_row, micros, run_columns, run_from_row};
 use crate::runs::input_from_row;
+use crate::statement::query;
 
 /// A claim puts at most this many overdue runs in order before it takes any, or as many as it wants if
 /// that is more. The reaper does the rest, so that a claim stays quick when a great many sleepers wake.
@@ -108,7 +109,7 @@ impl Inner {
     async fn shares(&self, request: &Claim) -> Result<BTreeMap<i16, u32>, StoreError> {
         let mut first: Vec<(i64, Uuid, i16)> = Vec::new();
         for partition in self.all_partitions() {
-            let query = sqlx::query("SELECT claim_rank, run_id FROM kagzi_peek($1, $2, $3, $4, $5, $6)")
+            let query = query("SELECT claim_rank, run_id FROM kagzi_peek($1, $2, $3, $4, $5, $6)")
                 .bind(partition)
                 .bind(self.clock_now())
                 .bind(request.namespace.as_str())
@@ -162,7 +163,7 @@ impl Inner {
                  SELECT (c.taken).*, c.input_type, c.input
                  FROM kagzi_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c) found"
         );
-        let query = sqlx::query(SQL)
+        let query = query(SQL)
             .bind(partition)
             .bind(self.clock_now())
             .bind(request.namespace.as_str())
@@ -230,7 +231,7 @@ impl Inner {
         }
         let mut steps: BTreeMap<RunId, Vec<Attempt>> = BTreeMap::new();
         for (partition, ids) in by_partition {
-            let query = sqlx::query(SQL).bind(ids).bind(partition).bind(i64::from(request.steps_limit) + 1);
+            let query = query(SQL).bind(ids).bind(partition).bind(i64::from(request.steps_limit) + 1);
             for row in self.fetch_all(query).await? {
                 let attempt = attempt_from_row(&row)?;
                 steps.entry(attempt.run_id).or_default().push(attempt);

@@ -10,6 +10,7 @@ use crate::Inner;
 use crate::error::{Fault, MAX_TRIES};
 use crate::locked::Wanted;
 use crate::rows::{Moment, micros};
+use crate::statement::query;
 
 type Beat = Result<GrantedLease, StoreError>;
 
@@ -60,15 +61,14 @@ impl Inner {
         beats: &[(usize, &Heartbeat)],
     ) -> Result<Vec<Option<Moment>>, Fault> {
         let each = || beats.iter().map(|(_, beat)| *beat);
-        let query =
-            sqlx::query("SELECT expires_at FROM kagzi_heartbeat($1, $2, $3, $4, $5, $6, $7) AS expires_at")
-                .bind(partition)
-                .bind(self.clock_now())
-                .bind(each().map(|beat| beat.lease.run_id.as_uuid()).collect::<Vec<_>>())
-                .bind(each().map(|beat| beat.lease.namespace.as_str()).collect::<Vec<_>>())
-                .bind(each().map(|beat| beat.lease.worker_id.as_str()).collect::<Vec<_>>())
-                .bind(each().map(|beat| beat.lease.fencing_token.get()).collect::<Vec<_>>())
-                .bind(each().map(|beat| micros(beat.lease_length)).collect::<Vec<_>>());
+        let query = query("SELECT expires_at FROM kagzi_heartbeat($1, $2, $3, $4, $5, $6, $7) AS expires_at")
+            .bind(partition)
+            .bind(self.clock_now())
+            .bind(each().map(|beat| beat.lease.run_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|beat| beat.lease.namespace.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|beat| beat.lease.worker_id.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|beat| beat.lease.fencing_token.get()).collect::<Vec<_>>())
+            .bind(each().map(|beat| micros(beat.lease_length)).collect::<Vec<_>>());
         let rows = self.write_all(query).await?;
         rows.iter().map(|row| Ok(row.try_get("expires_at")?)).collect()
     }

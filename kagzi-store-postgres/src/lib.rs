@@ -27,6 +27,7 @@ mod rows;
 mod runs;
 mod save;
 mod schema;
+mod server;
 mod statement;
 mod steps;
 
@@ -43,15 +44,17 @@ use kagzi_core::{
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
     RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, Topic, WakeHub,
 };
-use sqlx::Connection as _;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 pub use options::{Listen, Pooler, PostgresOptions};
 
 use crate::commit::{Bounds, Gatherer};
+use crate::error::Fault;
 use crate::notify::Notifier;
 use crate::rows::Moment;
 use crate::runs::StartCommitter;
+use crate::statement::{Begin, PIN_DURABILITY, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
 
 /// A store on Postgres.
@@ -69,9 +72,8 @@ const RESTED: Duration = Duration::from_secs(1);
 
 /// What all operations share.
 struct Inner {
-    pool: PgPool,
+    pool: Sessions,
     partitions: u16,
-    pooler: Pooler,
     rules: Rules,
     clock: Option<Arc<dyn Clock>>,
     hub: WakeHub,
@@ -87,31 +89,20 @@ impl PostgresStore {
     /// is not the schema's; [`StoreError::SchemaMismatch`] for a schema of a newer version;
     /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
-        let (options, connect) = options.resolve()?;
-        let partitions = schema::prepare(&options, &connect).await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            // A connection that has rested may have died since, with its server; one in use shows it.
-            .test_before_acquire(false)
-            .before_acquire(|connection, resting| {
-                Box::pin(async move {
-                    if resting.idle_for > RESTED {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(connect.clone());
+        let (options, connect, begin) = options.resolve()?;
+        let partitions = prepare(&options, &connect, &begin)
+            .await
+            .map_err(|fault| fault.into_store_error("preparing the schema"))?;
         let hub = WakeHub::new();
-        let notifier = match options.listen {
-            Listen::On => Some(Notifier::start(&connect, options.schema.as_deref(), hub.clone()).await),
-            Listen::Off => None,
+        let notifier = match (options.listen, options.pooler) {
+            (Listen::On, Pooler::None) => {
+                Some(Notifier::start(&connect, options.schema.as_deref(), hub.clone()).await)
+            }
+            (Listen::Off, _) | (_, Pooler::Transaction) => None,
         };
         let inner = Arc::new(Inner {
-            pool,
+            pool: Sessions::new(pool(&options, connect), begin),
             partitions,
-            pooler: options.pooler,
             rules: options.rules,
             clock: options.clock,
             hub,
@@ -130,6 +121,42 @@ impl PostgresStore {
     pub fn partitions(&self) -> u16 {
         self.inner.partitions
     }
+}
+
+/// Looks at the server and brings the schema up to date, on a connection for that alone; answers the
+/// schema's number of partitions.
+async fn prepare(options: &PostgresOptions, connect: &PgConnectOptions, begin: &Begin) -> Result<u16, Fault> {
+    let mut connection = PgConnection::connect_with(connect).await?;
+    server::check(options, &mut connection, begin).await?;
+    let partitions = schema::prepare(options, &mut connection, begin).await?;
+    connection.close().await?;
+    Ok(partitions)
+}
+
+fn pool(options: &PostgresOptions, connect: PgConnectOptions) -> PgPool {
+    let pooler = options.pooler;
+    PgPoolOptions::new()
+        .max_connections(options.max_connections)
+        .acquire_timeout(options.acquire_timeout)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if pooler == Pooler::None {
+                    connection.execute(PIN_DURABILITY.in_session).await?;
+                }
+                Ok(())
+            })
+        })
+        // A connection that has rested may have died since, with its server; one in use shows it.
+        .test_before_acquire(false)
+        .before_acquire(|connection, resting| {
+            Box::pin(async move {
+                if resting.idle_for > RESTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(connect)
 }
 
 impl fmt::Debug for PostgresStore {

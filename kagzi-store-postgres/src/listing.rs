@@ -9,6 +9,7 @@ use sqlx::Row as _;
 use crate::Inner;
 use crate::error::Fault;
 use crate::rows::{Moment, attempt_columns, attempt_from_row, moment, run_columns, run_from_row, to_json};
+use crate::statement::{Query, query};
 
 /// The conditions of a [`RunFilter`]: parameters 2 to 8, in the order of [`bind_filter`].
 macro_rules! run_filter {
@@ -23,14 +24,12 @@ macro_rules! run_filter {
     };
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-fn bind_filter<'q>(
-    query: Query<'q>,
+fn bind_filter(
+    query: Query,
     partition: i16,
-    namespace: &'q Namespace,
-    filter: &'q RunFilter,
-) -> Result<Query<'q>, StoreError> {
+    namespace: &Namespace,
+    filter: &RunFilter,
+) -> Result<Query, StoreError> {
     let states = (!filter.states.is_empty())
         .then(|| filter.states.iter().map(|state| state.as_str()).collect::<Vec<_>>());
     let labels = (!filter.labels.is_empty()).then(|| to_json(&filter.labels)).transpose()?;
@@ -80,7 +79,7 @@ impl Inner {
             " AND ($9::timestamptz IS NULL OR (created_at, run_id) < ($9, $10))
              ORDER BY created_at DESC, run_id DESC LIMIT $11"
         );
-        let query = bind_filter(sqlx::query(SQL), partition, &request.namespace, &request.filter)?
+        let query = bind_filter(query(SQL), partition, &request.namespace, &request.filter)?
             .bind(place.map(|(at, _)| Moment(at)))
             .bind(place.map(|(_, run_id)| run_id.as_uuid()))
             .bind(i64::from(request.page.limit) + 1);
@@ -96,7 +95,7 @@ impl Inner {
         let work = async {
             let mut total = 0_u64;
             for partition in self.all_partitions() {
-                let query = bind_filter(sqlx::query(SQL), partition, namespace, filter)?;
+                let query = bind_filter(query(SQL), partition, namespace, filter)?;
                 for row in self.fetch_all(query).await? {
                     total += row.try_get::<i64, _>("runs")?.unsigned_abs();
                 }
@@ -137,7 +136,7 @@ impl Inner {
              ORDER BY position, step_id, attempt LIMIT $6"
         );
         let partition = self.partition(request.run_id);
-        let known = sqlx::query(
+        let known = query(
             "SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3",
         )
         .bind(request.run_id.as_uuid())
@@ -150,7 +149,7 @@ impl Inner {
             AttemptScope::All => ALL,
             AttemptScope::Latest => LATEST,
         };
-        let query = sqlx::query(sql)
+        let query = query(sql)
             .bind(request.run_id.as_uuid())
             .bind(partition)
             .bind(place.as_ref().map(|(position, ..)| i64::from(*position)))
@@ -177,7 +176,7 @@ impl Inner {
             ) live GROUP BY queue, state";
         let mut depths = std::collections::BTreeMap::new();
         for partition in self.all_partitions() {
-            let query = sqlx::query(SQL).bind(partition).bind(namespace.as_str());
+            let query = query(SQL).bind(partition).bind(namespace.as_str());
             for row in self.fetch_all(query).await? {
                 let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;
                 let runs = row.try_get::<i64, _>("runs")?.unsigned_abs();

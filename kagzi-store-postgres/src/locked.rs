@@ -4,7 +4,7 @@ use kagzi_core::decide::{AttemptWrite, Decision, Effects, OpenAttempts};
 use kagzi_core::{
     Attempt, Namespace, OperationId, Payload, RecordedAnswer, Run, RunId, StepId, StoreError, Timestamp,
 };
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 
 use crate::Inner;
 use crate::error::{Fault, MAX_TRIES};
@@ -12,6 +12,7 @@ use crate::rows::{
     Moment, attempt_columns, attempt_from_row, moment, retry_text, run_columns, run_from_row, to_json,
 };
 use crate::save::{RunWrite, save_runs};
+use crate::statement::{Tx, query};
 
 /// What a rule wants to know beside the run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,7 +84,7 @@ impl Inner {
 
     async fn load(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Tx<'_>,
         partition: i16,
         namespace: &Namespace,
         run_id: RunId,
@@ -113,7 +114,7 @@ impl Inner {
     /// The run under a row lock, and the time.
     async fn lock(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Tx<'_>,
         partition: i16,
         namespace: &Namespace,
         run_id: RunId,
@@ -124,7 +125,7 @@ impl Inner {
             ", COALESCE($4, clock_timestamp()) AS now FROM runs
              WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3 FOR NO KEY UPDATE"
         );
-        let row = sqlx::query(SQL)
+        let row = query(SQL)
             .bind(run_id.as_uuid())
             .bind(partition)
             .bind(namespace.as_str())
@@ -137,7 +138,7 @@ impl Inner {
 }
 
 async fn attempt(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     step_id: &StepId,
@@ -148,7 +149,7 @@ async fn attempt(
         attempt_columns!(),
         " FROM steps WHERE run_id = $1 AND step_id = $2 AND attempt = $3 AND partition = $4"
     );
-    let row = sqlx::query(SQL)
+    let row = query(SQL)
         .bind(run_id.as_uuid())
         .bind(step_id.as_str())
         .bind(i64::from(number))
@@ -159,7 +160,7 @@ async fn attempt(
 }
 
 async fn latest_attempt(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     step_id: &StepId,
@@ -169,17 +170,13 @@ async fn latest_attempt(
         attempt_columns!(),
         " FROM steps WHERE run_id = $1 AND step_id = $2 AND partition = $3 ORDER BY attempt DESC LIMIT 1"
     );
-    let row = sqlx::query(SQL)
-        .bind(run_id.as_uuid())
-        .bind(step_id.as_str())
-        .bind(partition)
-        .fetch_optional(tx)
-        .await?;
+    let row =
+        query(SQL).bind(run_id.as_uuid()).bind(step_id.as_str()).bind(partition).fetch_optional(tx).await?;
     row.as_ref().map(attempt_from_row).transpose()
 }
 
 async fn attempt_begun_by(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     step_id: &StepId,
@@ -190,7 +187,7 @@ async fn attempt_begun_by(
         attempt_columns!(),
         " FROM steps WHERE run_id = $1 AND step_id = $2 AND partition = $3 AND begin_operation = $4"
     );
-    let row = sqlx::query(SQL)
+    let row = query(SQL)
         .bind(run_id.as_uuid())
         .bind(step_id.as_str())
         .bind(partition)
@@ -202,12 +199,12 @@ async fn attempt_begun_by(
 
 /// How many attempts of a step have failed since the run was last requeued.
 pub(crate) async fn failures(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run: &Run,
     step_id: &StepId,
 ) -> Result<u32, Fault> {
-    let row = sqlx::query(
+    let row = query(
         "SELECT count(*) AS failures FROM steps
          WHERE run_id = $1 AND step_id = $2 AND partition = $3 AND state = 'FAILED' AND fencing_token > $4",
     )
@@ -221,25 +218,24 @@ pub(crate) async fn failures(
 }
 
 async fn recorded_answer(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     operation: OperationId,
 ) -> Result<Option<RecordedAnswer>, Fault> {
-    let row = sqlx::query(
-        "SELECT answer FROM operations WHERE run_id = $1 AND operation_id = $2 AND partition = $3",
-    )
-    .bind(run_id.as_uuid())
-    .bind(operation.as_uuid())
-    .bind(partition)
-    .fetch_optional(tx)
-    .await?;
+    let row =
+        query("SELECT answer FROM operations WHERE run_id = $1 AND operation_id = $2 AND partition = $3")
+            .bind(run_id.as_uuid())
+            .bind(operation.as_uuid())
+            .bind(partition)
+            .fetch_optional(tx)
+            .await?;
     row.map(|row| Ok(RecordedAnswer::from_text(row.try_get("answer")?)?)).transpose()
 }
 
 /// Writes what an operation on one run decided.
 pub(crate) async fn apply(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     effects: &Effects,
@@ -269,7 +265,7 @@ pub(crate) async fn apply(
 
 /// Writes the attempts that an operation adds or changes.
 pub(crate) async fn apply_attempts(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     writes: &[AttemptWrite],
 ) -> Result<(), Fault> {
@@ -287,8 +283,8 @@ fn attention_at(attempt: &Attempt) -> Option<Moment> {
     moment(attempt.deadline_at.filter(|_| attempt.state == kagzi_core::AttemptState::Running))
 }
 
-async fn insert_attempt(tx: &mut PgConnection, partition: i16, attempt: &Attempt) -> Result<(), Fault> {
-    sqlx::query(
+async fn insert_attempt(tx: &mut Tx<'_>, partition: i16, attempt: &Attempt) -> Result<(), Fault> {
+    query(
         "INSERT INTO steps (run_id, step_id, attempt, partition, position, kind, state, fencing_token,
              worker_id, retry, deadline_at, attention_at, begin_operation, end_operation, output_type, output,
              failure, created_at, updated_at, finished_at)
@@ -320,8 +316,8 @@ async fn insert_attempt(tx: &mut PgConnection, partition: i16, attempt: &Attempt
     Ok(())
 }
 
-async fn update_attempt(tx: &mut PgConnection, partition: i16, attempt: &Attempt) -> Result<(), Fault> {
-    sqlx::query(
+async fn update_attempt(tx: &mut Tx<'_>, partition: i16, attempt: &Attempt) -> Result<(), Fault> {
+    query(
         "UPDATE steps SET state = $5::text::attempt_state, attention_at = $6, end_operation = $7,
              output_type = $8, output = $9, failure = $10, updated_at = $11, finished_at = $12
          WHERE run_id = $1 AND step_id = $2 AND attempt = $3 AND partition = $4",
@@ -344,13 +340,13 @@ async fn update_attempt(tx: &mut PgConnection, partition: i16, attempt: &Attempt
 }
 
 async fn save_output(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     output: &Payload,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    sqlx::query(
+    query(
         "INSERT INTO payloads (run_id, slot, partition, content_type, bytes, created_at, updated_at)
          VALUES ($1, 'OUTPUT', $2, $3, $4, $5, $5)
          ON CONFLICT (run_id, slot, partition)
@@ -367,14 +363,14 @@ async fn save_output(
 }
 
 async fn record(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run_id: RunId,
     operation: OperationId,
     answer: RecordedAnswer,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    sqlx::query(
+    query(
         "INSERT INTO operations (run_id, operation_id, partition, answer, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $5)",
     )

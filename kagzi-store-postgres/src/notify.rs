@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::statement::{Begin, Sessions, query};
+
 /// The channel of one schema: channels belong to the database, and schemas must not wake each other.
 fn channel(schema: Option<&str>) -> String {
     schema.map_or_else(|| "kagzi".to_owned(), |schema| format!("kagzi_{schema}"))
@@ -73,7 +75,7 @@ impl Notifier {
         };
         let tasks = [
             tokio::spawn(hear(pool.clone(), channel.clone(), listener, me, hub)),
-            tokio::spawn(tell(pool.clone(), channel, me, waiting)),
+            tokio::spawn(tell(Sessions::new(pool.clone(), Begin::Plainly), channel, me, waiting)),
         ];
         Self { topics, pool, tasks }
     }
@@ -156,20 +158,18 @@ fn announce(hub: &WakeHub, me: Uuid, payload: &str) {
 }
 
 /// Tells other servers, many changes at a time.
-async fn tell(pool: PgPool, channel: String, me: Uuid, mut waiting: mpsc::Receiver<Topic>) {
+async fn tell(sessions: Sessions, channel: String, me: Uuid, mut waiting: mpsc::Receiver<Topic>) {
     let mut topics = Vec::new();
     while waiting.recv_many(&mut topics, 10_000).await > 0 {
         // `set_config` for this transaction alone: nobody waits for a flush of hints.
-        let told = sqlx::query(
+        let notify = query(
             "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, message)
              FROM UNNEST($2::text[]) AS message",
         )
         .bind(&channel)
-        .bind(messages(me, topics.drain(..)))
-        .execute(&pool)
-        .await;
-        if let Err(error) = told {
-            tracing::debug!(%error, "other servers were not told; they find the changes when they poll");
+        .bind(messages(me, topics.drain(..)));
+        if let Err(fault) = sessions.write_all(notify).await {
+            tracing::debug!(?fault, "other servers were not told; they find the changes when they poll");
         }
         tokio::time::sleep(PAUSE).await;
     }

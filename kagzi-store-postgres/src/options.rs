@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use kagzi_core::{Clock, Rules, StoreError};
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+use crate::statement::{Begin, PIN_DURABILITY};
 
 /// Whether the store hears of other servers' changes through LISTEN/NOTIFY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,11 @@ pub enum Listen {
     Off,
 }
 
+/// A peer that vanished without a word is noticed by the server after about 45 s. Only asked for where
+/// nothing stands between: a pooler's connections are its own affair.
+const KEEPALIVE: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
+
 /// What stands between the store and the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pooler {
@@ -25,9 +33,10 @@ pub enum Pooler {
     #[default]
     None,
     /// A pooler that gives a client another server connection for each transaction, such as
-    /// `PgBouncer` with `pool_mode = transaction`: the store then prepares no statements that outlive
-    /// a transaction and sends no settings when it connects. LISTEN stays silent there, so wake-ups
-    /// between servers wait for the next poll.
+    /// PgBouncer with `pool_mode = transaction`: the store then sends its settings in each transaction
+    /// instead of once a connection, and prepares no statement that outlives it, which costs two to
+    /// three round trips an operation. LISTEN stays silent there, so the store does not use it, and
+    /// wake-ups between servers wait for the next poll. Good for session pooling as well.
     Transaction,
 }
 
@@ -42,8 +51,7 @@ pub struct PostgresOptions {
     /// schema, whatever it has for an existing one.
     pub partitions: Option<u16>,
     /// The schema of the tables, made if it does not exist: a lower-case identifier. Nothing: the first
-    /// of the connection's search path, which is `public` unless configured otherwise. With
-    /// [`Pooler::Transaction`] set the search path of the role instead.
+    /// of the connection's search path, which is `public` unless configured otherwise.
     pub schema: Option<String>,
     /// Limits and defaults that every backend applies alike.
     pub rules: Rules,
@@ -60,9 +68,12 @@ pub struct PostgresOptions {
     pub max_queued: usize,
     /// How long to wait for a free connection: 1 ms to 1 hour. 5 s by default.
     pub acquire_timeout: Duration,
-    /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default. Not set through a
-    /// [`Pooler::Transaction`]; set it for the role there.
+    /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default.
     pub statement_timeout: Duration,
+    /// How long the server waits for the next statement of a transaction that holds locks, before it
+    /// ends the session: 1 ms to 1 hour. 10 s by default. Nothing of the store's own waits so long; a
+    /// server process that was frozen, or whose machine is gone, must not hold up the others for good.
+    pub idle_in_transaction_timeout: Duration,
     /// Whether the store hears of other servers' changes at once.
     pub listen: Listen,
     /// What stands between the store and the server.
@@ -84,13 +95,15 @@ impl PostgresOptions {
             max_queued: 20_000,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
+            idle_in_transaction_timeout: Duration::from_secs(10),
             listen: Listen::default(),
             pooler: Pooler::default(),
         }
     }
 
-    /// Takes our own parameters out of the URL, checks every field, and makes what sqlx wants.
-    pub(crate) fn resolve(mut self) -> Result<(Self, PgConnectOptions), StoreError> {
+    /// Takes our own parameters out of the URL, checks every field, and makes what sqlx wants: how to
+    /// connect, and how to begin transactions.
+    pub(crate) fn resolve(mut self) -> Result<(Self, PgConnectOptions, Begin), StoreError> {
         if !(self.url.starts_with("postgres://") || self.url.starts_with("postgresql://")) {
             let scheme = self.url.split_once("://").map_or("no scheme", |(scheme, _)| scheme);
             return Err(refused("url", "postgres://USER@HOST/DATABASE", scheme));
@@ -106,33 +119,38 @@ impl PostgresOptions {
         } else {
             connect
         };
-        let connect = match (self.pooler, &self.schema) {
-            (Pooler::Transaction, Some(_)) => {
-                return Err(refused(
-                    "schema",
-                    "none with pooler=transaction (ALTER ROLE ... SET search_path instead)",
-                    "one",
-                ));
-            }
-            (Pooler::Transaction, None) => connect.statement_cache_capacity(0),
-            (Pooler::None, schema) => {
-                let timeout = self.statement_timeout.as_millis().to_string();
-                // Every statement has an index made for it that gives the rows in their order, and plans
-                // that were cached while a table was small must not read and sort all of it later.
-                // Nothing here is worth compiling.
-                let connect = connect.options([
-                    ("statement_timeout", timeout.as_str()),
-                    ("enable_seqscan", "off"),
-                    ("enable_bitmapscan", "off"),
-                    ("jit", "off"),
-                ]);
-                match schema {
-                    Some(schema) => connect.options([("search_path", schema)]),
-                    None => connect,
-                }
+        let settings = self.settings();
+        let (connect, begin) = match self.pooler {
+            Pooler::None => (connect.options(settings).options(KEEPALIVE), Begin::Plainly),
+            Pooler::Transaction => {
+                let settings: String = settings
+                    .iter()
+                    .map(|(name, value)| format!("SET LOCAL {name} = {value}; "))
+                    .chain([PIN_DURABILITY.in_transaction.to_owned()])
+                    .collect();
+                // Names of ours, numbers, and a schema that was checked letter by letter.
+                let begin = AssertSqlSafe(format!("BEGIN; {settings}")).into_sql_str();
+                (connect.statement_cache_capacity(0), Begin::With(begin))
             }
         };
-        Ok((self, connect))
+        Ok((self, connect, begin))
+    }
+
+    /// What the store asks of every session.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let millis = |timeout: Duration| timeout.as_millis().to_string();
+        // Every statement has an index made for it that gives the rows in their order, and plans that
+        // were cached while a table was small must not read and sort all of it later. Nothing here is
+        // worth compiling.
+        let mut settings = vec![
+            ("statement_timeout", millis(self.statement_timeout)),
+            ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction_timeout)),
+            ("enable_seqscan", "off".to_owned()),
+            ("enable_bitmapscan", "off".to_owned()),
+            ("jit", "off".to_owned()),
+        ];
+        settings.extend(self.schema.clone().map(|schema| ("search_path", schema)));
+        settings
     }
 
     fn take_parameters(&mut self) -> Result<(), StoreError> {
@@ -170,9 +188,11 @@ impl PostgresOptions {
         within("max_queued", self.max_queued, 1, 1_000_000)?;
         within("rules.poison_after", self.rules.poison_after as usize, 1, u32::MAX as usize)?;
         self.rules.default_retry.validate()?;
-        for (field, timeout) in
-            [("acquire_timeout", self.acquire_timeout), ("statement_timeout", self.statement_timeout)]
-        {
+        for (field, timeout) in [
+            ("acquire_timeout", self.acquire_timeout),
+            ("statement_timeout", self.statement_timeout),
+            ("idle_in_transaction_timeout", self.idle_in_transaction_timeout),
+        ] {
             if timeout < Duration::from_millis(1) || timeout > Duration::from_hours(1) {
                 return Err(refused(field, "from 1 ms to 1 hour", &format!("{timeout:?}")));
             }
@@ -198,6 +218,9 @@ impl fmt::Debug for PostgresOptions {
             .field("max_connections", &self.max_connections)
             .field("lanes", &self.lanes)
             .field("max_batch", &self.max_batch)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("idle_in_transaction_timeout", &self.idle_in_transaction_timeout)
             .field("listen", &self.listen)
             .field("pooler", &self.pooler)
             .finish_non_exhaustive()
@@ -231,10 +254,24 @@ mod tests {
     fn our_own_parameters_are_taken_out_of_the_url() {
         let options =
             PostgresOptions::new("postgres://u@h/d?partitions=7&sslmode=disable&schema=s1&pooler=none");
-        let (options, connect) = options.resolve().unwrap();
+        let (options, connect, begin) = options.resolve().unwrap();
         assert_eq!(options.url, "postgres://u@h/d?sslmode=disable");
         assert_eq!((options.partitions, options.schema.as_deref()), (Some(7), Some("s1")));
         assert!(connect.get_options().unwrap().contains("search_path=s1"));
+        assert!(matches!(begin, Begin::Plainly));
+    }
+
+    #[test]
+    fn behind_a_transaction_pooler_a_connection_asks_for_nothing_and_each_transaction_for_all() {
+        let options = PostgresOptions::new("postgres://h/d?pooler=transaction&schema=s1");
+        let (_, connect, begin) = options.resolve().unwrap();
+        assert_eq!(connect.get_options(), None);
+        let Begin::With(begin) = begin else { panic!("{begin:?}") };
+        let begin = begin.as_str();
+        assert!(begin.starts_with("BEGIN; SET LOCAL statement_timeout = 30000; "), "{begin}");
+        assert!(begin.contains("SET LOCAL search_path = s1; "), "{begin}");
+        let mut statements = begin.split("; ").skip(1);
+        assert!(statements.all(|one| one.starts_with("SET LOCAL ") || one.contains(", true)")), "{begin}");
     }
 
     #[test]
@@ -245,7 +282,7 @@ mod tests {
             ("postgres://h/d?partitions=x", "partitions"),
             ("postgres://h/d?schema=A;drop", "schema"),
             ("postgres://h/d?pooler=session", "pooler"),
-            ("postgres://h/d?pooler=transaction&schema=s", "schema"),
+            ("postgres://h/d?pooler=transaction&schema=S", "schema"),
         ] {
             let error = PostgresOptions::new(url).resolve().unwrap_err();
             assert!(

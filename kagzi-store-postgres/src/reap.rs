@@ -7,8 +7,8 @@ use kagzi_core::{
     Attempt, DeleteFinished, MoreDue, Namespace, NextDue, QueueName, Reaped, Run, RunId, RunState,
     StoreError, Timestamp,
 };
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::Inner;
@@ -16,6 +16,7 @@ use crate::error::{Fault, MAX_TRIES};
 use crate::locked::{apply, failures};
 use crate::rows::{Moment, attempt_columns, attempt_from_row, run_columns, run_from_row};
 use crate::save::{RunWrite, save_runs};
+use crate::statement::{Tx, query};
 
 /// How many runs one transaction of a sweep or a reap treats at most.
 const PIECE: u32 = 500;
@@ -76,7 +77,7 @@ impl Inner {
     async fn shares_due(&self, limit: u32) -> Result<BTreeMap<i16, Share>, Fault> {
         let mut moments: Vec<(i64, i16, bool)> = Vec::new();
         for partition in self.all_partitions() {
-            let query = sqlx::query(
+            let query = query(
                 "(SELECT attention_at, false AS is_attempt FROM runs
                   WHERE attention_at <= COALESCE($2, clock_timestamp()) AND partition = $1
                   ORDER BY attention_at LIMIT $3)
@@ -167,7 +168,7 @@ impl Inner {
 
     async fn lock_overdue(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Tx<'_>,
         partition: i16,
         within: Within<'_>,
         limit: u32,
@@ -184,7 +185,7 @@ impl Inner {
                 Some(queues.iter().map(kagzi_core::QueueName::as_str).collect::<Vec<_>>()),
             ),
         };
-        let rows = sqlx::query(SQL)
+        let rows = query(SQL)
             .bind(partition)
             .bind(self.clock_now())
             .bind(namespace)
@@ -238,7 +239,7 @@ impl Inner {
 
     async fn lock_with_timed_out_attempts(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Tx<'_>,
         partition: i16,
         limit: u32,
     ) -> Result<Vec<(Run, Timestamp)>, Fault> {
@@ -255,12 +256,8 @@ impl Inner {
                  SELECT * FROM runs r WHERE r.run_id = candidates.id AND r.partition = $1
                  OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) held"
         );
-        let rows = sqlx::query(SQL)
-            .bind(partition)
-            .bind(self.clock_now())
-            .bind(i64::from(limit))
-            .fetch_all(tx)
-            .await?;
+        let rows =
+            query(SQL).bind(partition).bind(self.clock_now()).bind(i64::from(limit)).fetch_all(tx).await?;
         rows.iter().map(run_and_now).collect()
     }
 
@@ -271,7 +268,7 @@ impl Inner {
     async fn read_next_due(&self) -> Result<NextDue, Fault> {
         let mut due_at: Option<Timestamp> = None;
         for partition in self.all_partitions() {
-            let query = sqlx::query(
+            let query = query(
                 "SELECT LEAST(
                      (SELECT attention_at FROM runs WHERE attention_at IS NOT NULL AND partition = $1
                       ORDER BY attention_at LIMIT 1),
@@ -315,7 +312,7 @@ impl Inner {
         partition: i16,
         request: &DeleteFinished,
     ) -> Result<Vec<(i64, Uuid, i16)>, Fault> {
-        let query = sqlx::query(
+        let query = query(
             "SELECT run_id, finished_at FROM runs
              WHERE finished_at < $2 AND partition = $1
                AND ($3::text IS NULL OR namespace IS NOT DISTINCT FROM $3)
@@ -338,7 +335,7 @@ impl Inner {
 
     /// Deletes runs with all that belongs to them; one that was requeued since is left alone.
     async fn delete(&self, partition: i16, request: &DeleteFinished, ids: Vec<Uuid>) -> Result<u64, Fault> {
-        let query = sqlx::query(
+        let query = query(
             "DELETE FROM runs
              WHERE run_id = ANY ($2) AND partition = $1 AND finished_at < $3
                AND state = ANY ($4::text[]::run_state[])
@@ -368,7 +365,7 @@ fn run_and_now(row: &PgRow) -> Result<(Run, Timestamp), Fault> {
 
 /// Which of the runs whose lease has expired finished a step under it.
 async fn progressed(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     locked: &[(Run, Timestamp)],
 ) -> Result<HashSet<RunId>, Fault> {
@@ -376,7 +373,7 @@ async fn progressed(
     if expired().next().is_none() {
         return Ok(HashSet::new());
     }
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT u.id FROM UNNEST($1::uuid[], $2::bigint[]) AS u(id, token)
          CROSS JOIN LATERAL (
              SELECT 1 FROM steps s
@@ -393,7 +390,7 @@ async fn progressed(
 
 /// The attempt of a run whose timeout has passed longest ago.
 async fn longest_overdue(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     run: &Run,
     now: Timestamp,
@@ -403,11 +400,7 @@ async fn longest_overdue(
         attempt_columns!(),
         " FROM steps WHERE run_id = $1 AND partition = $2 AND attention_at <= $3 ORDER BY attention_at LIMIT 1"
     );
-    let row = sqlx::query(SQL)
-        .bind(run.run_id.as_uuid())
-        .bind(partition)
-        .bind(Moment(now))
-        .fetch_optional(tx)
-        .await?;
+    let row =
+        query(SQL).bind(run.run_id.as_uuid()).bind(partition).bind(Moment(now)).fetch_optional(tx).await?;
     row.as_ref().map(attempt_from_row).transpose()
 }

@@ -9,8 +9,8 @@ use kagzi_core::{
     CancelOutcome, CancelRun, Clock as _, Namespace, Payload, RequeueOutcome, RequeueRun, Run, RunId,
     RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
 };
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::commit::{Committer, Gathered, Verdict};
@@ -18,6 +18,7 @@ use crate::error::{Fault, MAX_TRIES, damaged};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
 use crate::save::{insert_runs, is_among};
+use crate::statement::{Tx, query};
 use crate::steps::{after_fault, carefully};
 use crate::{Inner, PostgresStore};
 
@@ -91,7 +92,7 @@ impl Inner {
         if let Some(Moment(now)) = self.clock_now() {
             return Ok(now);
         }
-        let rows = self.fetch_all(sqlx::query("SELECT clock_timestamp() AS now")).await?;
+        let rows = self.fetch_all(query("SELECT clock_timestamp() AS now")).await?;
         let row = rows.first().ok_or_else(|| damaged("the database told no time"))?;
         Ok(row.try_get::<Moment, _>("now")?.0)
     }
@@ -191,8 +192,7 @@ impl Inner {
                  WHERE p.run_id = runs.run_id AND p.slot = 'OUTPUT' AND p.partition = $2 OFFSET 0) o ON true
              WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3"
         );
-        let query =
-            sqlx::query(SQL).bind(run_id.as_uuid()).bind(self.partition(run_id)).bind(namespace.as_str());
+        let query = query(SQL).bind(run_id.as_uuid()).bind(self.partition(run_id)).bind(namespace.as_str());
         let rows = self.fetch_all(query).await?;
         let row = rows.first().ok_or(StoreError::RunNotFound { run_id })?;
         let run = run_from_row(row)?;
@@ -235,7 +235,7 @@ pub(crate) fn input_from_row(row: &PgRow) -> Result<Payload, Fault> {
 /// Inserts those of the starts that name a run of their own; the first of several with one key or one
 /// operation wins, as if they had come one after the other.
 async fn insert_new(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     batch: &[StartRun],
     indexes: &[usize],
@@ -271,11 +271,7 @@ fn pieces<'a, 'b>(new: &'b [(Run, &'a Payload)]) -> Vec<&'b [(Run, &'a Payload)]
 }
 
 /// The run that stands in the way of a start, by its id or by its key.
-async fn find_existing(
-    tx: &mut PgConnection,
-    partition: i16,
-    start: &StartRun,
-) -> Result<(Run, Payload), Fault> {
+async fn find_existing(tx: &mut Tx<'_>, partition: i16, start: &StartRun) -> Result<(Run, Payload), Fault> {
     const SQL: &str = concat!(
         "SELECT ",
         run_columns!(),
@@ -289,7 +285,7 @@ async fn find_existing(
              SELECT content_type, bytes FROM payloads p
              WHERE p.run_id = found.run_id AND p.slot = 'INPUT' AND p.partition = $2 OFFSET 0) i"
     );
-    let row = sqlx::query(SQL)
+    let row = query(SQL)
         .bind(start.run_id().as_uuid())
         .bind(partition)
         .bind(start.namespace.as_str())

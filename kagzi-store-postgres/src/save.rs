@@ -1,11 +1,12 @@
 //! Many run rows in one statement: new ones, and changed ones.
 
 use kagzi_core::{OperationId, Payload, Run, RunId, StoreError};
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::error::Fault;
 use crate::rows::{Moment, micros, moment, retry_text, to_json};
+use crate::statement::{Tx, query};
 
 /// A run as it is to be from now on.
 #[derive(Clone, Copy, Debug)]
@@ -21,14 +22,10 @@ fn column<'a, T, C: FromIterator<T>>(writes: &[RunWrite<'a>], value: impl Fn(&'a
 }
 
 /// Writes the changeable columns of runs of one partition, whose rows the transaction has locked.
-pub(crate) async fn save_runs(
-    tx: &mut PgConnection,
-    partition: i16,
-    writes: &[RunWrite<'_>],
-) -> Result<(), Fault> {
+pub(crate) async fn save_runs(tx: &mut Tx<'_>, partition: i16, writes: &[RunWrite<'_>]) -> Result<(), Fault> {
     let failures: Vec<Option<String>> =
         column::<_, Result<_, StoreError>>(writes, |run| run.failure.as_ref().map(to_json).transpose())?;
-    sqlx::query(
+    query(
         "SELECT kagzi_save_runs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
              $18, $19, $20, $21)",
     )
@@ -61,7 +58,7 @@ pub(crate) async fn save_runs(
 /// Inserts new runs with their inputs; a run whose id or key is there already is left out. Answers
 /// the ids of those that were inserted.
 pub(crate) async fn insert_runs(
-    tx: &mut PgConnection,
+    tx: &mut Tx<'_>,
     partition: i16,
     new: &[(Run, &Payload)],
 ) -> Result<Vec<Uuid>, Fault> {
@@ -71,7 +68,7 @@ pub(crate) async fn insert_runs(
     let labels: Vec<Option<String>> = column::<_, Result<_, StoreError>>(&writes, |run| {
         (!run.labels.is_empty()).then(|| to_json(&run.labels)).transpose()
     })?;
-    let rows = sqlx::query(include_str!("insert_runs.sql"))
+    let rows = query(include_str!("insert_runs.sql"))
         .bind(partition)
         .bind(column::<_, Vec<_>>(&writes, |run| run.run_id.as_uuid()))
         .bind(column::<_, Vec<_>>(&writes, |run| run.namespace.as_str()))

@@ -1,11 +1,11 @@
 //! The schema: embedded migrations, applied once however many servers start at one time.
 
 use kagzi_core::StoreError;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::error::Fault;
 use crate::options::PostgresOptions;
+use crate::statement::{Begin, Tx, query};
 
 /// Applied in order, each once. A migration that was released is never changed.
 const MIGRATIONS: [(i64, &str); 2] = [
@@ -38,22 +38,17 @@ struct Settings {
 /// Brings the schema up to date and answers its number of partitions.
 pub(crate) async fn prepare(
     options: &PostgresOptions,
-    connect: &PgConnectOptions,
-) -> Result<u16, StoreError> {
-    let work = async {
-        let mut connection = PgConnection::connect_with(connect).await?;
-        let found = match look(&mut connection).await? {
-            // The usual start: nothing to do, so nobody is locked out.
-            Some(settings) if settings.version == VERSION => settings,
-            _ => migrate(&mut connection, options).await?,
-        };
-        connection.close().await?;
-        Ok::<_, Fault>(found)
+    connection: &mut PgConnection,
+    begin: &Begin,
+) -> Result<u16, Fault> {
+    let mut tx = begin.on(connection).await?;
+    let found = look(&mut tx).await?;
+    tx.rollback().await?;
+    let settings = match found {
+        // The usual start: nothing to do, so nobody is locked out.
+        Some(settings) if settings.version == VERSION => settings,
+        _ => migrate(begin.on(connection).await?, options).await?,
     };
-    let settings = work.await.map_err(|fault| fault.into_store_error("preparing the schema"))?;
-    if settings.version > VERSION {
-        return Err(too_new(settings.version));
-    }
     match options.partitions {
         Some(wanted) if wanted != settings.partitions => Err(StoreError::InvalidArgument {
             field: "partitions".to_owned(),
@@ -62,7 +57,8 @@ pub(crate) async fn prepare(
                 settings.partitions
             ),
             got: wanted.to_string(),
-        }),
+        }
+        .into()),
         _ => Ok(settings.partitions),
     }
 }
@@ -75,13 +71,13 @@ fn too_new(found: i64) -> StoreError {
     }
 }
 
-async fn look(connection: &mut PgConnection) -> Result<Option<Settings>, Fault> {
-    let row = connection.fetch_one("SELECT to_regclass('kagzi_schema') IS NOT NULL AS present").await?;
-    if row.try_get("present")? { read(connection).await } else { Ok(None) }
+async fn look(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
+    let row = query("SELECT to_regclass('kagzi_schema') IS NOT NULL AS present").fetch_one(tx).await?;
+    if row.try_get("present")? { read(tx).await } else { Ok(None) }
 }
 
-async fn read(connection: &mut PgConnection) -> Result<Option<Settings>, Fault> {
-    let row = connection.fetch_optional("SELECT version, partitions FROM kagzi_schema").await?;
+async fn read(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
+    let row = query("SELECT version, partitions FROM kagzi_schema").fetch_optional(tx).await?;
     row.map(|row| {
         let partitions: i16 = row.try_get("partitions")?;
         Ok(Settings { version: row.try_get("version")?, partitions: partitions.unsigned_abs() })
@@ -89,38 +85,71 @@ async fn read(connection: &mut PgConnection) -> Result<Option<Settings>, Fault> 
     .transpose()
 }
 
-async fn migrate(connection: &mut PgConnection, options: &PostgresOptions) -> Result<Settings, Fault> {
-    let mut tx = connection.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, Fault> {
+    // Whoever waits here waits for another server's migration, which takes what it takes.
+    tx.run("SET LOCAL statement_timeout = 0; SET LOCAL client_min_messages = warning").await?;
+    query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut tx).await?;
     if let Some(schema) = &options.schema {
         // An identifier that `PostgresOptions` has checked letter by letter.
-        tx.execute(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).await?;
+        tx.run(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).await?;
     }
-    tx.execute(CREATE_SETTINGS).await?;
+    tx.run(CREATE_SETTINGS).await?;
     // Somebody else may have been here while we waited for the lock.
     let before =
         read(&mut tx).await?.unwrap_or(Settings { version: 0, partitions: options.partitions.unwrap_or(1) });
+    if before.version == VERSION {
+        return Ok(before);
+    }
     if before.version > VERSION {
         return Err(too_new(before.version).into());
     }
+    if before.version == 0 {
+        check_vacant(&mut tx).await?;
+    }
     let after = apply(&mut tx, before).await?;
     tx.commit().await.map_err(Fault::Committing)?;
+    tracing::info!(
+        from = before.version,
+        to = after.version,
+        partitions = after.partitions,
+        "schema migrated"
+    );
     Ok(after)
 }
 
-async fn apply(tx: &mut Transaction<'_, Postgres>, before: Settings) -> Result<Settings, Fault> {
-    for (_, sql) in MIGRATIONS.into_iter().filter(|(version, _)| *version > before.version) {
-        tx.execute(sqlx::raw_sql(sql)).await?;
+/// Refuses to move in where another program's tables stand.
+async fn check_vacant(tx: &mut Tx<'_>) -> Result<(), Fault> {
+    let row = query(
+        "SELECT current_schema() AS schema, min(relname) AS taken FROM pg_class
+         WHERE relnamespace = current_schema()::regnamespace
+           AND relname IN ('runs', 'payloads', 'steps', 'operations')",
+    )
+    .fetch_one(tx)
+    .await?;
+    let Some(taken) = row.try_get::<Option<String>, _>("taken")? else { return Ok(()) };
+    let schema: Option<String> = row.try_get("schema")?;
+    Err(StoreError::InvalidArgument {
+        field: "schema".to_owned(),
+        expected: "one without tables of other programs: name another, which is made if it does not exist \
+                   (`?schema=kagzi` in the URL), or another database"
+            .to_owned(),
+        got: format!("{:?}, which has a relation {taken:?} that is not kagzi's", schema.unwrap_or_default()),
     }
-    sqlx::query(
+    .into())
+}
+
+async fn apply(tx: &mut Tx<'_>, before: Settings) -> Result<Settings, Fault> {
+    for (_, sql) in MIGRATIONS.into_iter().filter(|(version, _)| *version > before.version) {
+        tx.run(sql).await?;
+    }
+    query(
         "INSERT INTO kagzi_schema (version, partitions) VALUES ($1, $2)
          ON CONFLICT (only_row) DO UPDATE SET version = $1, updated_at = clock_timestamp()",
     )
     .bind(VERSION)
     .bind(i16::try_from(before.partitions).unwrap_or(i16::MAX))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    tracing::info!(from = before.version, to = VERSION, partitions = before.partitions, "schema migrated");
     Ok(Settings { version: VERSION, ..before })
 }
 

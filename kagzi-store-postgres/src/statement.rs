@@ -1,18 +1,163 @@
-//! Statements that are a transaction of their own.
+//! The one way to the database: every statement of the store is a [`Query`] and goes through here.
+//!
+//! What stands between the store and the server decides how a statement must be sent. On a connection of
+//! our own it is prepared under a name and kept, and the settings of the session were sent when it was
+//! opened. Behind a pooler that deals out server connections by the transaction neither outlives a
+//! transaction: there every statement stands in one, unnamed, and the transaction begins with the
+//! settings. [`Tx`] hides the connection, so no other file can send a statement past this one; clippy
+//! refuses the plain functions of sqlx elsewhere (see `clippy.toml`).
 
-use sqlx::Connection as _;
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Postgres, query::Query};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
+use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Transaction, Type};
 
+use crate::Inner;
 use crate::error::{Fault, is_connection_lost};
-use crate::{Inner, Pooler};
+
+/// Statements that let no answer out before its commit is durable, whatever the server's default says:
+/// where `synchronous_commit` is off they turn it on. Any other value stands, so that an operator may ask
+/// for more, or leave replicas out (`local`).
+pub(crate) struct PinDurability {
+    pub(crate) in_session: &'static str,
+    pub(crate) in_transaction: &'static str,
+}
+
+macro_rules! pin {
+    ($local:literal) => {
+        concat!(
+            "SELECT set_config('synchronous_commit',
+                 CASE current_setting('synchronous_commit')
+                     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, ",
+            $local,
+            ")"
+        )
+    };
+}
+
+pub(crate) const PIN_DURABILITY: PinDurability =
+    PinDurability { in_session: pin!("false"), in_transaction: pin!("true") };
+
+/// A statement with its arguments.
+#[must_use = "it does nothing until it is sent"]
+pub(crate) struct Query(sqlx::query::Query<'static, Postgres, PgArguments>);
+
+/// A statement, whose arguments follow by [`Query::bind`].
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub(crate) fn query(sql: &'static str) -> Query {
+    Query(sqlx::query(sql))
+}
+
+impl Query {
+    pub(crate) fn bind<'t, T: Encode<'t, Postgres> + Type<Postgres>>(self, value: T) -> Self {
+        Self(self.0.bind(value))
+    }
+
+    pub(crate) async fn execute(self, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
+        self.0.persistent(tx.names).execute(&mut *tx.inner).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn fetch_all(self, tx: &mut Tx<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.0.persistent(tx.names).fetch_all(&mut *tx.inner).await
+    }
+
+    pub(crate) async fn fetch_one(self, tx: &mut Tx<'_>) -> Result<PgRow, sqlx::Error> {
+        self.0.persistent(tx.names).fetch_one(&mut *tx.inner).await
+    }
+
+    pub(crate) async fn fetch_optional(self, tx: &mut Tx<'_>) -> Result<Option<PgRow>, sqlx::Error> {
+        self.0.persistent(tx.names).fetch_optional(&mut *tx.inner).await
+    }
+}
+
+/// An open transaction. Dropped, it is rolled back.
+pub(crate) struct Tx<'c> {
+    inner: Transaction<'c, Postgres>,
+    /// Whether statements are prepared under names and kept.
+    names: bool,
+}
+
+impl Tx<'_> {
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.inner.commit().await
+    }
+
+    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.inner.rollback().await
+    }
+
+    /// Runs statements without arguments, of which the text is our own.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub(crate) async fn run(&mut self, script: impl SqlSafeStr + Send) -> Result<(), sqlx::Error> {
+        self.inner.execute(sqlx::raw_sql(script)).await?;
+        Ok(())
+    }
+}
+
+/// How transactions begin.
+#[derive(Clone, Debug)]
+pub(crate) enum Begin {
+    /// Plainly: the connection was opened with the settings.
+    Plainly,
+    /// Behind a transaction pooler: with these statements, of which the first is BEGIN.
+    With(SqlStr),
+}
+
+impl Begin {
+    /// A transaction on a connection outside the pool.
+    pub(crate) async fn on<'c>(&self, connection: &'c mut PgConnection) -> Result<Tx<'c>, sqlx::Error> {
+        Ok(match self {
+            Self::Plainly => Tx { inner: connection.begin().await?, names: true },
+            Self::With(begin) => Tx { inner: connection.begin_with(begin.clone()).await?, names: false },
+        })
+    }
+}
+
+/// The connections of the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Sessions {
+    pool: PgPool,
+    begin: Begin,
+}
+
+impl Sessions {
+    pub(crate) const fn new(pool: PgPool, begin: Begin) -> Self {
+        Self { pool, begin }
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
+        Ok(match &self.begin {
+            Begin::Plainly => Tx { inner: self.pool.begin().await?, names: true },
+            Begin::With(begin) => Tx { inner: self.pool.begin_with(begin.clone()).await?, names: false },
+        })
+    }
+
+    /// Runs a statement that is a transaction of its own. If the connection breaks on the way, its fate
+    /// is open.
+    pub(crate) async fn write_all(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
+        match self.begin {
+            Begin::Plainly => {
+                let mut connection = self.pool.acquire().await?;
+                query.0.fetch_all(&mut *connection).await.map_err(|error| {
+                    if is_connection_lost(&error) { Fault::Committing(error) } else { Fault::Before(error) }
+                })
+            }
+            Begin::With(_) => {
+                let mut tx = self.begin().await?;
+                let rows = query.fetch_all(&mut tx).await?;
+                tx.commit().await.map_err(Fault::Committing)?;
+                Ok(rows)
+            }
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
 
 impl Inner {
     /// Runs a statement that only reads.
-    pub(crate) async fn fetch_all(
-        &self,
-        query: Query<'_, Postgres, PgArguments>,
-    ) -> Result<Vec<PgRow>, Fault> {
+    pub(crate) async fn fetch_all(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
         match self.write_all(query).await {
             // Nothing was to be written, so no fate is open.
             Err(Fault::Committing(error)) => Err(Fault::Before(error)),
@@ -21,21 +166,7 @@ impl Inner {
     }
 
     /// Runs a statement that writes. If the connection breaks on the way, its fate is open.
-    pub(crate) async fn write_all(
-        &self,
-        query: Query<'_, Postgres, PgArguments>,
-    ) -> Result<Vec<PgRow>, Fault> {
-        let mut connection = self.pool.acquire().await?;
-        if self.pooler == Pooler::None {
-            return query.fetch_all(&mut *connection).await.map_err(|error| {
-                if is_connection_lost(&error) { Fault::Committing(error) } else { Fault::Before(error) }
-            });
-        }
-        // Behind a transaction pooler preparing and executing may reach two servers, unless a
-        // transaction holds them together.
-        let mut tx = connection.begin().await?;
-        let rows = query.fetch_all(&mut *tx).await?;
-        tx.commit().await.map_err(Fault::Committing)?;
-        Ok(rows)
+    pub(crate) async fn write_all(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
+        self.pool.write_all(query).await
     }
 }

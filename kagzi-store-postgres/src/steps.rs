@@ -15,6 +15,7 @@ use crate::commit::{Committer, Gathered, Verdict};
 use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, is_connection_lost};
 use crate::locked::Wanted;
 use crate::rows::{micros, retry_text};
+use crate::statement::query;
 use crate::{Inner, PostgresStore};
 
 /// A write of a worker that is gathered with others.
@@ -146,7 +147,7 @@ impl Inner {
         let retries = each()
             .map(|one| retry_text(one.begins().and_then(|next| next.retry.as_ref())))
             .collect::<Result<Vec<_>, _>>()?;
-        let query = sqlx::query(
+        let query = query(
             "SELECT done FROM kagzi_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
                  $16, $17) AS done",
         )

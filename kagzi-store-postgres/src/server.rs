@@ -1,0 +1,56 @@
+//! What the server must be like, looked at once when the store connects.
+
+use kagzi_core::StoreError;
+use sqlx::{PgConnection, Row as _};
+
+use crate::error::Fault;
+use crate::options::{Listen, Pooler, PostgresOptions};
+use crate::statement::{Begin, query};
+
+/// Refuses a way to the server that swallows the store's settings, and speaks up where durability
+/// depends on them or is not to be had at all.
+pub(crate) async fn check(
+    options: &PostgresOptions,
+    connection: &mut PgConnection,
+    begin: &Begin,
+) -> Result<(), Fault> {
+    let mut tx = begin.on(connection).await?;
+    let row = query(
+        "SELECT current_setting('enable_seqscan') AS seqscan,
+             (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,
+             current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes",
+    )
+    .fetch_one(&mut tx)
+    .await?;
+    tx.rollback().await?;
+    let setting = |name: &str| row.try_get::<String, _>(name);
+    if setting("seqscan")? != "off" {
+        return Err(StoreError::InvalidArgument {
+            field: "pooler".to_owned(),
+            expected: "transaction, since what stands between here and Postgres ignores the settings that \
+                       a connection asks for: add `?pooler=transaction` to the URL"
+                .to_owned(),
+            got: "none".to_owned(),
+        }
+        .into());
+    }
+    if setting("synchronous_commit")? == "off" {
+        tracing::warn!("synchronous_commit is off on this server; the store turns it on for its own writes");
+    }
+    for name in ["fsync", "full_page_writes"] {
+        if setting(name)? == "off" {
+            tracing::warn!(
+                setting = name,
+                "NOT DURABLE: this Postgres server runs with {name} = off, so a crash of its machine can \
+                 lose or damage what was acknowledged; set {name} = on in postgresql.conf"
+            );
+        }
+    }
+    if (options.pooler, options.listen) == (Pooler::Transaction, Listen::On) {
+        tracing::info!(
+            "LISTEN does not work through a transaction pooler: workers of this server hear of other \
+             servers' changes when they poll"
+        );
+    }
+    Ok(())
+}
