@@ -47,15 +47,74 @@ impl Context {
     /// Executes a step once and records what it gave; on replay, gives what was recorded.
     ///
     /// The function runs only after the store has recorded the beginning of its attempt, and only
-    /// ever on one worker at a time. If it fails, panics or takes longer than its timeout, the failure
-    /// is recorded and this execution of the run ends: the engine takes the run up again by the retry
-    /// policy, or makes it a dead letter. So the returned future gives a step's result or nothing; its
-    /// errors are those of the code: a name or a setting outside the rule (codes `invalid_step_name`,
-    /// `invalid_step`), or a recorded output of another type (`decode`). To handle a failure within the workflow, return it as data:
-    /// a step may well give a `Result`.
+    /// ever on one worker at a time. The returned future gives the step's result or nothing: its errors
+    /// are those of the code, a name or a setting outside the rule (codes `invalid_step_name`,
+    /// `invalid_step`) or a recorded output of another type (`decode`).
+    ///
+    /// # When a step fails
+    ///
+    /// If the function fails, panics or takes longer than its timeout, the failure is recorded and this
+    /// execution of the run ends there: the engine takes the run up again by the retry policy, and
+    /// once that is used up, or at once if the error is [non-retryable](StepError::non_retryable), the
+    /// run ends FAILED: a dead letter, kept with its reason, which
+    /// [`requeue`](crate::Client::requeue) puts back to work at this very step. **A step that failed for
+    /// good ends the run; no code after it is executed**, neither an `if let Err(..)` nor a destructor.
+    ///
+    /// So what the workflow is to answer itself, above all by undoing earlier steps (compensation), is
+    /// returned as data: a step that gives a `Result` of its own has succeeded as a step, and what it
+    /// says is recorded and replayed like any other output.
+    ///
+    /// ```
+    /// # use kagzi_sdk::{Client, Context, MemoryStore, Start, StepError, Worker, WorkflowError};
+    /// # async fn charge(_card: &str) -> Result<u64, std::io::Error> { Ok(7) }
+    /// # async fn refund(payment: u64) -> Result<(), std::io::Error> { assert_eq!(payment, 7); Ok(()) }
+    /// # enum Shipping { NoStock, Network(std::io::Error) }
+    /// # async fn ship() -> Result<String, Shipping> { Err(Shipping::NoStock) }
+    /// # impl From<Shipping> for StepError {
+    /// #     fn from(error: Shipping) -> Self {
+    /// #         match error {
+    /// #             Shipping::NoStock => StepError::non_retryable("no_stock", "no stock"),
+    /// #             Shipping::Network(error) => error.into(),
+    /// #         }
+    /// #     }
+    /// # }
+    /// async fn order(ctx: Context, card: String) -> Result<String, WorkflowError> {
+    ///     // A failure is retried, and ends the run when the policy says so: there is nothing to undo yet.
+    ///     let payment = ctx.step("charge", || async { Ok(charge(&card).await?) }).await?;
+    ///     let shipped: Result<String, String> = ctx
+    ///         .step("ship", || async {
+    ///             match ship().await {
+    ///                 Ok(parcel) => Ok(Ok(parcel)),
+    ///                 // Final, and ours to answer: data.
+    ///                 Err(Shipping::NoStock) => Ok(Err("out of stock".to_owned())),
+    ///                 // May pass: an error, for the retry policy.
+    ///                 Err(other) => Err(other.into()),
+    ///             }
+    ///         })
+    ///         .await?;
+    ///     match shipped {
+    ///         Ok(parcel) => Ok(parcel),
+    ///         Err(reason) => {
+    ///             ctx.step("refund", || async move { Ok(refund(payment).await?) }).await?;
+    ///             Ok(format!("refunded: {reason}"))
+    ///         }
+    ///     }
+    /// }
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// # let client = Client::embedded(std::sync::Arc::new(MemoryStore::default()));
+    /// # let worker = Worker::builder(client.clone()).queue("default").register("order", order).build()?;
+    /// # tokio::spawn(worker.run());
+    /// # let run = client.start(Start::workflow("order").input("card")?).await?;
+    /// # assert_eq!(run.result::<String>().await?, "refunded: out of stock");
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # One write
     ///
     /// The result is handed over before it is recorded, so that its record and the beginning of the
     /// next step are one write; nothing else of the run executes until that write is durable.
+    ///
+    /// # Side by side
     ///
     /// The call counts at once, in program order; the step begins when the future is first polled.
     ///

@@ -41,6 +41,10 @@
 //!   start, so a step with effects elsewhere must bear that: hand [`Context::run_id`] and the step's
 //!   name to the other side as an idempotency key.
 //! - A worker that lost its lease can write nothing any more, however late it wakes up.
+//! - A step that fails is tried again by its retry policy. One that failed for good ends the run as a
+//!   **dead letter**: no code after it is executed, and the run waits, with its reason, for
+//!   [`Client::requeue`]. To undo earlier steps instead (compensation), let the step return its failure
+//!   as data; [`Context::step`] shows how.
 //!
 //! The rules that workflow code must keep stand at [`Context`].
 

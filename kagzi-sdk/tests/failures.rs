@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Tally, work, world, world_with};
+use common::{Tally, with, work, work_counted, world, world_with};
 use kagzi_core::Rules;
 use kagzi_sdk::{
     ClientError, Context, DeadLetterReason, FailureKind, RetryPolicy, RunHandle, RunState, Start, Step,
@@ -30,23 +30,18 @@ async fn a_step_that_fails_is_tried_again_by_its_own_policy() {
     let world = world();
     let before = Tally::default();
     let tries = Tally::default();
-    let workflow = {
-        let (before, tries) = (before.clone(), tries.clone());
-        move |ctx: Context, (): ()| {
-            let (before, tries) = (before.clone(), tries.clone());
-            async move {
-                ctx.step("before", || async { Ok(before.one()) }).await?;
-                let step = Step::named("flaky").retry(policy(3, Duration::from_mins(1)));
-                ctx.step(step, || async {
-                    match tries.one() {
-                        3 => Ok("done".to_owned()),
-                        n => Err(std::io::Error::other(format!("try {n}")).into()),
-                    }
-                })
-                .await
-            }
-        }
-    };
+    let workflow =
+        with((before.clone(), tries.clone()), |ctx: Context, (): (), (before, tries)| async move {
+            ctx.step("before", || async { Ok(before.one()) }).await?;
+            let step = Step::named("flaky").retry(policy(3, Duration::from_mins(1)));
+            ctx.step(step, || async {
+                match tries.one() {
+                    3 => Ok("done".to_owned()),
+                    n => Err(std::io::Error::other(format!("try {n}")).into()),
+                }
+            })
+            .await
+        });
     let _worker = work(world.worker().register("w", workflow));
     let began = Instant::now();
     let run = world.start("w").await;
@@ -88,22 +83,17 @@ async fn a_dead_letter_tells_its_failure_field_by_field() {
 async fn a_requeued_dead_letter_goes_on_at_the_step_that_failed() {
     let world = world();
     let (paid, shipped) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (paid, shipped) = (paid.clone(), shipped.clone());
-        move |ctx: Context, (): ()| {
-            let (paid, shipped) = (paid.clone(), shipped.clone());
-            async move {
-                ctx.step("pay", || async { Ok(paid.one()) }).await?;
-                ctx.step(Step::named("ship").retry(policy(2, Duration::ZERO)), || async {
-                    match shipped.one() {
-                        n if n > 2 => Ok(n),
-                        _ => Err(StepError::retryable("no_truck", "no truck")),
-                    }
-                })
-                .await
-            }
-        }
-    };
+    let workflow =
+        with((paid.clone(), shipped.clone()), |ctx: Context, (): (), (paid, shipped)| async move {
+            ctx.step("pay", || async { Ok(paid.one()) }).await?;
+            ctx.step(Step::named("ship").retry(policy(2, Duration::ZERO)), || async {
+                match shipped.one() {
+                    n if n > 2 => Ok(n),
+                    _ => Err(StepError::retryable("no_truck", "no truck")),
+                }
+            })
+            .await
+        });
     let _worker = work(world.worker().register("w", workflow));
     let run = world.start("w").await;
     let failed = failed(&run).await;
@@ -117,10 +107,9 @@ async fn a_requeued_dead_letter_goes_on_at_the_step_that_failed() {
 async fn a_panic_in_a_step_is_a_failure_and_the_worker_lives_on() {
     let world = world();
     let tries = Tally::default();
-    let counted = tries.clone();
-    let worker = world.worker().register("w", move |ctx: Context, (): ()| {
-        let tries = counted.clone();
-        async move {
+    let worker = world.worker().register(
+        "w",
+        with(tries.clone(), |ctx: Context, (): (), tries| async move {
             ctx.step("fragile", || {
                 // Before there is a future at all, and within it.
                 assert!(tries.one() != 1, "first {}", 1);
@@ -131,8 +120,8 @@ async fn a_panic_in_a_step_is_a_failure_and_the_worker_lives_on() {
                 }
             })
             .await
-        }
-    });
+        }),
+    );
     let _worker = work(worker);
     let run = world.start("w").await;
     assert_eq!(run.result::<usize>().await.unwrap(), 3);
@@ -148,15 +137,14 @@ async fn a_panic_in_a_step_is_a_failure_and_the_worker_lives_on() {
 async fn a_panic_of_the_workflow_fails_the_run_and_keeps_what_it_did() {
     let world = world();
     let executed = Tally::default();
-    let counted = executed.clone();
-    let _worker = work(world.worker().register("w", move |ctx: Context, (): ()| {
-        let executed = counted.clone();
-        async move {
+    let _worker = work(world.worker().register(
+        "w",
+        with(executed.clone(), |ctx: Context, (): (), executed| async move {
             let n = ctx.step("a", || async { Ok(executed.one()) }).await?;
             assert!(n != 1 || ctx.attempt() > 1, "the workflow is broken");
             Ok::<_, WorkflowError>(n)
-        }
-    }));
+        }),
+    ));
     let run = world.start("w").await;
     assert_eq!(run.result::<usize>().await.unwrap(), 1);
     let record = run.record().await.unwrap();
@@ -167,10 +155,9 @@ async fn a_panic_of_the_workflow_fails_the_run_and_keeps_what_it_did() {
 async fn a_step_that_takes_too_long_is_dropped_and_fails_as_a_timeout() {
     let world = world();
     let tries = Tally::default();
-    let counted = tries.clone();
-    let worker = world.worker().register("w", move |ctx: Context, (): ()| {
-        let tries = counted.clone();
-        async move {
+    let worker = world.worker().register(
+        "w",
+        with(tries.clone(), |ctx: Context, (): (), tries| async move {
             let step = Step::named("slow").timeout(Duration::from_secs(5));
             ctx.step(step, || async {
                 if tries.one() == 1 {
@@ -179,11 +166,9 @@ async fn a_step_that_takes_too_long_is_dropped_and_fails_as_a_timeout() {
                 Ok(tries.count())
             })
             .await
-        }
-    });
-    let worker = worker.build().unwrap();
-    let stats = worker.stats();
-    tokio::spawn(worker.run());
+        }),
+    );
+    let stats = work_counted(worker);
     let run = world.start("w").await;
     assert_eq!(run.result::<usize>().await.unwrap(), 2);
     let attempts = run.attempts().await.unwrap();
@@ -226,18 +211,17 @@ async fn an_input_of_another_type_is_a_dead_letter_that_shows_no_payload() {
 async fn an_output_over_the_limit_fails_its_step_once_and_for_all() {
     let world = world_with(Rules { max_payload_bytes: 100, ..Rules::default() });
     let executed = Tally::default();
-    let counted = executed.clone();
-    let _worker = work(world.worker().register("w", move |ctx: Context, (): ()| {
-        let executed = counted.clone();
-        async move {
+    let _worker = work(world.worker().register(
+        "w",
+        with(executed.clone(), |ctx: Context, (): (), executed| async move {
             ctx.step("large", || async {
                 executed.one();
                 Ok("x".repeat(200))
             })
             .await?;
             ctx.step("next", || async { Ok(()) }).await
-        }
-    }));
+        }),
+    ));
     let run = world.start("w").await;
     let failed = failed(&run).await;
     assert_eq!((failed.kind, failed.code.as_str()), (FailureKind::NonRetryable, "too_large"));

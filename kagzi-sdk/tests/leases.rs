@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Fault, Tally, until, work, world};
+use common::{Fault, Tally, until, with, work, work_counted, world};
 use kagzi_core::{Claim, Lease, OperationId, ReleaseRun, Store as _, WorkerId};
 use kagzi_sdk::{AttemptState, ClientError, Context, FailureKind, RunState, WorkflowError};
 use tokio::sync::oneshot;
@@ -53,24 +53,16 @@ async fn many_leases_go_into_one_heartbeat() {
 async fn a_cancelled_run_stops_and_its_step_is_told() {
     let world = world();
     let (told, later) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (told, later) = (told.clone(), later.clone());
-        move |ctx: Context, (): ()| {
-            let (told, later) = (told.clone(), later.clone());
-            async move {
-                ctx.step("watchful", || async {
-                    ctx.cancelled().await;
-                    told.one();
-                    Ok(())
-                })
-                .await?;
-                ctx.step("later", || async { Ok(later.one()) }).await
-            }
-        }
-    };
-    let worker = world.worker().register("w", workflow).build().unwrap();
-    let stats = worker.stats();
-    tokio::spawn(worker.run());
+    let workflow = with((told.clone(), later.clone()), |ctx: Context, (): (), (told, later)| async move {
+        ctx.step("watchful", || async {
+            ctx.cancelled().await;
+            told.one();
+            Ok(())
+        })
+        .await?;
+        ctx.step("later", || async { Ok(later.one()) }).await
+    });
+    let stats = work_counted(world.worker().register("w", workflow));
     let run = world.start("w").await;
     until(|| async { world.store.calls("begin_step") == 1 }).await;
     run.cancel("changed my mind").await.unwrap();
@@ -144,23 +136,15 @@ async fn steal(world: &common::World, run: &kagzi_sdk::RunHandle) {
 async fn a_lost_lease_stops_the_run_before_its_next_step() {
     let world = world();
     let (go, later) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (go, later) = (go.clone(), later.clone());
-        move |ctx: Context, (): ()| {
-            let (go, later) = (go.clone(), later.clone());
-            async move {
-                ctx.step("a", || async {
-                    until(|| async { go.count() > 0 }).await;
-                    Ok(())
-                })
-                .await?;
-                ctx.step("b", || async { Ok(later.one()) }).await
-            }
-        }
-    };
-    let worker = world.worker().register("w", workflow).build().unwrap();
-    let stats = worker.stats();
-    tokio::spawn(worker.run());
+    let workflow = with((go.clone(), later.clone()), |ctx: Context, (): (), (go, later)| async move {
+        ctx.step("a", || async {
+            until(|| async { go.count() > 0 }).await;
+            Ok(())
+        })
+        .await?;
+        ctx.step("b", || async { Ok(later.one()) }).await
+    });
+    let stats = work_counted(world.worker().register("w", workflow));
     let run = world.start("w").await;
     until(|| async { world.store.calls("begin_step") == 1 }).await;
     steal(&world, &run).await;
@@ -178,10 +162,9 @@ async fn a_lost_lease_stops_the_run_before_its_next_step() {
 async fn a_heartbeat_that_finds_the_lease_lost_stops_a_step_in_flight() {
     let world = world();
     let ticks = Tally::default();
-    let counted = ticks.clone();
-    let worker = world.worker().register("w", move |ctx: Context, (): ()| {
-        let ticks = counted.clone();
-        async move {
+    let worker = world.worker().register(
+        "w",
+        with(ticks.clone(), |ctx: Context, (): (), ticks| async move {
             ctx.step("ticking", || async {
                 loop {
                     sleep(Duration::from_secs(1)).await;
@@ -191,11 +174,9 @@ async fn a_heartbeat_that_finds_the_lease_lost_stops_a_step_in_flight() {
                 Ok(())
             })
             .await
-        }
-    });
-    let worker = worker.build().unwrap();
-    let stats = worker.stats();
-    tokio::spawn(worker.run());
+        }),
+    );
+    let stats = work_counted(worker);
     let run = world.start("w").await;
     until(|| async { world.store.calls("begin_step") == 1 }).await;
     steal(&world, &run).await;
@@ -210,22 +191,17 @@ async fn a_heartbeat_that_finds_the_lease_lost_stops_a_step_in_flight() {
 async fn a_drain_lets_steps_in_flight_finish_and_gives_the_run_back() {
     let world = world();
     let (first, second) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (first, second) = (first.clone(), second.clone());
-        move |ctx: Context, (): ()| {
-            let (first, second) = (first.clone(), second.clone());
-            async move {
-                ctx.step("first", || async {
-                    first.one();
-                    // Longer than the lease: the heart must go on beating while the worker drains.
-                    sleep(Duration::from_secs(100)).await;
-                    Ok(())
-                })
-                .await?;
-                ctx.step("second", || async { Ok(second.one()) }).await
-            }
-        }
-    };
+    let workflow =
+        with((first.clone(), second.clone()), |ctx: Context, (): (), (first, second)| async move {
+            ctx.step("first", || async {
+                first.one();
+                // Longer than the lease: the heart must go on beating while the worker drains.
+                sleep(Duration::from_secs(100)).await;
+                Ok(())
+            })
+            .await?;
+            ctx.step("second", || async { Ok(second.one()) }).await
+        });
     let worker = world.worker().drain_timeout(Duration::from_mins(5)).register("w", workflow.clone());
     let worker = worker.build().unwrap();
     let stats = worker.stats();
@@ -290,22 +266,19 @@ async fn no_more_runs_than_the_limit_execute_side_by_side() {
     let world = world();
     let done = Tally::default();
     let (active, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let workflow = {
-        let (active, most, done) = (active.clone(), most.clone(), done.clone());
-        move |ctx: Context, (): ()| {
-            let (active, most, done) = (active.clone(), most.clone(), done.clone());
-            async move {
-                ctx.step("busy", || async {
-                    let others = active.fetch_add(1, Ordering::SeqCst);
-                    most.fetch_max(others + 1, Ordering::SeqCst);
-                    sleep(Duration::from_secs(1)).await;
-                    active.fetch_sub(1, Ordering::SeqCst);
-                    Ok(done.one())
-                })
-                .await
-            }
-        }
-    };
+    let workflow = with(
+        (active.clone(), most.clone(), done.clone()),
+        |ctx: Context, (): (), (active, most, done)| async move {
+            ctx.step("busy", || async {
+                let others = active.fetch_add(1, Ordering::SeqCst);
+                most.fetch_max(others + 1, Ordering::SeqCst);
+                sleep(Duration::from_secs(1)).await;
+                active.fetch_sub(1, Ordering::SeqCst);
+                Ok(done.one())
+            })
+            .await
+        },
+    );
     let _worker = work(world.worker().max_concurrent_runs(3).register("w", workflow));
     let mut runs = Vec::new();
     for _ in 0..10 {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Tally, until, work, world};
+use common::{Tally, crash, until, with, work, work_counted, world};
 use kagzi_sdk::{ClientError, Context, FailureKind, RunState, Step, WorkflowError};
 use tokio::time::{Instant, sleep};
 
@@ -15,33 +15,25 @@ const HOUR: Duration = Duration::from_hours(1);
 async fn a_crash_costs_the_step_in_flight_and_no_other() {
     let world = world();
     let (first, second) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (first, second) = (first.clone(), second.clone());
-        move |ctx: Context, (): ()| {
-            let (first, second) = (first.clone(), second.clone());
-            async move {
-                let a = ctx.step("a", || async { Ok(first.one()) }).await?;
-                let b = ctx
-                    .step("b", || async {
-                        if second.one() == 1 {
-                            std::future::pending::<()>().await;
-                        }
-                        Ok(a + 10)
-                    })
-                    .await?;
-                Ok::<_, WorkflowError>((a, b))
-            }
-        }
-    };
+    let workflow =
+        with((first.clone(), second.clone()), |ctx: Context, (): (), (first, second)| async move {
+            let a = ctx.step("a", || async { Ok(first.one()) }).await?;
+            let b = ctx
+                .step("b", || async {
+                    if second.one() == 1 {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(a + 10)
+                })
+                .await?;
+            Ok::<_, WorkflowError>((a, b))
+        });
     let crashing = work(world.worker().register("w", workflow.clone()));
     let run = world.start("w").await;
     until(|| async { second.count() == 1 }).await;
-    crashing.abort();
-    crashing.await.unwrap_err();
+    crash(crashing).await;
 
-    let survivor = world.worker().register("w", workflow).build().unwrap();
-    let stats = survivor.stats();
-    tokio::spawn(survivor.run());
+    let stats = work_counted(world.worker().register("w", workflow));
     assert_eq!(run.result::<(usize, usize)>().await.unwrap(), (1, 11));
     assert_eq!((first.count(), second.count()), (1, 2));
     assert_eq!(world.history(&run).await, ["a/1 COMPLETED", "b/1 ABANDONED", "b/2 COMPLETED"]);
@@ -53,18 +45,17 @@ async fn a_crash_costs_the_step_in_flight_and_no_other() {
 async fn loops_of_steps_and_sleeps_get_an_occurrence_each() {
     let world = world();
     let ticks = Tally::default();
-    let counted = ticks.clone();
-    let _worker = work(world.worker().register("w", move |ctx: Context, rounds: u32| {
-        let ticks = counted.clone();
-        async move {
+    let _worker = work(world.worker().register(
+        "w",
+        with(ticks.clone(), |ctx: Context, rounds: u32, ticks| async move {
             let mut seen = Vec::new();
             for _ in 0..rounds {
                 seen.push(ctx.step("tick", || async { Ok(ticks.one()) }).await?);
                 ctx.sleep(HOUR).await?;
             }
             Ok::<_, WorkflowError>((seen, ctx.attempt()))
-        }
-    }));
+        }),
+    ));
     let began = Instant::now();
     let start = kagzi_sdk::Start::workflow("w").input(&3).unwrap();
     let run = world.client.start(start).await.unwrap();
@@ -139,8 +130,7 @@ async fn branches_meet_their_results_in_the_same_order_again() {
         let crashing = work(world.worker().register("w", workflow.clone()));
         let run = world.start("w").await;
         sleep(Duration::from_millis(crash_after)).await;
-        crashing.abort();
-        crashing.await.unwrap_err();
+        crash(crashing).await;
         if tally.count() == 0 {
             tally.one();
         }
@@ -156,19 +146,18 @@ async fn branches_meet_their_results_in_the_same_order_again() {
 async fn steps_beyond_those_that_a_claim_brings_are_fetched() {
     let world = world();
     let executed = Tally::default();
-    let counted = executed.clone();
     let worker = world.worker().steps_per_claim(2);
-    let _worker = work(worker.register("w", move |ctx: Context, (): ()| {
-        let executed = counted.clone();
-        async move {
+    let _worker = work(worker.register(
+        "w",
+        with(executed.clone(), |ctx: Context, (): (), executed| async move {
             let mut sum = 0;
             for _ in 0..7 {
                 sum += ctx.step("add", || async { Ok(executed.one()) }).await?;
             }
             ctx.sleep(HOUR).await?;
             Ok::<_, WorkflowError>(sum)
-        }
-    }));
+        }),
+    ));
     let run = world.start("w").await;
     assert_eq!(run.result::<usize>().await.unwrap(), 28);
     assert_eq!(executed.count(), 7);
@@ -201,8 +190,7 @@ macro_rules! changed {
         let before = work(world.worker().register("w", $first));
         let run = world.start("w").await;
         until(|| async { run.state().await.unwrap() == RunState::Sleeping }).await;
-        before.abort();
-        before.await.unwrap_err();
+        crash(before).await;
         let _after = work(world.worker().register("w", $second));
         let error = run.result::<u32>().await.unwrap_err();
         let ClientError::WorkflowFailed(failed) = error else { panic!("{error}") };
@@ -294,8 +282,7 @@ async fn a_run_stopped_by_changed_code_goes_on_once_the_code_is_back() {
     let changed = |ctx: Context, (): ()| async move { one(&ctx, "other").await };
     let after = work(world.worker().register("w", changed));
     run.result::<u32>().await.unwrap_err();
-    after.abort();
-    after.await.unwrap_err();
+    crash(after).await;
 
     world.client.requeue(run.run_id()).await.unwrap();
     let _repaired = work(world.worker().register("w", a_then_b));

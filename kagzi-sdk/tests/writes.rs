@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fault, Tally, until, work, world};
+use common::{Fault, Tally, until, with, work, world};
 use kagzi_sdk::{Context, FailedCall, Step, StepError, WorkflowError};
 use tokio::sync::Barrier;
 use tokio::time::sleep;
@@ -63,28 +63,25 @@ async fn what_an_outage_held_up_is_delivered_after_it_and_nothing_is_done_twice(
         for fault in [Fault::Unreachable, Fault::AnswerLost] {
             let world = world();
             let (executed, flaky) = (Tally::default(), Tally::default());
-            let workflow = {
-                let (executed, flaky) = (executed.clone(), flaky.clone());
-                move |ctx: Context, (): ()| {
-                    let (executed, flaky) = (executed.clone(), flaky.clone());
-                    async move {
-                        let sum = five_steps(ctx.clone(), executed).await?;
-                        ctx.sleep(Duration::from_secs(1)).await?;
-                        ctx.step("flaky", || async {
-                            match flaky.one() {
-                                1 => Err(StepError::retryable("once", "once")),
-                                n => Ok(n),
-                            }
-                        })
-                        .await?;
-                        if ctx.attempt() == 3 {
-                            return Err(WorkflowError::retryable("again", "again"));
+            let workflow = with(
+                (executed.clone(), flaky.clone()),
+                |ctx: Context, (): (), (executed, flaky)| async move {
+                    let sum = five_steps(ctx.clone(), executed).await?;
+                    ctx.sleep(Duration::from_secs(1)).await?;
+                    ctx.step("flaky", || async {
+                        match flaky.one() {
+                            1 => Err(StepError::retryable("once", "once")),
+                            n => Ok(n),
                         }
-                        // Nothing is left to record but the end of the run itself.
-                        Ok(sum)
+                    })
+                    .await?;
+                    if ctx.attempt() == 3 {
+                        return Err(WorkflowError::retryable("again", "again"));
                     }
-                }
-            };
+                    // Nothing is left to record but the end of the run itself.
+                    Ok(sum)
+                },
+            );
             world.store.fail(operation, fault, 4);
             let _worker = work(world.worker().register("w", workflow));
             let run = world.start("w").await;
@@ -156,27 +153,21 @@ async fn steps_side_by_side_run_at_the_same_time() {
 async fn a_failure_waits_for_the_steps_beside_it_to_be_recorded() {
     let world = world();
     let (slow, bad) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (slow, bad) = (slow.clone(), bad.clone());
-        move |ctx: Context, (): ()| {
-            let (slow, bad) = (slow.clone(), bad.clone());
-            async move {
-                let (a, b) = tokio::join!(
-                    ctx.step("slow", || async {
-                        sleep(Duration::from_secs(20)).await;
-                        Ok(slow.one())
-                    }),
-                    ctx.step(Step::named("bad"), || async {
-                        match bad.one() {
-                            1 => Err(StepError::retryable("bad", "bad")),
-                            n => Ok(n),
-                        }
-                    }),
-                );
-                Ok::<_, WorkflowError>((a?, b?))
-            }
-        }
-    };
+    let workflow = with((slow.clone(), bad.clone()), |ctx: Context, (): (), (slow, bad)| async move {
+        let (a, b) = tokio::join!(
+            ctx.step("slow", || async {
+                sleep(Duration::from_secs(20)).await;
+                Ok(slow.one())
+            }),
+            ctx.step(Step::named("bad"), || async {
+                match bad.one() {
+                    1 => Err(StepError::retryable("bad", "bad")),
+                    n => Ok(n),
+                }
+            }),
+        );
+        Ok::<_, WorkflowError>((a?, b?))
+    });
     let _worker = work(world.worker().register("w", workflow));
     let run = world.start("w").await;
     assert_eq!(run.result::<(usize, usize)>().await.unwrap(), (1, 2));
@@ -187,28 +178,22 @@ async fn a_failure_waits_for_the_steps_beside_it_to_be_recorded() {
 async fn the_loser_of_a_race_is_not_begun_again_in_a_replay() {
     let world = world();
     let (quick, slow) = (Tally::default(), Tally::default());
-    let workflow = {
-        let (quick, slow) = (quick.clone(), slow.clone());
-        move |ctx: Context, (): ()| {
-            let (quick, slow) = (quick.clone(), slow.clone());
-            async move {
-                let winner = tokio::select! {
-                    biased;
-                    slow = ctx.step("slow", || async {
-                        slow.one();
-                        sleep(Duration::from_mins(1)).await;
-                        Ok("slow".to_owned())
-                    }) => slow?,
-                    quick = ctx.step("quick", || async {
-                        quick.one();
-                        Ok("quick".to_owned())
-                    }) => quick?,
-                };
-                ctx.sleep(Duration::from_hours(1)).await?;
-                Ok::<_, WorkflowError>(winner)
-            }
-        }
-    };
+    let workflow = with((quick.clone(), slow.clone()), |ctx: Context, (): (), (quick, slow)| async move {
+        let winner = tokio::select! {
+            biased;
+            slow = ctx.step("slow", || async {
+                slow.one();
+                sleep(Duration::from_mins(1)).await;
+                Ok("slow".to_owned())
+            }) => slow?,
+            quick = ctx.step("quick", || async {
+                quick.one();
+                Ok("quick".to_owned())
+            }) => quick?,
+        };
+        ctx.sleep(Duration::from_hours(1)).await?;
+        Ok::<_, WorkflowError>(winner)
+    });
     let _worker = work(world.worker().register("w", workflow));
     let run = world.start("w").await;
     assert_eq!(run.result::<String>().await.unwrap(), "quick");

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kagzi_core::{Clock, Rules, Timestamp};
-use kagzi_sdk::{Client, MemoryStore, RunHandle, Start, Worker, WorkerBuilder};
+use kagzi_sdk::{Client, Context, MemoryStore, RunHandle, Start, StatsHandle, Worker, WorkerBuilder};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -65,6 +65,32 @@ impl World {
 pub fn work(builder: WorkerBuilder) -> JoinHandle<()> {
     let worker = builder.build().unwrap();
     tokio::spawn(async move { worker.run().await.unwrap() })
+}
+
+/// Ends a worker as a crash would.
+pub async fn crash(worker: JoinHandle<()>) {
+    worker.abort();
+    worker.await.unwrap_err();
+}
+
+/// Works in the background, and gives the counters to look at.
+pub fn work_counted(builder: WorkerBuilder) -> StatsHandle {
+    let worker = builder.build().unwrap();
+    let stats = worker.stats();
+    tokio::spawn(worker.run());
+    stats
+}
+
+/// A workflow of which each execution gets a clone of what the test looks at.
+pub fn with<S, In, F, Fut>(
+    seen: S,
+    workflow: F,
+) -> impl Fn(Context, In) -> Fut + Clone + Send + Sync + 'static
+where
+    S: Clone + Send + Sync + 'static,
+    F: Fn(Context, In, S) -> Fut + Clone + Send + Sync + 'static,
+{
+    move |ctx, input| workflow(ctx, input, seen.clone())
 }
 
 /// How often something happened.
