@@ -1,7 +1,10 @@
-//! The binary `kagzi`: server, client and demo in one.
+//! The binary `kagzi`: server, client, demo and bench in one.
 
+mod bench;
 mod cli;
 mod demo;
+mod lifeline;
+mod scratch;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -20,6 +20,17 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// What the end of a child, which is this same program, means for its parent.
+    pub const fn of_child(code: Option<i32>) -> Self {
+        match code {
+            Some(2) => Self::Usage,
+            Some(4) => Self::Unavailable,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

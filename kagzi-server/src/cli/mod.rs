@@ -16,12 +16,13 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use kagzi_core::Namespace;
 
+use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
 use connection::Connection;
 
 pub use error::{CliError, Exit};
 pub use host::{server_failed, stop_signal};
-pub use output::{Audience, Output, complain, one_line, print};
+pub use output::{Audience, Output, complain, one_line, pairs, print};
 
 /// Where a server listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
@@ -93,6 +94,11 @@ enum Command {
     /// The worker of a demo: a process that the demo can kill.
     #[command(hide = true)]
     DemoWorker(WorkerArgs),
+    /// Measure how many workflows a second a store carries on this machine.
+    Bench(BenchArgs),
+    /// A part of a bench: a server or a worker in a process of its own.
+    #[command(hide = true)]
+    BenchPart(PartArgs),
     /// Write a completion script for a shell to the standard output.
     Completions {
         /// Which shell.
@@ -115,9 +121,11 @@ pub fn run() -> ExitCode {
 
 /// Those who serve or work use every core; a single question needs no threads.
 fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CliError> {
-    use Command::{Demo, DemoWorker, Dev, Serve};
+    use Command::{Bench, BenchPart, Demo, DemoWorker, Dev, Serve};
     let mut builder = match command {
-        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) => tokio::runtime::Builder::new_multi_thread(),
+        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) | Bench(_) | BenchPart(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build().map_err(|why| CliError::failed("could not start the runtime", why))
@@ -140,6 +148,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Queues => read::queues(&open().await?, output).await?,
         Command::Demo(args) => return demo::demo(args, output).await,
         Command::DemoWorker(args) => demo::work(args, &server, &namespace).await?,
+        Command::Bench(args) => return bench::bench(args, output).await,
+        Command::BenchPart(args) => bench::play(args, &server, namespace).await?,
         Command::Completions { shell } => completions(shell)?,
     }
     Ok(Exit::Ok)

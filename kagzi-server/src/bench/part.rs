@@ -1,0 +1,86 @@
+//! The parts that a bench over gRPC gives to processes of their own.
+
+use clap::{Args, ValueEnum};
+use kagzi_core::Namespace;
+use kagzi_sdk::Client;
+use kagzi_server::{LogFormat, Server, ServerConfig};
+
+use super::workflow;
+use crate::cli::{CliError, print, server_failed, stop_signal};
+use crate::lifeline::end_with_the_parent;
+
+/// In the environment of a server: its store. A URL may hold a password, and arguments can be read by
+/// every user of the machine.
+pub const STORE: &str = "KAGZI_BENCH_STORE";
+
+/// What precedes the address of a part in the line that says that it is ready.
+pub const READY: &str = "ready ";
+
+/// How a part is told what to do.
+#[derive(Debug, Args)]
+pub struct PartArgs {
+    /// Which part.
+    #[arg(long, value_enum)]
+    role: Role,
+    /// How many runs a worker executes at a time.
+    #[arg(long, default_value_t = 1)]
+    concurrency: u32,
+}
+
+/// The parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// A server on a free port of the loopback.
+    Server,
+    /// A worker of the server that `--server` names.
+    Worker,
+}
+
+impl Role {
+    /// As it stands on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// Plays a part until the bench ends.
+///
+/// # Errors
+///
+/// If the store or the server cannot be reached.
+pub async fn play(args: PartArgs, server: &str, namespace: Namespace) -> Result<(), CliError> {
+    end_with_the_parent();
+    kagzi_server::telemetry::init(LogFormat::Text, "warn")
+        .map_err(|why| CliError::failed("could not log", why))?;
+    match args.role {
+        Role::Server => serve(namespace).await,
+        Role::Worker => work(server, &namespace, args.concurrency).await,
+    }
+}
+
+async fn serve(namespace: Namespace) -> Result<(), CliError> {
+    let store =
+        std::env::var(STORE).map_err(|why| CliError::usage(format!("could not read {STORE}"), why))?;
+    let config = ServerConfig {
+        listen: "127.0.0.1:0".to_owned(),
+        store,
+        namespaces: vec![namespace],
+        ..ServerConfig::default()
+    };
+    let failed = |error| server_failed("could not start the server of the bench", &error);
+    let server = Server::bind(config).await.map_err(failed)?;
+    print(&format!("{READY}{}", server.local_addr()))?;
+    server.run(stop_signal()).await.map_err(failed)
+}
+
+async fn work(server: &str, namespace: &Namespace, concurrency: u32) -> Result<(), CliError> {
+    let client = Client::connect(server).await.and_then(|client| client.in_namespace(namespace));
+    let client = client.map_err(|why| CliError::failed("the worker could not reach the server", why))?;
+    let worker = workflow::worker(client, concurrency)
+        .map_err(|why| CliError::failed("the worker could not be set up", why))?;
+    print(&format!("{READY}{}", worker.worker_id()))?;
+    worker.run().await.map_err(|why| CliError::failed("the worker had to stop", why))
+}
