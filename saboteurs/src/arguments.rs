@@ -1,0 +1,64 @@
+//! The command line.
+
+const HELP: &str = "\
+usage: kagzi-saboteurs [--full | --soak ROUNDS | --reasons] [FILTER...]
+
+  (nothing)      the cases meant for each saboteur whose name contains a FILTER
+  --full         every case over each of them
+  --soak ROUNDS  the whole suite over each unbroken store, ROUNDS times, comparing the verdicts;
+                 a FILTER selects cases
+  --reasons      which saboteurs, invariants and cases belong together";
+
+/// How much of the suite meets each saboteur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The cases that are meant for it.
+    Meant,
+    /// All of it.
+    Full,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// See which saboteurs are caught.
+    Judge(Extent),
+    /// See whether verdicts agree.
+    Soak {
+        /// How many times.
+        rounds: u32,
+    },
+    /// Tell why each case is there.
+    Reasons,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// What is to be done.
+    pub chore: Chore,
+    /// To what: parts of names.
+    pub filters: Vec<String>,
+}
+
+impl Arguments {
+    /// Reads the command line; an error is a text for whoever wrote it.
+    pub fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut arguments = Self { chore: Chore::Judge(Extent::Meant), filters: Vec::new() };
+        let mut words = words;
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--full" => arguments.chore = Chore::Judge(Extent::Full),
+                "--reasons" => arguments.chore = Chore::Reasons,
+                "--soak" => {
+                    let rounds = words.next().and_then(|rounds| rounds.parse().ok()).filter(|n| *n > 0);
+                    let rounds = rounds.ok_or_else(|| format!("--soak wants a number of rounds\n\n{HELP}"))?;
+                    arguments.chore = Chore::Soak { rounds };
+                }
+                flag if flag.starts_with('-') => return Err(format!("unknown: {flag}\n\n{HELP}")),
+                _ => arguments.filters.push(word),
+            }
+        }
+        Ok(arguments)
+    }
+}

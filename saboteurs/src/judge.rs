@@ -1,0 +1,151 @@
+//! Lets the suite meet every saboteur, and tells which cases caught which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kagzi_conformance::{CaseReport, Filter, Outcome, Report};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::arguments::Extent;
+use crate::list::{self, Kind, Saboteur};
+use crate::stores::postgres::Database;
+
+/// How many stores are judged at one time.
+const AT_ONE_TIME: usize = 3;
+
+/// How many cases that caught a saboteur are named.
+const NAMED: usize = 2;
+
+/// What met whom, and what came of it.
+#[derive(Debug)]
+struct Judged {
+    saboteur: Option<usize>,
+    report: Report,
+    kind: Kind,
+}
+
+/// Runs the chore; whether every saboteur was caught and every unbroken store passed.
+pub async fn run(extent: Extent, filters: &[String]) -> bool {
+    let started = Instant::now();
+    let database = Database::default();
+    let saboteurs: Vec<Saboteur> = list::all(&database)
+        .into_iter()
+        .filter(|one| filters.is_empty() || filters.iter().any(|filter| one.name.contains(filter)))
+        .collect();
+    println!("{:<12} {:<62} caught by", "store", "saboteur");
+    let judged = judge_all(&database, &saboteurs, extent).await;
+    let unbroken_pass = judged.iter().filter(|one| one.saboteur.is_none()).all(|one| passed(one));
+    let caught: Vec<(usize, Vec<String>)> = judged
+        .iter()
+        .filter_map(|one| Some((one.saboteur?, failed_cases(&one.report))))
+        .filter(|(_, cases)| !cases.is_empty())
+        .collect();
+    if extent == Extent::Full {
+        print_catches(&saboteurs, &caught);
+    }
+    println!("\nin {} s", started.elapsed().as_secs());
+    if !unbroken_pass {
+        println!("an unbroken store failed, so nothing is proved");
+    }
+    println!("saboteurs caught {} of {}", caught.len(), saboteurs.len());
+    unbroken_pass && caught.len() == saboteurs.len()
+}
+
+async fn judge_all(database: &Database, saboteurs: &[Saboteur], extent: Extent) -> Vec<Judged> {
+    let turns = Arc::new(Semaphore::new(AT_ONE_TIME));
+    let mut playing = JoinSet::new();
+    let broken = saboteurs.iter().enumerate().map(|(place, one)| {
+        (Some(place), one.kind, Arc::clone(&one.fixture), if extent == Extent::Full { Filter::default() } else { one.filter() })
+    });
+    let unbroken = Kind::ALL.into_iter().filter_map(|kind| {
+        let meant = meant_for(saboteurs, kind, extent)?;
+        Some((None, kind, kind.unbroken(database), meant))
+    });
+    for (saboteur, kind, fixture, filter) in broken.chain(unbroken) {
+        let turns = Arc::clone(&turns);
+        playing.spawn(async move {
+            // The semaphore is never closed; if it were, the store would only be judged earlier.
+            let _turn = turns.acquire_owned().await.ok();
+            let report = kagzi_conformance::run(fixture, &filter, |_| {}).await;
+            Judged { saboteur, report, kind }
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(joined) = playing.join_next().await {
+        match joined {
+            Ok(judged) => {
+                print_row(saboteurs, &judged);
+                all.push(judged);
+            }
+            Err(error) => println!("a judge died: {error}"),
+        }
+    }
+    all
+}
+
+/// What an unbroken store must pass for its saboteurs' failures to mean anything: whatever they meet.
+fn meant_for(saboteurs: &[Saboteur], kind: Kind, extent: Extent) -> Option<Filter> {
+    let of_kind: Vec<&Saboteur> = saboteurs.iter().filter(|one| one.kind == kind).collect();
+    if of_kind.is_empty() {
+        return None;
+    }
+    if extent == Extent::Full {
+        return Some(Filter::default());
+    }
+    let parts: BTreeSet<&str> = of_kind.iter().flat_map(|one| one.meant.iter().copied()).collect();
+    Some(Filter { containing: parts.into_iter().map(str::to_owned).collect(), ..Filter::default() })
+}
+
+fn failed_cases(report: &Report) -> Vec<String> {
+    let failed = |case: &&CaseReport| matches!(case.outcome, Outcome::Failed(_));
+    report.cases.iter().filter(failed).map(|case| format!("{}::{}", case.group, case.name)).collect()
+}
+
+fn passed(judged: &Judged) -> bool {
+    let totals = judged.report.totals();
+    totals.failed == 0 && totals.passed > 0
+}
+
+fn print_row(saboteurs: &[Saboteur], judged: &Judged) {
+    let failed = failed_cases(&judged.report);
+    let named = failed.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = failed.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let count = judged.report.cases.len();
+    match judged.saboteur.and_then(|place| saboteurs.get(place)) {
+        Some(one) if failed.is_empty() => {
+            println!("{:<12} {:<62} GOT AWAY from {count} cases", one.kind, one.name);
+        }
+        Some(one) => println!("{:<12} {:<62} {named}{more}", one.kind, one.name),
+        None if passed(judged) => println!("{:<12} {:<62} passes {count} cases", judged.kind, "(unbroken)"),
+        None => {
+            println!("{:<12} {:<62} FAILS {named}{more}", judged.kind, "(unbroken)");
+            for case in &judged.report.cases {
+                if let Outcome::Failed(told) = &case.outcome {
+                    println!("{told}");
+                }
+            }
+        }
+    }
+}
+
+/// For each case how many saboteurs it caught, and how many nobody else did.
+fn print_catches(saboteurs: &[Saboteur], caught: &[(usize, Vec<String>)]) {
+    let mut catches: BTreeMap<&str, (u32, Vec<&str>)> = BTreeMap::new();
+    for (place, cases) in caught {
+        for case in cases {
+            let entry = catches.entry(case).or_default();
+            entry.0 += 1;
+            if let ([_], Some(saboteur)) = (cases.as_slice(), saboteurs.get(*place)) {
+                entry.1.push(saboteur.name);
+            }
+        }
+    }
+    println!("\ncase: saboteurs caught; those that no other case caught");
+    for (case, (count, alone)) in catches {
+        let alone = if alone.is_empty() { String::new() } else { format!("; alone: {}", alone.join(", ")) };
+        println!("  {case}: {count}{alone}");
+    }
+}

@@ -1,0 +1,264 @@
+//! Postgres with one predicate, lock, index or constraint out of place around claims, reaping and rows.
+
+use std::sync::Arc;
+
+use super::{Kind, Saboteur};
+use crate::patch::Patch;
+use crate::stores::postgres::{Database, Postgres, Tampering};
+
+/// All of them.
+pub(super) fn saboteurs(database: &Database) -> Vec<Saboteur> {
+    let one = |(name, meant, tampering)| Saboteur {
+        name,
+        kind: Kind::Postgres,
+        meant,
+        fixture: Arc::new(Postgres::new(database, tampering, 1)),
+    };
+    let spread = |(name, meant, tampering)| Saboteur {
+        name,
+        kind: Kind::PostgresSpread,
+        meant,
+        fixture: Arc::new(Postgres::new(database, tampering, 7)),
+    };
+    let together = CLAIMS.iter().chain(REAPING).chain(ROWS).copied().map(one);
+    together.chain(SPREAD.iter().copied().map(spread)).collect()
+}
+
+type Entry = (&'static str, &'static [&'static str], Tampering);
+
+const CLAIMS: &[Entry] = &[
+    (
+        "a claim does not lock what it takes",
+        &["claim::sixty_four", "claim::claimers_on_two_handles", "claim::concurrent_claimers", "claim::of_many_thieves"],
+        Tampering::Function("kagzi_claim", &[Patch { from: "            FOR NO KEY UPDATE SKIP LOCKED) c", to: ") c" }]),
+    ),
+    (
+        "a claim goes by age, whatever the priority",
+        &["claim::higher_priority", "claim::the_order_is_by_due_time"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[
+                Patch { from: "ORDER BY r.claim_rank, r.run_id LIMIT p_limit", to: "ORDER BY r.run_id LIMIT p_limit" },
+                Patch { from: "ORDER BY c.claim_rank, c.run_id LIMIT p_limit", to: "ORDER BY c.run_id LIMIT p_limit" },
+            ],
+        ),
+    ),
+    (
+        "a claim takes any type",
+        &["claim::only_the_asked_types", "claim::a_type_filter"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch { from: "              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))\n", to: "" }],
+        ),
+    ),
+    (
+        "a claim takes from every tenant",
+        &["claim::only_the_asked_namespace", "isolation::claim_takes_nothing"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "            WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+              AND r.state = 'PENDING'",
+                to: "            WHERE r.queue = q.queue AND r.partition = p_partition AND r.state = 'PENDING'",
+            }],
+        ),
+    ),
+    (
+        "a claim waits for the reaper",
+        &["claim::an_expired_lease", "claim::a_claim_wakes_a_due_sleeper", "lease::a_lease_is_held"],
+        Tampering::Function("kagzi_claim", &[Patch { from: "IF p_sweep THEN", to: "IF false THEN" }]),
+    ),
+    (
+        "a claim gives out the old token",
+        &["lease::tokens_never_repeat", "fencing::begin_step_after_a_steal", "claim::sets_worker_token"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch { from: "fencing_token = r.fencing_token + 1", to: "fencing_token = GREATEST(r.fencing_token, 1)" }],
+        ),
+    ),
+    (
+        "a claim sent again is a new one",
+        &["claim::the_same_claim_again", "claim::concurrent_repeats"],
+        Tampering::Function("kagzi_claim", &[Patch { from: "IF v_repeated THEN", to: "IF false THEN" }]),
+    ),
+    (
+        "a claim sent again is answered to any worker",
+        &["claim::the_same_claim_by_another_worker"],
+        Tampering::Function("kagzi_claim", &[Patch { from: "\n          AND r.worker_id = p_worker", to: "" }]),
+    ),
+    (
+        "the same claim twice at one time takes twice",
+        &["claim::concurrent_repeats", "batching::a_dropped_claim"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch { from: "PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, 0));", to: "" }],
+        ),
+    ),
+    (
+        "the expiry of a claim hides the deadline of the run",
+        &["reap::a_held_run_times_out", "reap::next_due", "reap::a_run_times_out"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "kagzi_end_of_time(),
+                                 r.deadline_at)",
+                to: "kagzi_end_of_time())",
+            }],
+        ),
+    ),
+];
+
+const REAPING: &[Entry] = &[
+    (
+        "a piece of a sweep knows no limit",
+        &["reap::at_most_the_limit", "reap::the_limit_holds"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at
+            FOR NO KEY UPDATE SKIP LOCKED;" }],
+        ),
+    ),
+    (
+        "a reap takes the youngest first",
+        &["reap::at_most_the_limit"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at DESC LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;" }],
+        ),
+    ),
+    (
+        "two reapers treat one run twice",
+        &["reap::eight_concurrent_reapers", "reap::reapers_on_two_handles", "reap::reapers_against"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at LIMIT p_limit;" }],
+        ),
+    ),
+    (
+        "a run is due after its moment, not at it",
+        &["reap::a_run_times_out_at_the_microsecond", "sleep::a_reap_wakes", "lease::a_reap_takes"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch { from: "WHERE r.attention_at <= v_now", to: "WHERE r.attention_at < v_now" }],
+        ),
+    ),
+    (
+        "a claim repairs the runs of every tenant",
+        &["isolation::claim_repairs_nothing"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch { from: "WHERE r.namespace = p_namespace AND r.queue = q.queue", to: "WHERE r.queue = q.queue" }],
+        ),
+    ),
+    (
+        "an expired lease leaves its attempts open",
+        &["reap::the_open_attempts_of_an_expired_lease", "claim::a_steal_abandons"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "IF n.abandon THEN", to: "IF false THEN" }]),
+    ),
+    (
+        "the poison count never grows",
+        &["reap::a_poison_run", "claim::a_run_that_lost_too_many"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "lost_leases = n.lost_leases,", to: "" }]),
+    ),
+    (
+        "a requeue gives no fresh budget",
+        &["dead_letters::a_requeue_gives_the_step_a_fresh_budget"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "budget_token = n.budget_token,", to: "" }]),
+    ),
+    (
+        "a run that fails is retried for ever",
+        &["retry::a_run_uses_up_its_own_failures"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "failures = n.failures,", to: "" }]),
+    ),
+    (
+        "a requeue leaves the old deadline",
+        &["dead_letters::a_requeue_gives_a_fresh_deadline"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "deadline_at = n.deadline_at,", to: "" }]),
+    ),
+    (
+        "a requeued run keeps its old place in the line",
+        &["claim::a_run_that_lost_its_lease_goes_behind", "claim::a_released_run", "dead_letters::a_requeued"],
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "claim_rank = n.claim_rank, ", to: "" }]),
+    ),
+];
+
+const ROWS: &[Entry] = &[
+    (
+        "a key is looked up and not enforced",
+        &["start::"],
+        Tampering::Script("DROP INDEX runs_idempotency_key"),
+    ),
+    (
+        "a removed run leaves its history behind",
+        &["reading::a_removed_run_that_is_started_again", "reading::a_removal_takes_runs"],
+        Tampering::Script("ALTER TABLE steps DROP CONSTRAINT steps_run_id_partition_fkey"),
+    ),
+    (
+        "moments are kept to the millisecond",
+        &["sleep::a_sleeper_is_claimable", "start::a_delayed_run", "retry::a_failed_step"],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 NEW.due_at := date_trunc('milliseconds', NEW.due_at);
+                 NEW.attention_at := date_trunc('milliseconds', NEW.attention_at);
+                 RETURN NEW; END $$;
+             CREATE TRIGGER saboteur BEFORE INSERT OR UPDATE ON runs
+             FOR EACH ROW EXECUTE FUNCTION saboteur()",
+        ),
+    ),
+    (
+        "the end of a cancelled run is overwritten by a late completion",
+        &["finish::cancel_against_complete", "fencing::complete_run_after_a_cancel", "finish::a_running_run_is_cancelled"],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF OLD.state = 'RUNNING' AND NEW.state = 'CANCELLED' THEN
+                     NEW.state := 'RUNNING'; NEW.worker_id := OLD.worker_id; NEW.finished_at := NULL;
+                     NEW.lease_expires_at := OLD.lease_expires_at; NEW.claim_operation := OLD.claim_operation;
+                     NEW.attention_at := OLD.attention_at;
+                 END IF;
+                 RETURN NEW; END $$;
+             CREATE TRIGGER saboteur BEFORE UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION saboteur()",
+        ),
+    ),
+    (
+        "names are sorted as people sort them, not by their bytes",
+        &["step::steps_at_one_place", "reading::"],
+        Tampering::Script("ALTER TABLE steps ALTER COLUMN step_id TYPE text COLLATE \"und-x-icu\""),
+    ),
+    (
+        "the answers of rare operations are forgotten",
+        &["sent_again", "_again_", "durability::answers_are_remembered"],
+        Tampering::Script("CREATE RULE saboteur AS ON INSERT TO operations DO INSTEAD NOTHING"),
+    ),
+    (
+        "a heartbeat lets a finished run live on",
+        &["finish::", "fencing::heartbeat"],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 NEW.attention_at := COALESCE(NEW.attention_at, OLD.attention_at);
+                 RETURN NEW; END $$;
+             CREATE TRIGGER saboteur BEFORE UPDATE ON runs FOR EACH ROW
+             WHEN (NEW.finished_at IS NOT NULL) EXECUTE FUNCTION saboteur()",
+        ),
+    ),
+];
+
+/// Where the runs are spread, a claim first looks into every partition.
+const SPREAD: &[Entry] = &[
+    (
+        "the order of claims holds within a partition only",
+        &["claim::higher_priority", "claim::within_a_priority", "claim::the_order_is_by_due_time"],
+        Tampering::Function("kagzi_peek", &[Patch { from: "SELECT c.claim_rank, c.run_id FROM UNNEST", to: "SELECT 0::bigint, c.run_id FROM UNNEST" }]),
+    ),
+    (
+        "a claim over partitions takes any type",
+        &["claim::only_the_asked_types", "claim::a_type_filter"],
+        Tampering::Function(
+            "kagzi_peek",
+            &[Patch { from: "\n              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))", to: "" }],
+        ),
+    ),
+];

@@ -1,0 +1,217 @@
+//! Bugs round the reference store.
+
+use std::sync::Arc;
+
+use kagzi_core::Rules;
+
+use super::{Kind, Saboteur};
+use crate::stores::memory::Memory;
+use crate::wrapped::answers::{
+    AcknowledgesFirst, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease, StartsOneByOne, WakesEarly,
+};
+use crate::wrapped::claims::CarelessClaim;
+use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
+use crate::wrapped::keeping::{
+    CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts, ReapSaysDone,
+    RemovesTooMuch, WakesNobody,
+};
+use crate::wrapped::steps::{
+    BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
+};
+
+fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
+    Saboteur { name, kind: Kind::Memory, meant, fixture: Arc::new(memory) }
+}
+
+fn blind(blind: Blind, owner: Owner) -> Memory {
+    Memory::wrapped(NoTokenCheck { blind, owner })
+}
+
+/// All of them.
+pub(super) fn saboteurs() -> Vec<Saboteur> {
+    [fencing(), claims(), steps(), answers(), keeping(), rules()].into_iter().flatten().collect()
+}
+
+fn fencing() -> Vec<Saboteur> {
+    vec![
+        one(
+            "no write looks at the token",
+            &["fencing::", "lease::a_heartbeat_with_a_stale_token"],
+            blind(Blind::All, Owner::Anybody),
+        ),
+        one(
+            "ownership goes by the worker's name",
+            &["by_the_same_worker_id"],
+            blind(Blind::All, Owner::WorkerName),
+        ),
+        one(
+            "completing a step does not look at the token",
+            &["fencing::complete_step", "fencing::a_worker_that_was_frozen"],
+            blind(Blind::CompleteStep, Owner::Anybody),
+        ),
+        one(
+            "a late failure is taken from whoever held the run",
+            &["fencing::fail_step"],
+            blind(Blind::FailStep, Owner::Anybody),
+        ),
+        one(
+            "a frozen worker's heartbeat extends its successor's lease",
+            &["fencing::heartbeat", "lease::a_heartbeat"],
+            blind(Blind::Heartbeat, Owner::Anybody),
+        ),
+        one(
+            "a late release strips the next holder of its lease",
+            &["fencing::release", "lease::a_second_release"],
+            blind(Blind::Release, Owner::WorkerName),
+        ),
+    ]
+}
+
+fn claims() -> Vec<Saboteur> {
+    vec![
+        one(
+            "a claim takes any type",
+            &["claim::only_the_asked_types", "claim::a_type_filter"],
+            Memory::wrapped(CarelessClaim::Types),
+        ),
+        one("a claim takes one run too many", &["claim::the_limit"], Memory::wrapped(CarelessClaim::Limit)),
+        one(
+            "a claim looks at its first queue only",
+            &["claim::one_claim_takes_from_several_queues"],
+            Memory::wrapped(CarelessClaim::Queues),
+        ),
+        one(
+            "a claim sent again takes more",
+            &["claim::the_same_claim_again", "claim::concurrent_repeats"],
+            Memory::wrapped(CarelessClaim::Operation),
+        ),
+        one(
+            "a claim keeps silent about steps beyond its page",
+            &["claim::says_how_to_get"],
+            Memory::wrapped(CarelessClaim::MoreSteps),
+        ),
+        one(
+            "a claim hands over no steps",
+            &["claim::carries", "step::begin_after_complete"],
+            Memory::wrapped(CarelessClaim::Steps),
+        ),
+    ]
+}
+
+fn steps() -> Vec<Saboteur> {
+    vec![
+        one(
+            "a begin reads before it writes",
+            &["step::thirty_two_concurrent_begins_of_one_step"],
+            Memory::wrapped(BeginReadsFirst),
+        ),
+        one(
+            "a second begin executes the step again",
+            &["step::another_begin_under_the_same_lease"],
+            Memory::wrapped(SecondBeginExecutes),
+        ),
+        one("outputs are written as text", &["step::outputs_come_back"], Memory::wrapped(OutputsAreText)),
+        one(
+            "memoized outputs are read as text",
+            &["step::outputs_come_back", "step::begin_after_complete"],
+            Memory::wrapped(MemoryIsText),
+        ),
+        one(
+            "a completion and what follows are two writes",
+            &["step::if_the", "step::the_next_step", "step::complete_and"],
+            Memory::wrapped(CompletesInHalves),
+        ),
+        one(
+            "the history is renumbered without its abandoned attempts",
+            &["step::begin_under_a_new_lease", "step::a_hundred_attempts"],
+            Memory::wrapped(HistoryRenumbers),
+        ),
+    ]
+}
+
+fn answers() -> Vec<Saboteur> {
+    vec![
+        one(
+            "a repeat of a rare operation is a new one",
+            &["sent_again", "_again_"],
+            Memory::wrapped(ForgetsAnswers),
+        ),
+        one(
+            "the runs of a batch are started one by one",
+            &["start::a_batch"],
+            Memory::wrapped(StartsOneByOne),
+        ),
+        one(
+            "one lost lease fails the heartbeats beside it",
+            &["lease::every_lease_of_a_batch", "fencing::a_batch_of_the_frozen"],
+            Memory::wrapped(BeatsFailAsOne),
+        ),
+        one("a sleeper wakes a microsecond early", &["sleep::a_sleeper"], Memory::wrapped(WakesEarly)),
+        one(
+            "a sleep keeps the lease and the run awake",
+            &["sleep::a_sleeper", "sleep::the_old_lease"],
+            Memory::wrapped(SleepKeepsTheLease),
+        ),
+        one(
+            "the end of a run is acknowledged before it is written",
+            &["finish::completing"],
+            Memory::wrapped(AcknowledgesFirst),
+        ),
+    ]
+}
+
+fn keeping() -> Vec<Saboteur> {
+    vec![
+        one("a reap knows no limit", &["reap::at_most_the_limit"], Memory::wrapped(ReapKnowsNoLimit)),
+        one(
+            "a reap reports other things than it did",
+            &["reap::the_numbers_reported"],
+            Memory::wrapped(ReapMiscounts),
+        ),
+        one(
+            "a reap at its limit says that nothing more is due",
+            &["reap::at_most_the_limit", "reap::repeated_reaps"],
+            Memory::wrapped(ReapSaysDone),
+        ),
+        one("nothing is ever due next", &["reap::next_due"], Memory::wrapped(NothingIsDue)),
+        one("nobody is woken", &["wake_up::"], Memory::wrapped(WakesNobody::default())),
+        one(
+            "a removal takes what finished at its very moment",
+            &["reading::a_removal_takes_only_what_finished_before"],
+            Memory::wrapped(RemovesTooMuch),
+        ),
+        one(
+            "a page ends and the rest of its moment is skipped",
+            &["reading::pages", "reading::a_filtered_listing"],
+            Memory::wrapped(CursorSkipsTies),
+        ),
+        one(
+            "counts pass over labels",
+            &["reading::counts_agree", "reading::all_filters"],
+            Memory::wrapped(CountsIgnoreLabels),
+        ),
+    ]
+}
+
+fn rules() -> Vec<Saboteur> {
+    vec![
+        one(
+            "payloads are not limited",
+            &["over_the_limit"],
+            Memory::under(|rules| Rules { max_payload_bytes: rules.max_payload_bytes + 1, ..rules }),
+        ),
+        one(
+            "a failure that must not be retried is",
+            &["retry::a_non_retryable_code"],
+            Memory::under(|mut rules| {
+                rules.default_retry.non_retryable_codes.clear();
+                rules
+            }),
+        ),
+        one(
+            "a poison run is never given up",
+            &["reap::a_poison_run", "claim::a_run_that_lost_too_many"],
+            Memory::under(|rules| Rules { poison_after: u32::MAX, ..rules }),
+        ),
+    ]
+}

@@ -1,0 +1,44 @@
+//! Stores broken on purpose, one bug each, and the proof that the suite catches every one of them.
+//!
+//! `cargo xtask saboteurs` runs this. A suite that passes says little about a store unless it is known
+//! what it would have caught; each saboteur here names the cases that are there for its bug, and this
+//! program fails when one gets away, or when a case fails over a store that nobody broke.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that people run")]
+
+mod arguments;
+mod judge;
+mod list;
+mod patch;
+mod reasons;
+mod soak;
+mod stores;
+mod wrapped;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Chore};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no tokio runtime: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let good = runtime.block_on(async {
+        match &arguments.chore {
+            Chore::Judge(extent) => judge::run(*extent, &arguments.filters).await,
+            Chore::Soak { rounds } => soak::run(*rounds, &arguments.filters).await,
+            Chore::Reasons => reasons::print(),
+        }
+    });
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

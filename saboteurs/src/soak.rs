@@ -1,0 +1,66 @@
+//! Runs the suite again and again over stores that nobody broke, and compares the verdicts.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use kagzi_conformance::{Filter, Outcome, Report};
+
+use crate::list::Kind;
+use crate::stores::postgres::Database;
+
+/// Runs the chore; whether all rounds agreed and none failed.
+pub async fn run(rounds: u32, filters: &[String]) -> bool {
+    let filter = Filter { containing: filters.to_vec(), ..Filter::default() };
+    let database = Database::default();
+    let mut good = true;
+    for kind in Kind::ALL {
+        good &= soak(kind, &database, rounds, &filter).await;
+    }
+    good
+}
+
+async fn soak(kind: Kind, database: &Database, rounds: u32, filter: &Filter) -> bool {
+    let started = Instant::now();
+    // By case: how often each verdict was given.
+    let mut verdicts: BTreeMap<String, BTreeMap<&'static str, u32>> = BTreeMap::new();
+    for round in 1..=rounds {
+        let report = kagzi_conformance::run(kind.unbroken(database), filter, |_| {}).await;
+        let totals = report.totals();
+        if totals.failed > 0 {
+            println!("{kind}, round {round}:");
+            print_failures(&report);
+        }
+        for case in &report.cases {
+            let name = format!("{}::{}", case.group, case.name);
+            *verdicts.entry(name).or_default().entry(verdict(&case.outcome)).or_default() += 1;
+        }
+    }
+    let disagreeing: Vec<_> = verdicts.iter().filter(|(_, verdicts)| verdicts.len() > 1).collect();
+    for (case, verdicts) in &disagreeing {
+        println!("{kind}: {case}: {verdicts:?}");
+    }
+    let failed = verdicts.values().filter(|verdicts| verdicts.contains_key("failed")).count();
+    println!(
+        "{kind}: {rounds} rounds of {} cases in {} s: {} disagree, {failed} failed",
+        verdicts.len(),
+        started.elapsed().as_secs(),
+        disagreeing.len()
+    );
+    disagreeing.is_empty() && failed == 0 && !verdicts.is_empty()
+}
+
+fn print_failures(report: &Report) {
+    for case in &report.cases {
+        if let Outcome::Failed(told) = &case.outcome {
+            println!("{told}");
+        }
+    }
+}
+
+const fn verdict(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed => "passed",
+        Outcome::Failed(_) => "failed",
+        Outcome::NotApplicable(_) => "not applicable",
+    }
+}

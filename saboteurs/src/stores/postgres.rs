@@ -1,0 +1,159 @@
+//! The Postgres store, as it is or over a schema that somebody has tampered with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kagzi_conformance::{Capability, Fixture, FixtureError, Instance};
+use kagzi_core::memory::MemoryStore;
+use kagzi_core::{Clock, Rules, SharedStore};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_testkit::TestDatabase;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::sync::OnceCell;
+
+use crate::patch::{Patch, patched};
+
+/// The functions that the store works with.
+const FUNCTIONS: &str = include_str!("../../../kagzi-store-postgres/migrations/0002_functions.sql");
+
+/// What is done to the schema of a store, once the store has made it.
+#[derive(Clone, Copy, Debug)]
+pub enum Tampering {
+    /// Nothing.
+    None,
+    /// This is run on it.
+    Script(&'static str),
+    /// This function is changed.
+    Function(&'static str, &'static [Patch]),
+    /// This function is changed, and this is run.
+    FunctionAndScript(&'static str, &'static [Patch], &'static str),
+}
+
+impl Tampering {
+    fn script(self) -> Result<String, FixtureError> {
+        match self {
+            Self::None => Ok(String::new()),
+            Self::Script(script) => Ok(script.to_owned()),
+            Self::Function(name, patches) => function(name, patches),
+            Self::FunctionAndScript(name, patches, script) => {
+                Ok(format!("{}{script}", function(name, patches)?))
+            }
+        }
+    }
+}
+
+/// The definition of a function with the patches.
+fn function(name: &str, patches: &[Patch]) -> Result<String, FixtureError> {
+    let head = format!("CREATE FUNCTION {name}(");
+    let begins = FUNCTIONS.find(&head).ok_or_else(|| format!("there is no function {name}"))?;
+    let rest = FUNCTIONS.get(begins..).unwrap_or_default();
+    let ends = rest.find("END $$;").ok_or_else(|| format!("the function {name} does not end"))?;
+    let whole = format!("{}END $$;\n", rest.get(..ends).unwrap_or_default());
+    let replaced = whole.replacen("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1);
+    patches.iter().try_fold(replaced, |function, patch| patched(&function, patch))
+}
+
+/// One database for all saboteurs, made when the first needs it: each case of each has a schema of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Database(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    database: OnceCell<TestDatabase>,
+    cases: AtomicU32,
+}
+
+impl Database {
+    async fn url(&self) -> Result<String, FixtureError> {
+        let make = || async { Ok::<_, FixtureError>(kagzi_testkit::postgres().await?.fresh_database().await?) };
+        Ok(self.0.database.get_or_try_init(make).await?.url())
+    }
+}
+
+/// The store over a schema that was tampered with.
+#[derive(Debug)]
+pub struct Postgres {
+    database: Database,
+    tampering: Tampering,
+    partitions: u16,
+}
+
+impl Postgres {
+    /// The store with its runs spread over so many partitions.
+    pub fn new(database: &Database, tampering: Tampering, partitions: u16) -> Self {
+        Self { database: database.clone(), tampering, partitions }
+    }
+}
+
+#[derive(Debug)]
+struct Opened {
+    store: SharedStore,
+    options: PostgresOptions,
+}
+
+async fn handle(options: &PostgresOptions) -> Result<SharedStore, FixtureError> {
+    Ok(Arc::new(PostgresStore::connect(options.clone()).await?))
+}
+
+async fn tamper(url: &str, schema: &str, script: &str) -> Result<(), FixtureError> {
+    let mut connection = PgConnection::connect(url).await?;
+    // The schema's name and the scripts are our own.
+    connection.execute(AssertSqlSafe(format!("SET search_path TO {schema}"))).await?;
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(script.to_owned()))).await?;
+    Ok(connection.close().await?)
+}
+
+#[async_trait::async_trait]
+impl Fixture for Postgres {
+    fn name(&self) -> String {
+        match self.partitions {
+            1 => "postgres".to_owned(),
+            partitions => format!("postgres, {partitions} partitions"),
+        }
+    }
+
+    fn capabilities(&self) -> Vec<Capability> {
+        vec![Capability::SecondHandle, Capability::Reopen]
+    }
+
+    async fn open(&self, clock: Arc<dyn Clock>, rules: Rules) -> Result<Box<dyn Instance>, FixtureError> {
+        let script = self.tampering.script()?;
+        let url = self.database.url().await?;
+        let schema = format!("case_{}", self.database.0.cases.fetch_add(1, Ordering::Relaxed));
+        let options = PostgresOptions {
+            partitions: Some(self.partitions),
+            schema: Some(schema.clone()),
+            clock: Some(clock),
+            rules,
+            ..PostgresOptions::new(&url)
+        };
+        let store = handle(&options).await?;
+        if !script.is_empty() {
+            tamper(&url, &schema, &script).await?;
+        }
+        Ok(Box::new(Opened { store, options }))
+    }
+}
+
+#[async_trait::async_trait]
+impl Instance for Opened {
+    fn store(&self) -> SharedStore {
+        Arc::clone(&self.store)
+    }
+
+    async fn second_handle(&self) -> Result<SharedStore, FixtureError> {
+        handle(&self.options).await
+    }
+
+    async fn reopen(&mut self) -> Result<(), FixtureError> {
+        // Let go of, without closing it, before the data are opened again.
+        self.store = Arc::new(MemoryStore::default());
+        self.store = handle(&self.options).await?;
+        Ok(())
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), FixtureError> {
+        // The schema goes with the database.
+        Ok(self.store.close().await?)
+    }
+}

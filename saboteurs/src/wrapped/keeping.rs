@@ -1,0 +1,118 @@
+//! What keepers and those who wait are told wrongly.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kagzi_core::{
+    DeleteFinished, ListRuns, MoreDue, Namespace, NextDue, Page, PageRequest, Reaped, Run, RunFilter,
+    SharedStore, StoreError, WakeHub,
+};
+
+use super::Bug;
+
+/// Reaps all there is, whatever the limit.
+#[derive(Debug)]
+pub struct ReapKnowsNoLimit;
+
+#[async_trait]
+impl Bug for ReapKnowsNoLimit {
+    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
+        store.reap(if limit == 0 { 0 } else { 10_000 }).await
+    }
+}
+
+/// Counts a sleeper that woke as a lease that expired.
+#[derive(Debug)]
+pub struct ReapMiscounts;
+
+#[async_trait]
+impl Bug for ReapMiscounts {
+    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
+        let reaped = store.reap(limit).await?;
+        Ok(Reaped { woken: 0, leases_expired: reaped.leases_expired + reaped.woken, ..reaped })
+    }
+}
+
+/// Says that nothing more is due when its limit is used up.
+#[derive(Debug)]
+pub struct ReapSaysDone;
+
+#[async_trait]
+impl Bug for ReapSaysDone {
+    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
+        Ok(Reaped { more: MoreDue::No, ..store.reap(limit).await? })
+    }
+}
+
+/// Says that nothing will ever be due.
+#[derive(Debug)]
+pub struct NothingIsDue;
+
+#[async_trait]
+impl Bug for NothingIsDue {
+    async fn next_due(&self, store: &SharedStore) -> Result<NextDue, StoreError> {
+        Ok(NextDue { due_at: None, ..store.next_due().await? })
+    }
+}
+
+/// Wakes nobody.
+#[derive(Debug, Default)]
+pub struct WakesNobody(WakeHub);
+
+impl Bug for WakesNobody {
+    fn wake_hub<'a>(&'a self, _: &'a SharedStore) -> &'a WakeHub {
+        &self.0
+    }
+}
+
+/// Removes what finished at the very moment before which it should have finished.
+#[derive(Debug)]
+pub struct RemovesTooMuch;
+
+#[async_trait]
+impl Bug for RemovesTooMuch {
+    async fn delete_finished(&self, store: &SharedStore, it: &DeleteFinished) -> Result<u64, StoreError> {
+        let before = it.before.saturating_add(Duration::from_micros(1));
+        store.delete_finished(&DeleteFinished { before, ..it.clone() }).await
+    }
+}
+
+/// Goes on after a page at the next moment, over whatever else was created at the last one.
+#[derive(Debug)]
+pub struct CursorSkipsTies;
+
+#[async_trait]
+impl Bug for CursorSkipsTies {
+    async fn list_runs(&self, store: &SharedStore, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        let mut page = store.list_runs(request).await?;
+        let Some(moment) = page.items.last().map(|run| run.created_at) else { return Ok(page) };
+        let mut cursor = page.next.take();
+        while let Some(here) = cursor.take() {
+            let one = PageRequest { limit: 1, cursor: Some(here.clone()) };
+            let next = store.list_runs(&ListRuns { page: one, ..request.clone() }).await?;
+            if next.items.first().is_some_and(|run| run.created_at == moment) {
+                cursor = next.next;
+            } else {
+                page.next = Some(here);
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// Counts runs whatever their labels.
+#[derive(Debug)]
+pub struct CountsIgnoreLabels;
+
+#[async_trait]
+impl Bug for CountsIgnoreLabels {
+    async fn count_runs(
+        &self,
+        store: &SharedStore,
+        namespace: &Namespace,
+        filter: &RunFilter,
+    ) -> Result<u64, StoreError> {
+        let filter = RunFilter { labels: kagzi_core::Labels::default(), ..filter.clone() };
+        store.count_runs(namespace, &filter).await
+    }
+}
