@@ -52,7 +52,8 @@ impl Arguments {
                 "--reasons" => arguments.chore = Chore::Reasons,
                 "--soak" => {
                     let rounds = words.next().and_then(|rounds| rounds.parse().ok()).filter(|n| *n > 0);
-                    let rounds = rounds.ok_or_else(|| format!("--soak wants a number of rounds\n\n{HELP}"))?;
+                    let rounds =
+                        rounds.ok_or_else(|| format!("--soak wants a number of rounds\n\n{HELP}"))?;
                     arguments.chore = Chore::Soak { rounds };
                 }
                 flag if flag.starts_with('-') => return Err(format!("unknown: {flag}\n\n{HELP}")),

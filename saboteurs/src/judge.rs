@@ -36,7 +36,7 @@ pub async fn run(extent: Extent, filters: &[String]) -> bool {
         .collect();
     println!("{:<12} {:<62} caught by", "store", "saboteur");
     let judged = judge_all(&database, &saboteurs, extent).await;
-    let unbroken_pass = judged.iter().filter(|one| one.saboteur.is_none()).all(|one| passed(one));
+    let unbroken_pass = judged.iter().filter(|one| one.saboteur.is_none()).all(passed);
     let caught: Vec<(usize, Vec<String>)> = judged
         .iter()
         .filter_map(|one| Some((one.saboteur?, failed_cases(&one.report))))
@@ -57,7 +57,12 @@ async fn judge_all(database: &Database, saboteurs: &[Saboteur], extent: Extent) 
     let turns = Arc::new(Semaphore::new(AT_ONE_TIME));
     let mut playing = JoinSet::new();
     let broken = saboteurs.iter().enumerate().map(|(place, one)| {
-        (Some(place), one.kind, Arc::clone(&one.fixture), if extent == Extent::Full { Filter::default() } else { one.filter() })
+        (
+            Some(place),
+            one.kind,
+            Arc::clone(&one.fixture),
+            if extent == Extent::Full { Filter::default() } else { one.filter() },
+        )
     });
     let unbroken = Kind::ALL.into_iter().filter_map(|kind| {
         let meant = meant_for(saboteurs, kind, extent)?;

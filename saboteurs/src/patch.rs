@@ -19,7 +19,9 @@ pub struct Patch {
 pub fn patched(text: &str, patch: &Patch) -> Result<String, FixtureError> {
     match text.matches(patch.from).count() {
         1 => Ok(text.replacen(patch.from, patch.to, 1)),
-        count => Err(format!("a saboteur no longer fits: its place is there {count} times: {}", patch.from).into()),
+        count => {
+            Err(format!("a saboteur no longer fits: its place is there {count} times: {}", patch.from).into())
+        }
     }
 }
 

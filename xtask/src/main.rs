@@ -4,6 +4,7 @@
 mod bench;
 mod postgres;
 mod report;
+mod saboteurs;
 mod shell;
 mod test;
 
@@ -13,8 +14,13 @@ const HELP: &str = "\
 usage: cargo xtask <chore>
 
   test [--quick]   everything that CI checks: format, lints, docs, unit tests, the conformance
-                   suite over every store, end-to-end tests, examples; --quick leaves out the
-                   checks of format, lints and docs
+                   suite over every store, the saboteurs, end-to-end tests, examples; --quick leaves
+                   out the checks of format, lints and docs
+  saboteurs [--full | --reasons] [FILTER...]
+                   stores broken on purpose, and the cases that catch each; --full lets each meet
+                   the whole suite, --reasons tells what every case is there for
+  soak [--rounds N] [FILTER...]
+                   the suite over each store N times (50), comparing the verdicts
   bench [ARGS]     the end-to-end load over both databases, with figures beside the targets
   help             this text";
 
@@ -24,6 +30,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(test::Extent::Full),
         ["test", "--quick"] => test::run(test::Extent::Quick),
+        ["saboteurs", rest @ ..] => saboteurs::run(rest),
+        ["soak", "--rounds", rounds, filters @ ..] => saboteurs::soak(rounds, filters),
+        ["soak", filters @ ..] => saboteurs::soak("50", filters),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

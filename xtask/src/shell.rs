@@ -1,5 +1,6 @@
 //! Running programs.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -23,6 +24,23 @@ pub fn run(what: &str, command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{what}: cannot run {command:?}: {error}"))?;
     println!("=== {what}: {} s", started.elapsed().as_secs());
     if status.success() { Ok(()) } else { Err(format!("{what} failed ({status}): {command:?}")) }
+}
+
+/// Like [`run`], but gives the last line that the command wrote, which is its verdict, and adds nothing
+/// below it.
+pub fn run_to_verdict(what: &str, command: &mut Command) -> Result<String, String> {
+    println!("\n=== {what}");
+    let cannot = |error: &std::io::Error| format!("{what}: cannot run: {error}");
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| cannot(&error))?;
+    let mut verdict = String::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            verdict = line.map_err(|error| cannot(&error))?;
+            println!("{verdict}");
+        }
+    }
+    let status = child.wait().map_err(|error| cannot(&error))?;
+    if status.success() { Ok(verdict) } else { Err(format!("{what} failed ({status}): {verdict}")) }
 }
 
 /// Whether a program is there and answers.

@@ -2,6 +2,7 @@
 
 use crate::postgres;
 use crate::report;
+use crate::saboteurs;
 use crate::shell::{self, cargo};
 
 /// How much to check.
@@ -16,7 +17,8 @@ pub enum Extent {
 /// The programs in `examples/` that run to their end by themselves.
 const EXAMPLES: &[&str] = &["hello", "order", "parallel", "reminder"];
 
-/// Checks everything, stops at the first failure, and closes with the cases per store.
+/// Checks everything, stops at the first failure, and closes with the cases per store and the saboteurs
+/// that they caught.
 pub fn run(extent: Extent) -> Result<(), String> {
     if extent == Extent::Full {
         shell::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -36,5 +38,8 @@ pub fn run(extent: Extent) -> Result<(), String> {
         let arguments = ["run", "--locked", "--quiet", "--package", "kagzi-examples", "--example", example];
         shell::run(&format!("example {example}"), &mut cargo(&arguments))?;
     }
-    report::print(&report)
+    let verdict = saboteurs::judge(source, &[]);
+    report::print(&report)?;
+    println!("{}", verdict?);
+    Ok(())
 }

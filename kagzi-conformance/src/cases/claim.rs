@@ -45,6 +45,7 @@ cases! {
     [8] the_same_claim_again_gives_the_same_runs;
     [8] the_same_claim_again_gives_only_what_it_still_holds;
     [1, 8] concurrent_repeats_of_one_claim_take_no_run_twice;
+    [1, 2] the_same_claim_by_another_worker_takes_its_own;
 }
 
 async fn an_empty_queue_gives_nothing(s: Scenario) -> Verdict {
@@ -410,10 +411,25 @@ async fn concurrent_repeats_of_one_claim_take_no_run_twice(s: Scenario) -> Verdi
         async move { s.claim_as(request).await }
     })
     .await?;
+    let mut taken = 0;
     for run_id in ids {
         let run = s.run(run_id).await?.run;
         let once = run.claims <= 1 && run.fencing_token.get() == i64::from(run.claims);
         check(once, "repeats take no run twice [1]", "at most one claim", (run.claims, run.fencing_token))?;
+        taken += usize::from(run.state == RunState::Running);
     }
-    Ok(())
+    equal("and no more than one of them would [8]", &5, &taken)
+}
+
+async fn the_same_claim_by_another_worker_takes_its_own(s: Scenario) -> Verdict {
+    s.start_many(2).await?;
+    let request = s.claim_request("w1", 1)?;
+    let first = s.claim_as(request.clone()).await?;
+    let second = s.claim_as(Claim { worker_id: worker("w2")?, ..request }).await?;
+    for run in &second {
+        let rule = "a lease is given to the worker that asked, whatever id its claim has [1]";
+        equal(rule, &worker("w2")?, &run.lease.lease.worker_id)?;
+    }
+    let taken: HashSet<RunId> = first.iter().chain(&second).map(|run| run.run.run_id).collect();
+    equal("and to one worker only [1]", &(first.len() + second.len()), &taken.len())
 }

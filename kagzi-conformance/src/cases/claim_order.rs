@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use kagzi_core::{PRIORITY_LEVEL, Priority, RunId, StartAt, StartRun};
+use kagzi_core::{Claim, OperationId, PRIORITY_LEVEL, Priority, RunId, StartAt, StartRun};
 
 use crate::case::cases;
-use crate::scenario::{LEASE, Scenario, check, equal};
+use crate::scenario::{LEASE, Scenario, check, equal, queue, workflow_type};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -19,6 +19,8 @@ cases! {
     [13] a_released_run_keeps_its_place;
     [13] a_run_that_lost_its_lease_goes_behind_those_that_wait;
     [13] a_busy_queue_does_not_starve_another;
+    [13] runs_of_one_rank_over_several_queues_are_all_taken;
+    [10, 13] a_type_filter_finds_one_run_behind_many_of_another_type;
 }
 
 fn with_priority(s: &Scenario, level: i64) -> Result<StartRun, Violation> {
@@ -132,4 +134,31 @@ async fn a_busy_queue_does_not_starve_another(s: Scenario) -> Verdict {
     let taken = s.claim_as(claim).await?;
     let place = taken.iter().position(|run| run.run.run_id == only_one);
     equal("a run of a quiet queue has the place of its due time [13]", &Some(50), &place)
+}
+
+async fn runs_of_one_rank_over_several_queues_are_all_taken(s: Scenario) -> Verdict {
+    let names = ["a", "b", "c"];
+    let mut ids = Vec::new();
+    for name in names {
+        // One batch has one moment, so all runs of a queue stand at one place in the order of due times.
+        ids.extend(s.on_queue(name)?.start_many(8).await?);
+    }
+    let mut claim = s.claim_request("w1", 24)?;
+    claim.queues = names.into_iter().map(queue).collect::<Result<_, _>>()?;
+    let mut taken = Vec::new();
+    for limit in [5, 3, 16] {
+        let request = Claim { limit, operation: OperationId::generate(), ..claim.clone() };
+        taken.extend(s.claim_as(request).await?.into_iter().map(|run| run.run.run_id));
+    }
+    ids.sort_unstable();
+    equal("runs of equal rank are taken by id, and none is passed by [13]", &ids, &taken)
+}
+
+async fn a_type_filter_finds_one_run_behind_many_of_another_type(s: Scenario) -> Verdict {
+    s.start_many(20).await?;
+    let wanted = workflow_type("wanted")?;
+    let behind = s.start(StartRun { workflow_type: wanted.clone(), ..s.start_request() }).await?.run_id;
+    let claim = Claim { workflow_types: vec![wanted], ..s.claim_request("w1", 1)? };
+    let taken: Vec<RunId> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
+    equal("a due run of the asked type is found, whatever stands before it [10]", &vec![behind], &taken)
 }

@@ -35,6 +35,7 @@ cases! {
     [7, 8] a_start_with_any_fractions_in_its_policy_agrees_with_itself;
     [10] a_store_works_in_the_year_1;
     [10] a_store_works_at_the_end_of_the_year_9999;
+    [10] a_step_timeout_stops_at_the_end_of_time;
     [12] the_largest_limits_are_accepted;
 }
 
@@ -429,6 +430,16 @@ async fn a_store_works_at_the_end_of_the_year_9999(s: Scenario) -> Verdict {
         &(Timestamp::MAX, Some(Timestamp::MAX)),
         &(run.due_at, run.deadline_at),
     )
+}
+
+async fn a_step_timeout_stops_at_the_end_of_time(s: Scenario) -> Verdict {
+    s.set_clock(Timestamp::MAX.saturating_sub(Duration::from_hours(1)));
+    let held = s.held().await?;
+    let mut begin = held.begin_request("a")?;
+    begin.step.timeout = Some(MAX_DURATION);
+    held.store().begin_step(begin).await.map_err(|e| Violation::refused("a begin", &e))?;
+    let attempt = s.attempts(held.run_id()).await?.pop();
+    equal("times stop at the end of time", &Some(Some(Timestamp::MAX)), &attempt.map(|one| one.deadline_at))
 }
 
 async fn the_largest_limits_are_accepted(s: Scenario) -> Verdict {

@@ -23,6 +23,7 @@ cases! {
     [11] requeue_does_not_find_another_namespaces_dead_letter;
     [11] claim_takes_nothing_of_another_namespace;
     [11] claim_repairs_nothing_of_another_namespace;
+    [11] a_claim_that_repairs_its_own_repairs_nothing_of_another_namespace;
     [11] delete_finished_of_one_namespace_spares_the_others;
     [11] the_same_names_and_keys_live_side_by_side;
     [11] a_missing_run_and_anothers_run_get_the_same_answer;
@@ -150,6 +151,20 @@ async fn claim_repairs_nothing_of_another_namespace(s: Scenario) -> Verdict {
     let before = held.snapshot().await?;
     other.nothing_claimable("an expired lease of another namespace is not taken [11]").await?;
     s.unchanged(&before, "nor repaired [11]").await
+}
+
+async fn a_claim_that_repairs_its_own_repairs_nothing_of_another_namespace(s: Scenario) -> Verdict {
+    let (held, other) = two_tenants(&s).await?;
+    let own = other.held().await?;
+    let sleeper = s.held().await?;
+    sleeper.sleep("nap", Duration::from_secs(1)).await?;
+    s.turn(LEASE);
+    let before = [held.snapshot().await?, sleeper.snapshot().await?];
+    equal("a claim repairs its own queue [10]", &own.run_id(), &other.claim_one("w2").await?.run_id())?;
+    for before in &before {
+        s.unchanged(before, "and nobody else's of the same name [11]").await?;
+    }
+    Ok(())
 }
 
 async fn delete_finished_of_one_namespace_spares_the_others(s: Scenario) -> Verdict {

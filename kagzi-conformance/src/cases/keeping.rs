@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kagzi_core::{
     Attempt, AttemptScope, AttemptState, Cursor, DeleteFinished, IdempotencyKey, ListAttempts, PageRequest,
-    QueueDepth, RunId, RunState, StartAt, StartOutcome, StartRun,
+    Payload, QueueDepth, RunId, RunState, StartAt, StartOutcome, StartRun,
 };
 
 use crate::case::cases;
@@ -28,6 +28,7 @@ cases! {
     [7] the_key_of_a_removed_run_may_be_used_again;
     [12] a_removal_of_live_states_is_refused;
     [2] a_late_write_to_a_removed_run_is_not_found;
+    [5, 15] a_removed_run_that_is_started_again_begins_without_history;
 }
 
 async fn pages(
@@ -304,4 +305,23 @@ async fn a_late_write_to_a_removed_run_is_not_found(s: Scenario) -> Verdict {
     run_not_found(&answer, "a removed run is gone for its workers too")?;
     let answer = held.try_heartbeat(held.heartbeat_request()).await?;
     run_not_found(&answer, "a removed run is gone for its workers too")
+}
+
+async fn a_removed_run_that_is_started_again_begins_without_history(s: Scenario) -> Verdict {
+    let request = s.start_request();
+    for life in ["the first", "the second"] {
+        let started = s.start(request.clone()).await?;
+        equal("what was removed can be started again", &StartOutcome::Created, &started.outcome)?;
+        equal("with nothing left of it [5]", &0, &s.attempts(started.run_id).await?.len())?;
+        let held = s.claim_one("w1").await?;
+        equal("nor handed over [4]", &0, &held.claimed.steps.len())?;
+        equal("so that its steps execute", &1, &held.begin("a").await?)?;
+        held.complete("a", 1, life).await?;
+        held.complete_run(life).await?;
+        let output = s.run(started.run_id).await?.output;
+        equal("and give what they gave now", &Some(Payload::json(life)), &output)?;
+        s.turn(Duration::from_micros(1));
+        equal("one run is removed", &1, &remove(&s, &removal(&s, 10)).await?)?;
+    }
+    Ok(())
 }

@@ -18,6 +18,7 @@ cases! {
     [1, 14] live_leases_are_untouched;
     [14] pending_runs_are_untouched;
     [14] at_most_the_limit_is_treated_the_longest_overdue_first;
+    [14] the_longest_overdue_come_first_whatever_their_ids;
     [14] repeated_reaps_drain_everything;
     [14] a_reap_that_did_all_says_no_more_is_due;
     [14] the_numbers_reported_are_the_numbers_done;
@@ -114,6 +115,25 @@ async fn at_most_the_limit_is_treated_the_longest_overdue_first(s: Scenario) -> 
             let state = s.run(*run_id).await?.run.state;
             let expected = if place < treated { RunState::Pending } else { RunState::Running };
             equal("the longest overdue come first [14]", &expected, &state)?;
+        }
+    }
+    Ok(())
+}
+
+async fn the_longest_overdue_come_first_whatever_their_ids(s: Scenario) -> Verdict {
+    let ids = s.start_many(6).await?;
+    let held: Vec<Held> = s.claim("w1", 6).await?.into_iter().map(|run| Held::new(s.clone(), run)).collect();
+    // The youngest run expires first.
+    for one in held.iter().rev() {
+        s.turn(Duration::from_secs(1));
+        one.heartbeat().await?;
+    }
+    s.turn(LEASE);
+    for treated in 1..=ids.len() {
+        equal("a reap treats its limit [14]", &1, &s.reap(1).await?.leases_expired)?;
+        for (place, one) in held.iter().rev().enumerate() {
+            let expected = if place < treated { RunState::Pending } else { RunState::Running };
+            equal("the longest overdue come first [14]", &expected, &s.run(one.run_id()).await?.run.state)?;
         }
     }
     Ok(())

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, RetryPolicy, RunState, StartAt, StartRun,
-    Timestamp,
+    AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, NextStep, RetryPolicy, RunState, StartAt,
+    StartRun, Then, Timestamp,
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, equal, lease_lost};
+use crate::scenario::{Held, LEASE, Scenario, equal, lease_lost, step_id};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -16,6 +16,7 @@ cases! {
     [6] a_run_times_out_at_the_microsecond_of_its_deadline;
     [6] a_pending_run_times_out;
     [5, 6] a_held_run_times_out_and_its_attempts_are_abandoned;
+    [6, 14] a_held_run_that_beats_times_out;
     [6] a_deadline_that_passed_with_the_lease_is_a_timeout;
     [5] a_step_times_out_at_the_microsecond_of_its_deadline;
     [5] a_timed_out_step_is_retried_by_its_policy;
@@ -31,6 +32,7 @@ cases! {
     [14] next_due_names_the_nearest_deadline_and_step_timeout;
     [14] next_due_moves_with_a_heartbeat;
     [14] next_due_forgets_what_has_ended;
+    [14] next_due_forgets_the_timeout_of_a_completed_step;
     [14] nothing_is_due_after_everything_was_reaped;
 }
 
@@ -308,4 +310,34 @@ async fn nothing_is_due_after_everything_was_reaped(s: Scenario) -> Verdict {
     s.turn(LEASE);
     s.reap_all().await?;
     due(&s, "a reaper that has done everything may sleep [14]", None).await
+}
+
+async fn a_held_run_that_beats_times_out(s: Scenario) -> Verdict {
+    s.start(bounded(&s)).await?;
+    let deadline = s.now().saturating_add(TIMEOUT);
+    let held = s.claim_one("w1").await?;
+    s.turn(Duration::from_secs(1));
+    held.heartbeat().await?;
+    due(&s, "a heartbeat moves the lease, not the deadline [14]", Some(deadline)).await?;
+    s.turn(TIMEOUT);
+    equal(
+        "a worker that lives does not keep its run from timing out",
+        &1,
+        &s.reap(10).await?.runs_timed_out,
+    )?;
+    timed_out(&s, held.run_id()).await
+}
+
+async fn next_due_forgets_the_timeout_of_a_completed_step(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let expiry = s.now().saturating_add(LEASE);
+    begin_bounded(&held, "a", None).await?;
+    held.complete("a", 1, "1").await?;
+    due(&s, "a completed step waits for no time [14]", Some(expiry)).await?;
+    let mut next = NextStep::new(step_id("c")?, 2);
+    next.timeout = Some(TIMEOUT);
+    begin_bounded(&held, "b", None).await?;
+    held.complete_then("b", 1, "1", Then::Begin(next)).await?;
+    held.complete("c", 1, "1").await?;
+    due(&s, "nor does one that was begun with the end of another [14]", Some(expiry)).await
 }

@@ -21,6 +21,7 @@ cases! {
     [10] a_sleep_of_zero_is_due_at_once;
     [10] a_sleep_until_the_past_is_due_at_once;
     [10] a_sleep_of_a_millisecond_wakes;
+    [10] moments_are_kept_to_the_microsecond;
     [10] a_sleep_to_the_end_of_time_is_kept;
     [15] a_sleep_is_recorded_as_a_completed_step;
     [4] a_sleep_is_memoized_and_not_slept_again;
@@ -337,4 +338,25 @@ async fn reopen_during_a_sleep_loses_nothing(s: Scenario) -> Verdict {
     s.nothing_claimable("and sleeps on [10]").await?;
     s.turn(NAP);
     equal("until its time [10]", &before.record.run.run_id, &s.claim_one("w2").await?.run_id())
+}
+
+async fn moments_are_kept_to_the_microsecond(s: Scenario) -> Verdict {
+    s.turn(Duration::from_micros(1_234_567));
+    let held = s.held().await?;
+    let length = Duration::from_micros(1_111_111);
+    let due_at = s.now().saturating_add(length);
+    held.sleep("nap", length).await?;
+    equal("a sleep ends at its microsecond [10]", &due_at, &s.run(held.run_id()).await?.run.due_at)?;
+    equal("which is when there is something to do", &Some(due_at), &s.next_due().await?)?;
+    s.turn_almost(length);
+    s.nothing_claimable("not one earlier [10]").await?;
+    s.turn(Duration::from_micros(1));
+    let again = s.claim_one("w1").await?;
+    let run = s.run(again.run_id()).await?.run;
+    equal(
+        "and a lease lasts to its microsecond",
+        &Some(s.now().saturating_add(LEASE)),
+        &run.lease_expires_at,
+    )?;
+    equal("changed at this one", &s.now(), &run.updated_at)
 }

@@ -114,9 +114,12 @@ const REAPING: &[Entry] = &[
         &["reap::at_most_the_limit", "reap::the_limit_holds"],
         Tampering::Function(
             "kagzi_overdue",
-            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at
-            FOR NO KEY UPDATE SKIP LOCKED;" }],
+            &[Patch {
+                from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+                to: "ORDER BY r.attention_at
+            FOR NO KEY UPDATE SKIP LOCKED;",
+            }],
         ),
     ),
     (
@@ -124,9 +127,25 @@ const REAPING: &[Entry] = &[
         &["reap::at_most_the_limit"],
         Tampering::Function(
             "kagzi_overdue",
-            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at DESC LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED;" }],
+            &[Patch {
+                from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+                to: "ORDER BY r.attention_at DESC LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+            }],
+        ),
+    ),
+    (
+        "a reap takes the smallest ids first",
+        &["reap::the_longest_overdue_come_first"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch {
+                from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+                to: "ORDER BY r.run_id LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+            }],
         ),
     ),
     (
@@ -134,8 +153,11 @@ const REAPING: &[Entry] = &[
         &["reap::eight_concurrent_reapers", "reap::reapers_on_two_handles", "reap::reapers_against"],
         Tampering::Function(
             "kagzi_overdue",
-            &[Patch { from: "ORDER BY r.attention_at LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED;", to: "ORDER BY r.attention_at LIMIT p_limit;" }],
+            &[Patch {
+                from: "ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;",
+                to: "ORDER BY r.attention_at LIMIT p_limit;",
+            }],
         ),
     ),
     (
@@ -148,10 +170,13 @@ const REAPING: &[Entry] = &[
     ),
     (
         "a claim repairs the runs of every tenant",
-        &["isolation::claim_repairs_nothing"],
+        &["isolation::a_claim_that_repairs_its_own"],
         Tampering::Function(
             "kagzi_overdue",
-            &[Patch { from: "WHERE r.namespace = p_namespace AND r.queue = q.queue", to: "WHERE r.queue = q.queue" }],
+            &[Patch {
+                from: "WHERE r.namespace = p_namespace AND r.queue = q.queue",
+                to: "WHERE r.queue = q.queue",
+            }],
         ),
     ),
     (
@@ -181,7 +206,11 @@ const REAPING: &[Entry] = &[
     ),
     (
         "a requeued run keeps its old place in the line",
-        &["claim::a_run_that_lost_its_lease_goes_behind", "claim::a_released_run", "dead_letters::a_requeued"],
+        &[
+            "claim::a_run_that_lost_its_lease_goes_behind",
+            "claim::a_released_run",
+            "dead_letters::a_requeued",
+        ],
         Tampering::Function("kagzi_save_runs", &[Patch { from: "claim_rank = n.claim_rank, ", to: "" }]),
     ),
 ];
@@ -199,7 +228,7 @@ const ROWS: &[Entry] = &[
     ),
     (
         "moments are kept to the millisecond",
-        &["sleep::a_sleeper_is_claimable", "start::a_delayed_run", "retry::a_failed_step"],
+        &["sleep::moments_are_kept"],
         Tampering::Script(
             "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  NEW.due_at := date_trunc('milliseconds', NEW.due_at);
@@ -211,7 +240,11 @@ const ROWS: &[Entry] = &[
     ),
     (
         "the end of a cancelled run is overwritten by a late completion",
-        &["finish::cancel_against_complete", "fencing::complete_run_after_a_cancel", "finish::a_running_run_is_cancelled"],
+        &[
+            "finish::cancel_against_complete",
+            "fencing::complete_run_after_a_cancel",
+            "finish::a_running_run_is_cancelled",
+        ],
         Tampering::Script(
             "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  IF OLD.state = 'RUNNING' AND NEW.state = 'CANCELLED' THEN
@@ -251,14 +284,23 @@ const SPREAD: &[Entry] = &[
     (
         "the order of claims holds within a partition only",
         &["claim::higher_priority", "claim::within_a_priority", "claim::the_order_is_by_due_time"],
-        Tampering::Function("kagzi_peek", &[Patch { from: "SELECT c.claim_rank, c.run_id FROM UNNEST", to: "SELECT 0::bigint, c.run_id FROM UNNEST" }]),
+        Tampering::Function(
+            "kagzi_peek",
+            &[Patch {
+                from: "SELECT c.claim_rank, c.run_id FROM UNNEST",
+                to: "SELECT 0::bigint, c.run_id FROM UNNEST",
+            }],
+        ),
     ),
     (
         "a claim over partitions takes any type",
-        &["claim::only_the_asked_types", "claim::a_type_filter"],
+        &["claim::a_type_filter_finds"],
         Tampering::Function(
             "kagzi_peek",
-            &[Patch { from: "\n              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))", to: "" }],
+            &[Patch {
+                from: "\n              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))",
+                to: "",
+            }],
         ),
     ),
 ];

@@ -55,7 +55,10 @@ const STEPS: &[Entry] = &[
     (
         "finishing a run leaves its open attempts open",
         &["finish::the_open_attempts_of_a_completed_run", "step::complete_and_finish_run_abandons"],
-        Tampering::Function("kagzi_steps", &[Patch { from: "IF v_abandon IS NOT NULL THEN", to: "IF false THEN" }]),
+        Tampering::Function(
+            "kagzi_steps",
+            &[Patch { from: "IF v_abandon IS NOT NULL THEN", to: "IF false THEN" }],
+        ),
     ),
     (
         "a completion forgets which operation it was",
@@ -75,12 +78,12 @@ const STEPS: &[Entry] = &[
     ),
     (
         "a completed attempt still has a timeout",
-        &["reap::a_completed_step_times_out_no_more", "reap::next_due_forgets"],
+        &["reap::next_due_forgets_the_timeout"],
         Tampering::Function("kagzi_steps_complete", &[Patch { from: ", attention_at = NULL", to: "" }]),
     ),
     (
         "the timeout of a step reaches past the end of time",
-        &["input::durations_at_their_ends"],
+        &["input::a_step_timeout_stops"],
         Tampering::Function(
             "kagzi_steps",
             &[Patch {
@@ -103,7 +106,10 @@ const STEPS: &[Entry] = &[
     (
         "a begun step forgets its place",
         &["step::the_place_of_the_first_begin", "claim::carries_the_memoized", "input::the_largest_place"],
-        Tampering::Function("kagzi_steps", &[Patch { from: "p_partition, u.place, 'TASK'", to: "p_partition, 0, 'TASK'" }]),
+        Tampering::Function(
+            "kagzi_steps",
+            &[Patch { from: "p_partition, u.place, 'TASK'", to: "p_partition, 0, 'TASK'" }],
+        ),
     ),
     (
         "a begin reads before it writes, with no key to stop it",
@@ -145,7 +151,10 @@ const HEARTBEATS: &[Entry] = &[
     (
         "a heartbeat does not look at the token",
         &["fencing::heartbeat", "lease::a_heartbeat"],
-        Tampering::Function("kagzi_heartbeat", &[Patch { from: " AND r.fencing_token = beat.token", to: "" }]),
+        Tampering::Function(
+            "kagzi_heartbeat",
+            &[Patch { from: " AND r.fencing_token = beat.token", to: "" }],
+        ),
     ),
     (
         "a heartbeat does not look at the worker",

@@ -19,7 +19,6 @@ macro_rules! after {
     };
 }
 
-
 /// All of them.
 pub(super) fn saboteurs() -> Vec<Saboteur> {
     [leases(), waiting(), history(), keeping(), schema()].into_iter().flatten().collect()
@@ -198,11 +197,7 @@ fn keeping() -> Vec<Saboteur> {
             &["isolation::delete_finished", "reading::a_removal"],
             after!("DELETE ON runs", "DELETE FROM runs WHERE finished_at = old.finished_at"),
         ),
-        one(
-            "the last commit was not flushed when the power failed",
-            &["durability::"],
-            Tampering::TornLog,
-        ),
+        one("the last commit was not flushed when the power failed", &["durability::"], Tampering::TornLog),
     ]
 }
 

@@ -65,7 +65,8 @@ struct Shared {
 
 impl Database {
     async fn url(&self) -> Result<String, FixtureError> {
-        let make = || async { Ok::<_, FixtureError>(kagzi_testkit::postgres().await?.fresh_database().await?) };
+        let make =
+            || async { Ok::<_, FixtureError>(kagzi_testkit::postgres().await?.fresh_database().await?) };
         Ok(self.0.database.get_or_try_init(make).await?.url())
     }
 }

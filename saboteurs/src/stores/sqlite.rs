@@ -119,7 +119,9 @@ impl Instance for Opened {
 fn before_the_last_commit(log: &[u8]) -> usize {
     const HEADER: usize = 32;
     const FRAME_HEADER: usize = 24;
-    let word = |at: usize| log.get(at..at + 4).map_or(0, |word| word.iter().fold(0, |n, b| n << 8 | usize::from(*b)));
+    let word = |at: usize| {
+        log.get(at..at + 4).map_or(0, |word| word.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
+    };
     let frame = FRAME_HEADER + word(8);
     let commits: Vec<usize> = (HEADER..log.len()).step_by(frame).filter(|at| word(at + 4) != 0).collect();
     match commits.as_slice() {

@@ -114,7 +114,11 @@ pub trait Bug: fmt::Debug + Send + Sync + 'static {
         store.next_due().await
     }
     /// See [`Store::delete_finished`].
-    async fn delete_finished(&self, store: &SharedStore, request: &DeleteFinished) -> Result<u64, StoreError> {
+    async fn delete_finished(
+        &self,
+        store: &SharedStore,
+        request: &DeleteFinished,
+    ) -> Result<u64, StoreError> {
         store.delete_finished(request).await
     }
 }
