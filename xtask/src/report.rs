@@ -58,7 +58,7 @@ fn counts(numbers: &Value) -> Counts {
 fn table(groups: &Groups, totals: &BTreeMap<String, Counts>) -> String {
     let width = totals.keys().map(String::len).max().unwrap_or_default().max(14);
     let line = |group: &str, cases: &str, columns: Vec<String>| {
-        let columns: String = columns.iter().map(|column| format!("  {column:>width$}")).collect();
+        let columns = columns.iter().map(|column| format!("  {column:>width$}")).collect::<Vec<_>>().concat();
         format!("{group:<16}{cases:>7}{columns}\n")
     };
     let row = |group: &str, stores: &BTreeMap<String, Counts>| {
