@@ -51,10 +51,17 @@ impl Server {
     /// [`ServerError`] if the configuration, the store or the address is refused.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         config.validate()?;
-        // First what costs nothing and fails most often.
-        let (listener, local_addr) = listen(&config.listen).await?;
+        // The address last: who sees it taken may count on a server that will serve.
         let store = open_store(&config).await?;
-        Ok(Self { config, store, listener, local_addr })
+        match listen(&config.listen).await {
+            Ok((listener, local_addr)) => Ok(Self { config, store, listener, local_addr }),
+            Err(refused) => {
+                if let Err(error) = store.close().await {
+                    tracing::warn!(%error, "the store did not close cleanly");
+                }
+                Err(refused)
+            }
+        }
     }
 
     /// Takes the address, over a store that is open already.

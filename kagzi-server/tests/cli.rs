@@ -1,7 +1,8 @@
 //! The command line, the real binary against a real server with a real worker.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Output, Stdio};
 
 use kagzi_sdk::{Client, Context, RetryPolicy, Step, StepError, Worker, WorkflowError};
 use kagzi_server::{Server, ServerConfig, ServerHandle};
@@ -10,7 +11,7 @@ use serde_json::Value;
 /// A server in memory, and a worker that greets, or refuses to.
 struct Shop {
     server: ServerHandle,
-    _worker: tokio::task::JoinHandle<()>,
+    worker: tokio::task::JoinHandle<()>,
 }
 
 async fn greet(context: Context, name: String) -> Result<String, WorkflowError> {
@@ -36,7 +37,7 @@ impl Shop {
         let client = Client::connect(&server.url()).await.unwrap();
         let worker = Worker::builder(client).queue("default").register("greet", greet).build().unwrap();
         let worker = tokio::spawn(async move { worker.run().await.unwrap() });
-        Self { server, _worker: worker }
+        Self { server, worker }
     }
 
     /// Runs a command off the runtime, which goes on serving meanwhile.
@@ -192,6 +193,148 @@ async fn what_goes_wrong_is_told_apart_by_the_exit_code() {
     assert!(nobody.stderr().contains("kagzi dev"), "it says what to do: {}", nobody.stderr());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_no_worker_ends_says_so_and_ends_once_there_is_one() {
+    let shop = Shop::open().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+    command.args(["start", "weave", "--queue", "looms", "--wait", "--server", &shop.server.url()]);
+    let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = waiting.stderr.take().unwrap();
+    let remark = tokio::task::spawn_blocking(move || {
+        BufReader::new(stderr).lines().map(Result::unwrap).find(|line| line.contains("no worker has claimed"))
+    });
+    let remark = remark.await.unwrap().unwrap();
+    assert!(remark.contains("queue \"looms\"") && remark.contains("workflow type \"weave\""), "{remark}");
+
+    let client = Client::connect(&shop.server.url()).await.unwrap();
+    let weave = |_: Context, (): ()| async { Ok("woven") };
+    let worker = Worker::builder(client).queue("looms").register("weave", weave).build().unwrap();
+    let worker = tokio::spawn(async move { worker.run().await });
+    let ended =
+        tokio::task::spawn_blocking(move || Ended(waiting.wait_with_output().unwrap())).await.unwrap();
+    worker.abort();
+    assert_eq!(ended.code(), Some(0));
+    assert!(ended.stdout().contains("COMPLETED"), "{}", ended.stdout());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_with_its_timeout_or_a_signal_and_the_run_goes_on() {
+    let shop = Shop::open().await;
+    let ended = shop.kagzi(&["start", "weave", "--wait", "--timeout", "1ms", "--json"]).await;
+    assert_eq!((ended.code(), ended.stdout().as_str()), (Some(5), ""), "{}", ended.stderr());
+    assert!(ended.stderr().contains("--timeout has passed"), "{}", ended.stderr());
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+    command.args(["start", "weave", "--wait", "--server", &shop.server.url()]);
+    let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut stderr = BufReader::new(waiting.stderr.take().unwrap());
+        let mut said = String::new();
+        // By the remark it has been waiting for a while, and so has its handler for signals.
+        while !said.contains("no worker has claimed") {
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+        }
+        let killed = Command::new("kill").args(["-INT", &waiting.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        stderr.read_to_string(&mut said).unwrap();
+        (waiting.wait().unwrap().code(), said)
+    });
+    let (code, said) = ended.await.unwrap();
+    assert_eq!(code, Some(130));
+    assert!(said.contains("it goes on; look at it with `kagzi get "), "{said}");
+    assert_eq!(shop.kagzi(&["list", "--state", "pending", "--json"]).await.json()["runs"][1]["claims"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_too_long_is_refused_by_the_name_of_its_flag() {
+    let shop = Shop::open().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for megabytes in [3, 30] {
+        std::fs::write(file.path(), vec![b'x'; megabytes << 20]).unwrap();
+        let input = format!("@{}", file.path().display());
+        let ended = shop.kagzi(&["start", "greet", "--input", &input]).await;
+        assert_eq!(ended.code(), Some(2), "{}", ended.stderr());
+        assert!(ended.stderr().contains("why: --input: "), "{}", ended.stderr());
+        assert!(ended.stderr().contains("pass a reference"), "{}", ended.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_key_given_twice_is_refused_and_starts_nothing() {
+    let shop = Shop::open().await;
+    for args in [["start", "greet"].as_slice(), &["list"]] {
+        let ended = shop.kagzi(&[args, &["--label", "a=b", "--label", "a=c"]].concat()).await;
+        assert_eq!(ended.code(), Some(2));
+        assert!(ended.stderr().contains("\"a\" is given twice"), "{}", ended.stderr());
+    }
+    assert_eq!(shop.kagzi(&["list", "--json"]).await.json()["runs"], serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_that_its_store_is_away_is_not_taken_for_a_wrong_address() {
+    let shop = Shop::open().await;
+    // Closed, as it is from then on when the database is away for good.
+    shop.server.store().close().await.unwrap();
+    let ended = shop.kagzi(&["list"]).await;
+    assert_eq!(ended.code(), Some(4), "{}", ended.stderr());
+    assert!(!ended.stderr().contains("--server"), "{}", ended.stderr());
+    assert!(ended.stderr().contains(&format!("log of the server at {}", shop.server.url())));
+    shop.worker.abort();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_value_that_is_not_utf8_is_refused_by_the_name_of_its_field() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let bad = OsStr::from_bytes(b"a\xff");
+    let refused = [
+        (["start"].as_slice(), "'<TYPE>'"),
+        (&["start", "greet", "--queue"], "'--queue <QUEUE>'"),
+        (&["start", "--queue"], "'--queue <QUEUE>'"),
+        (&["list", "--label"], "'--label <KEY=VALUE>'"),
+        (&["get"], "'<RUN>'"),
+        (&["--namespace"], "'--namespace <NAMESPACE>'"),
+        (&["list", "--namespace"], "'--namespace <NAMESPACE>'"),
+        (&["serve", "--namespaces"], "'--namespaces <NAMES>'"),
+    ];
+    let said = |command: &mut Command| {
+        let ended = Ended(command.output().unwrap());
+        assert_eq!(ended.code(), Some(2), "{}", ended.stderr());
+        ended.stderr()
+    };
+    for (args, field) in refused {
+        let said = said(Command::new(env!("CARGO_BIN_EXE_kagzi")).args(args).arg(bad));
+        assert!(said.contains(&format!("for {field}: expected UTF-8")), "{args:?}: {said}");
+    }
+    let said = said(Command::new(env!("CARGO_BIN_EXE_kagzi")).arg("list").env("KAGZI_NAMESPACE", bad));
+    assert!(said.contains("KAGZI_NAMESPACE for '--namespace <NAMESPACE>': expected UTF-8"), "{said}");
+}
+
+#[test]
+fn the_configuration_is_looked_at_before_the_store_and_the_store_before_the_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let serve = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kagzi"))
+            .args(["serve", "--listen", &taken])
+            .args(args)
+            .output()
+            .unwrap();
+        Ended(output)
+    };
+    let all_wrong = serve(&["--store", "mysql://h/db", "--max-payload-bytes", "0"]);
+    assert_eq!(all_wrong.code(), Some(2));
+    assert!(all_wrong.stderr().contains("max_payload_bytes: expected from 1 to"), "{}", all_wrong.stderr());
+    let store_wrong = serve(&["--store", "mysql://h/db"]);
+    assert_eq!(store_wrong.code(), Some(2));
+    assert!(store_wrong.stderr().contains("schemes built in"), "{}", store_wrong.stderr());
+    let port_taken = serve(&["--store", "memory:"]);
+    assert_eq!(port_taken.code(), Some(1));
+    assert!(port_taken.stderr().contains(&format!("{taken} is in use")), "{}", port_taken.stderr());
+}
+
 #[test]
 fn completions_are_written_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -199,6 +342,8 @@ fn completions_are_written_for_every_shell() {
         let script = Ended(command.args(["completions", shell]).output().unwrap());
         assert_eq!(script.code(), Some(0));
         assert!(script.stdout().contains("dead-letters"), "{shell}");
+        assert!(script.stdout().contains("namespace"), "{shell}");
+        assert!(!script.stdout().contains("demo-worker"), "{shell}: that is nobody's to type");
     }
 }
 

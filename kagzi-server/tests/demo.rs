@@ -73,6 +73,10 @@ impl Ended {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
+    fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
     /// The one object on the standard output.
     fn summary(&self) -> Summary {
         match serde_json::from_slice(&self.0.stdout) {
@@ -91,6 +95,11 @@ impl Summary {
 
     fn manifest(&self) -> PathBuf {
         PathBuf::from(self.0["manifest"].as_str().unwrap())
+    }
+
+    fn paths(&self) -> Vec<&str> {
+        let letters = self.0["not_backed_up"].as_array().unwrap();
+        letters.iter().map(|letter| letter["path"].as_str().unwrap()).collect()
     }
 
     fn codes(&self) -> Vec<&str> {
@@ -161,6 +170,7 @@ fn nothing_but_files_that_cannot_be_read_is_reported_and_no_failure() {
     assert_eq!(ended.exit_code(), Some(0), "{}", ended.stderr());
     let summary = ended.summary();
     assert_eq!(summary.codes(), ["not_found", "link_loop", "not_a_regular_file"]);
+    assert_eq!(summary.paths(), ["broken", "loop", "pipe"]);
     assert_eq!(summary.number("workers_killed"), 1);
     assert!(summary.number("attempts_abandoned") >= 1);
     assert_eq!(summary.0["directories_skipped"].as_array().unwrap().len(), 1);
@@ -199,6 +209,50 @@ fn what_is_no_directory_is_refused_as_wrong_usage() {
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains(name));
     }
+}
+
+#[test]
+fn one_file_is_one_file_in_words() {
+    let scene = Scene::new();
+    scene.file("only", "one");
+    let ended = Ended(scene.command(&[]).output().unwrap());
+    let said = format!("{}{}", ended.stdout(), ended.stderr());
+    assert!(said.contains("1 file in ") && said.contains("1 of 1 file,"), "{said}");
+    assert!(!said.contains("1 files"), "{said}");
+}
+
+#[test]
+fn temporary_files_go_where_there_is_a_place_for_them_or_nowhere() {
+    let scene = Scene::new();
+    let absent = scene.temporary.path().join("absent");
+    let ended = Ended(scene.command(&[]).env("TMPDIR", &absent).output().unwrap());
+    assert_eq!(ended.exit_code(), Some(1), "{}", ended.stderr());
+    assert!(ended.stderr().contains("absent") && ended.stderr().contains("TMPDIR"), "{}", ended.stderr());
+    assert!(!absent.exists());
+}
+
+/// The limit on the size of files does to the database what a full disk does.
+#[test]
+fn a_demo_that_cannot_write_says_so_gives_up_and_leaves_nothing() {
+    let scene = Scene::new();
+    for number in 0..500_u32 {
+        scene.file(format!("{number}"), "x");
+    }
+    let ended = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" demo \"$1\" --give-up-after 2s"])
+        .args([OsStr::new(env!("CARGO_BIN_EXE_kagzi")), scene.directory.path().as_os_str()])
+        .env("TMPDIR", scene.temporary.path())
+        .output()
+        .unwrap();
+    let ended = Ended(ended);
+    assert_eq!(ended.exit_code(), Some(4), "{}", ended.stderr());
+    let said = ended.stderr();
+    assert!(said.contains("a call fails and is tried again: "), "it says what it waits for: {said}");
+    let (_, error) = said.split_once("error: the demo gave up").unwrap_or_else(|| panic!("{said}"));
+    assert!(error.contains("SQLite") && error.contains("try: free some space"), "{error}");
+    assert_eq!(scene.left_in_temporary(), Vec::<PathBuf>::new());
+    let worker = said.lines().find_map(|line| line.strip_prefix("worker 1 started, process "));
+    wait_until_gone(worker.unwrap().parse().unwrap());
 }
 
 #[test]
@@ -254,6 +308,16 @@ fn ctrl_c_takes_everything_down() {
     let (mut demo, worker) = under_way(&scene, &[]);
     signal("-INT", demo.id());
     assert_eq!(demo.wait().unwrap().code(), Some(130));
+    wait_until_gone(worker);
+    assert_eq!(scene.left_in_temporary(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn so_does_sigterm_with_an_exit_code_of_its_own() {
+    let scene = Scene::new();
+    let (mut demo, worker) = under_way(&scene, &[]);
+    signal("-TERM", demo.id());
+    assert_eq!(demo.wait().unwrap().code(), Some(143));
     wait_until_gone(worker);
     assert_eq!(scene.left_in_temporary(), Vec::<PathBuf>::new());
 }

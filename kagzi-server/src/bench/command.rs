@@ -64,7 +64,7 @@ pub async fn bench(args: BenchArgs, output: Output) -> Result<Exit, CliError> {
     let mut stop = std::pin::pin!(stop_signal());
     let mut scene = tokio::select! {
         scene = Scene::set_up(&plan) => scene?,
-        () = &mut stop => return Ok(Exit::Interrupted),
+        signal = &mut stop => return Ok(signal.into()),
     };
     output.note(format_args!(
         "{} ({}), {} rounds in namespace {}",
@@ -76,9 +76,9 @@ pub async fn bench(args: BenchArgs, output: Output) -> Result<Exit, CliError> {
     let bar = progress(&args, output.audience());
     let bench = Bench { client: scene.client().clone(), watch: scene.watch(), bar: bar.clone(), args };
     let ended = tokio::select! {
-        measured = bench.measure() => measured.map(Some),
+        measured = bench.measure() => measured.map(Ok),
         why = scene.broken() => Err(why),
-        () = &mut stop => Ok(None),
+        signal = &mut stop => Ok(Err(signal.into())),
     };
     bar.finish_and_clear();
     let (kind, url, namespace) = (scene.kind(), scene.url(), scene.namespace().to_string());
@@ -86,8 +86,9 @@ pub async fn bench(args: BenchArgs, output: Output) -> Result<Exit, CliError> {
     if let (Err(_), Err(why)) = (&ended, &torn_down) {
         complain(why);
     }
-    let Some((report, latency)) = ended? else {
-        return torn_down.map(|()| Exit::Interrupted);
+    let (report, latency) = match ended? {
+        Ok(measured) => measured,
+        Err(stopped) => return torn_down.map(|()| stopped),
     };
     torn_down?;
     let report = Report { store: kind, url, namespace, ..report };

@@ -73,7 +73,10 @@ async fn serve(namespace: Namespace) -> Result<(), CliError> {
     let failed = |error| server_failed("could not start the server of the bench", &error);
     let server = Server::bind(config).await.map_err(failed)?;
     print(&format!("{READY}{}", server.local_addr()))?;
-    server.run(stop_signal()).await.map_err(failed)
+    let told = async {
+        stop_signal().await;
+    };
+    server.run(told).await.map_err(failed)
 }
 
 async fn work(server: &str, namespace: &Namespace, concurrency: u32) -> Result<(), CliError> {

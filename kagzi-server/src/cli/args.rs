@@ -1,9 +1,12 @@
 //! How values are written on the command line.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read as _;
 use std::time::Duration;
 
 use kagzi_core::{ContentType, Labels, Payload, RunState};
+use kagzi_server::config::{Length, NotALength};
 
 use super::error::CliError;
 
@@ -12,29 +15,8 @@ use super::error::CliError;
 /// # Errors
 ///
 /// A text that says what was expected.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 6] = [
-        ("us", 1),
-        ("ms", 1_000),
-        ("s", 1_000_000),
-        ("m", 60_000_000),
-        ("h", 3_600_000_000),
-        ("d", 86_400_000_000),
-    ];
-    let refuse = || format!("expected a duration such as 250ms, 30s, 5m, 1h30m or 2d, got {text:?}");
-    let mut rest = text;
-    let mut micros: u64 = 0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
-        let (count, tail) = rest.split_at(digits);
-        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?;
-        let count: u64 = count.parse().map_err(|_| refuse())?;
-        micros = count.checked_mul(*factor).and_then(|part| micros.checked_add(part)).ok_or_else(refuse)?;
-        rest = tail;
-    }
-    if text.is_empty() { Err(refuse()) } else { Ok(Duration::from_micros(micros)) }
+pub fn duration(text: &str) -> Result<Duration, NotALength> {
+    text.parse::<Length>().map(Duration::from)
 }
 
 /// A label, `key=value`.
@@ -49,13 +31,20 @@ pub fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Labels as they were given, a later one of the same key in place of an earlier one.
+/// Labels as they were given, each key once: of two values nobody can tell which one was meant.
 ///
 /// # Errors
 ///
-/// If one is outside the rule of labels.
-pub fn labels(given: Vec<(String, String)>) -> Result<Labels, CliError> {
-    Labels::new(given.into_iter().collect()).map_err(|why| CliError::usage("could not read --label", why))
+/// If a key is given twice, or a label is outside the rule of labels.
+pub fn labels(given: &[(String, String)]) -> Result<Labels, CliError> {
+    let refuse = |why: &dyn fmt::Display| CliError::usage("could not read --label", why);
+    let mut labels = BTreeMap::new();
+    for (key, value) in given {
+        if labels.insert(key.clone(), value.clone()).is_some() {
+            return Err(refuse(&format_args!("{key:?} is given twice")).remedy("give each key once"));
+        }
+    }
+    Labels::new(labels).map_err(|why| refuse(&why))
 }
 
 /// A run state in any case.
@@ -75,52 +64,71 @@ pub fn state(text: &str) -> Result<RunState, String> {
 ///
 /// # Errors
 ///
-/// If it cannot be read, or is written out and not JSON.
+/// If it cannot be read, or is written out or said to be JSON, and is not.
 pub fn payload(input: &str, content_type: Option<&ContentType>) -> Result<Payload, CliError> {
-    let what = "could not read --input";
-    let bytes = if input == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|why| CliError::failed(what, why))?;
-        bytes
-    } else if let Some(path) = input.strip_prefix('@') {
-        std::fs::read(path).map_err(|why| {
-            CliError::usage(what, format!("{path}: {why}")).remedy("name a file that can be read after the @")
-        })?
-    } else {
-        input.as_bytes().to_vec()
-    };
+    let (bytes, origin) = read_input(input)?;
     let json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes);
     match (content_type, json) {
-        (Some(content_type), _) => Ok(Payload::new(content_type.clone(), bytes)),
+        (Some(said), Err(why)) if *said == ContentType::json() => {
+            Err(CliError::usage(UNREADABLE_INPUT, format!("it is not JSON, as --content-type says: {why}"))
+                .remedy("mend it, or say what it is with --content-type"))
+        }
+        (Some(said), _) => Ok(Payload::new(said.clone(), bytes)),
         (None, Ok(_)) => Ok(Payload::json(bytes)),
-        (None, Err(_)) if input == "-" || input.starts_with('@') => Ok(Payload::raw(bytes)),
-        (None, Err(why)) => Err(CliError::usage(what, format!("it is not JSON: {why}")).remedy(
+        (None, Err(_)) if origin == Origin::Elsewhere => Ok(Payload::raw(bytes)),
+        (None, Err(why)) => Err(CliError::usage(UNREADABLE_INPUT, format!("it is not JSON: {why}")).remedy(
             r#"write text as '"text"', or name a file as @path, or say what it is with --content-type"#,
         )),
     }
 }
 
+const UNREADABLE_INPUT: &str = "could not read --input";
+
+/// Where an input was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// On the command line itself.
+    CommandLine,
+    /// In a file or the standard input.
+    Elsewhere,
+}
+
+fn read_input(input: &str) -> Result<(Vec<u8>, Origin), CliError> {
+    if input == "-" {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().lock().read_to_end(&mut bytes);
+        read.map_err(|why| CliError::failed(UNREADABLE_INPUT, format!("the standard input: {why}")))?;
+        return Ok((bytes, Origin::Elsewhere));
+    }
+    let Some(path) = input.strip_prefix('@') else {
+        return Ok((input.as_bytes().to_vec(), Origin::CommandLine));
+    };
+    let bytes = std::fs::read(path).map_err(|why| {
+        CliError::usage(UNREADABLE_INPUT, format!("{path:?}: {why}"))
+            .remedy("name a file that can be read after the @")
+    })?;
+    Ok((bytes, Origin::Elsewhere))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::error::Exit;
     use super::*;
-
-    #[test]
-    fn durations_are_read_with_their_units() {
-        let good =
-            [("0s", 0), ("250ms", 250_000), ("1h30m", 5_400_000_000), ("2d", 172_800_000_000), ("7us", 7)];
-        for (text, micros) in good {
-            assert_eq!(duration(text).unwrap(), Duration::from_micros(micros), "{text}");
-        }
-        for text in ["", "5", "s", "-1s", "1.5s", "1 s", "5x", "99999999999999d", "1h30"] {
-            assert!(duration(text).unwrap_err().contains("expected a duration"), "{text}");
-        }
-    }
 
     #[test]
     fn labels_keep_everything_after_the_first_sign() {
         assert_eq!(label("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
         assert_eq!(label("a=").unwrap(), ("a".to_owned(), String::new()));
         assert!(label("a").is_err());
+    }
+
+    #[test]
+    fn a_label_key_is_given_once() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(labels(&[pair("a", "b"), pair("c", "b")]).unwrap().as_map().len(), 2);
+        let twice = labels(&[pair("a", "b"), pair("a", "b")]).unwrap_err();
+        assert!(twice.exit == Exit::Usage && twice.why.contains("\"a\" is given twice"), "{twice}");
+        assert!(labels(&[pair("", "b")]).unwrap_err().why.contains("an empty text"));
     }
 
     #[test]
@@ -133,9 +141,11 @@ mod tests {
     #[test]
     fn an_input_is_json_unless_it_says_otherwise() {
         assert_eq!(payload(r#"{"a":1}"#, None).unwrap().content_type, ContentType::json());
-        assert_eq!(payload("text", None).unwrap_err().exit, super::super::error::Exit::Usage);
+        assert_eq!(payload("text", None).unwrap_err().exit, Exit::Usage);
         let plain = ContentType::new("text/plain").unwrap();
         assert_eq!(&payload("text", Some(&plain)).unwrap().bytes[..], b"text");
+        let refused = payload("text", Some(&ContentType::json())).unwrap_err();
+        assert!(refused.exit == Exit::Usage && refused.why.contains("--content-type"), "{refused}");
     }
 
     #[test]

@@ -43,26 +43,53 @@ impl Connection {
 }
 
 fn explain(what: &str, address: &str, error: &ClientError) -> CliError {
-    let name_it = || Some(format!("name the right server with --server or KAGZI_SERVER (now {address})"));
     let (exit, remedy) = match error {
         ClientError::Address { .. } => (Exit::Usage, None),
-        ClientError::Connect { .. } => (Exit::Unavailable, name_it()),
-        ClientError::Call(error) => match error {
-            StoreError::RunNotFound { .. } => (
-                Exit::NotFound,
-                Some("`kagzi list` shows the runs; --namespace names another tenant".to_owned()),
-            ),
-            StoreError::InvalidArgument { .. }
-            | StoreError::TooLarge { .. }
-            | StoreError::BadCursor { .. } => (Exit::Usage, None),
-            StoreError::Unavailable { .. } => (Exit::Unavailable, name_it()),
-            StoreError::OutcomeUnknown { .. } => {
-                (Exit::Unavailable, Some("look whether it happened".to_owned()))
-            }
-            StoreError::WrongState { .. } => (Exit::Failed, Some("`kagzi get` shows its state".to_owned())),
-            _ => (Exit::Failed, None),
-        },
+        ClientError::Connect { .. } => (
+            Exit::Unavailable,
+            Some(format!("name the right server with --server or KAGZI_SERVER (now {address})")),
+        ),
+        ClientError::Call(error) => verdict(error, address),
         _ => (Exit::Failed, None),
     };
     CliError { exit, what: what.to_owned(), why: error.to_string(), remedy }
+}
+
+/// What an answer means. That there is one says that the address is right: it was connected to before.
+fn verdict(error: &StoreError, address: &str) -> (Exit, Option<String>) {
+    let (exit, remedy) = match error {
+        StoreError::RunNotFound { .. } => {
+            (Exit::NotFound, "`kagzi list` shows the runs; --namespace names another tenant")
+        }
+        StoreError::InvalidArgument { .. } | StoreError::TooLarge { .. } | StoreError::BadCursor { .. } => {
+            return (Exit::Usage, None);
+        }
+        StoreError::Unavailable { .. } => {
+            let remedy = format!("again when it has passed; the log of the server at {address} says more");
+            return (Exit::Unavailable, Some(remedy));
+        }
+        StoreError::OutcomeUnknown { .. } => (Exit::Unavailable, "look whether it happened: `kagzi list`"),
+        StoreError::WrongState { .. } => (Exit::Failed, "`kagzi get` shows its state"),
+        _ => return (Exit::Failed, None),
+    };
+    (exit, Some(remedy.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_nobody_answers_another_address_is_suggested() {
+        let remedy = |error: ClientError| {
+            let explained = explain("could not", "http://a:1", &error);
+            assert_eq!(explained.exit, Exit::Unavailable);
+            explained.remedy.unwrap_or_default()
+        };
+        let (address, problem) = ("http://a:1".to_owned(), "refused".to_owned());
+        assert!(remedy(ClientError::Connect { address, problem }).contains("--server"));
+        let (reason, retry_after) = ("Postgres is away".to_owned(), Duration::ZERO);
+        let answered = remedy(StoreError::Unavailable { reason, retry_after }.into());
+        assert!(!answered.contains("--server") && answered.contains("log of the server"), "{answered}");
+    }
 }

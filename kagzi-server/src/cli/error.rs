@@ -16,8 +16,12 @@ pub enum Exit {
     NotFound = 3,
     /// The server or its store cannot be reached now.
     Unavailable = 4,
+    /// The run that was waited for has not finished in time.
+    TimedOut = 5,
     /// Stopped by Ctrl-C, as shells number it.
     Interrupted = 130,
+    /// Stopped by SIGTERM, as shells number it.
+    Terminated = 143,
 }
 
 impl Exit {
@@ -44,8 +48,10 @@ Exit codes:
   1    the operation failed, or the run that was waited for did
   2    the command line is wrong, or a value is outside its rule
   3    there is no such run
-  4    the server or its store cannot be reached now; try again later
-  130  stopped by Ctrl-C
+  4    the server or its store cannot be reached, or cannot work, now; try again later
+  5    --timeout has passed before the run has finished; it goes on
+  130  stopped by Ctrl-C; `serve` and `dev` drain and end with 0
+  143  stopped by SIGTERM; likewise
 
 New here? `kagzi demo` backs up the directory you stand in, kills its own worker half way,
 and proves from the records that nothing was lost and nothing was done twice.";

@@ -1,11 +1,14 @@
 //! The commands that run a server: `serve`, `dev`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use kagzi_core::{Namespace, StoreError};
 use kagzi_server::{ServeArgs, Server, ServerConfig, ServerError, telemetry};
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::error::{CliError, Exit};
 use super::output::Output;
@@ -57,7 +60,7 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let server = Server::bind(config).await.map_err(refused)?;
     let view = ServeView { address: server.local_addr().to_string() };
     output.show(&view, |view| format!("listening on {}", view.address))?;
-    server.run(stop_signal()).await.map_err(refused)
+    run_until_told(server).await
 }
 
 /// Runs a server with nothing to set up, and says what to do next.
@@ -68,7 +71,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
     };
     let config = ServerConfig {
         listen: args.listen,
-        store: format!("sqlite://{}", database.display()),
+        store: sqlite_url(&database, "name another file with --db")?,
         namespaces: vec![namespace.clone()],
         log_level: "warn".to_owned(),
         ..ServerConfig::default()
@@ -82,7 +85,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         namespace: namespace.to_string(),
     };
     output.show(&view, welcome)?;
-    server.run(stop_signal()).await.map_err(refused)
+    run_until_told(server).await
 }
 
 fn welcome(view: &DevView) -> String {
@@ -130,12 +133,71 @@ fn default_database() -> Result<PathBuf, CliError> {
     Ok(directory.join("dev.db"))
 }
 
+/// The URL of a SQLite store in `file`; `remedy` says how to name another one.
+///
+/// # Errors
+///
+/// If the path cannot be written as one.
+pub fn sqlite_url(file: &Path, remedy: &str) -> Result<String, CliError> {
+    match file.to_str() {
+        Some(text) if !text.contains(['?', '#']) => Ok(format!("sqlite://{text}")),
+        _ => Err(CliError::usage(
+            "could not name the database",
+            format!("{} cannot be written in a URL: it is not UTF-8, or has a ? or # in it", file.display()),
+        )
+        .remedy(remedy)),
+    }
+}
+
 fn log(config: &ServerConfig) -> Result<(), CliError> {
     telemetry::init(config.log_format, &config.log_level).map_err(|why| CliError::usage("could not log", why))
 }
 
+/// One press of Ctrl-C, or one `timeout`, may arrive twice: from the terminal, and from whoever started us.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Serves until told to stop, and then drains; told a second time, it ends at once.
+async fn run_until_told(server: Server) -> Result<(), CliError> {
+    let told = Arc::new(Notify::new());
+    let tell = Arc::clone(&told);
+    let work = server.run(async move {
+        stop_signal().await;
+        tell.notify_one();
+    });
+    let told_again = async {
+        told.notified().await;
+        tokio::time::sleep(SAME_SIGNAL).await;
+        stop_signal().await
+    };
+    tokio::select! {
+        ended = work => ended.map_err(|error| server_failed("could not go on serving", &error)),
+        signal = told_again => Err(CliError {
+            exit: signal.into(),
+            ..CliError::failed("the server did not drain", "it was told to stop a second time")
+        }),
+    }
+}
+
+/// How a process is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// By Ctrl-C.
+    Interrupt,
+    /// By SIGTERM.
+    Terminate,
+}
+
+impl From<StopSignal> for Exit {
+    fn from(signal: StopSignal) -> Self {
+        match signal {
+            StopSignal::Interrupt => Self::Interrupted,
+            StopSignal::Terminate => Self::Terminated,
+        }
+    }
+}
+
 /// Ready when the process is asked to stop, by Ctrl-C or SIGTERM.
-pub async fn stop_signal() {
+pub async fn stop_signal() -> StopSignal {
     #[cfg(unix)]
     let terminate = async {
         use tokio::signal::unix::{SignalKind, signal};
@@ -155,7 +217,7 @@ pub async fn stop_signal() {
         }
     };
     tokio::select! {
-        () = terminate => {}
-        () = interrupt => {}
+        () = terminate => StopSignal::Terminate,
+        () = interrupt => StopSignal::Interrupt,
     }
 }

@@ -8,10 +8,14 @@ mod host;
 mod output;
 mod read;
 mod start;
+mod utf8;
 mod view;
+mod wait;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use kagzi_core::Namespace;
@@ -20,8 +24,9 @@ use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
 use connection::Connection;
 
+pub use args::duration;
 pub use error::{CliError, Exit};
-pub use host::{server_failed, stop_signal};
+pub use host::{server_failed, sqlite_url, stop_signal};
 pub use output::{Audience, Output, complain, one_line, pairs, print};
 
 /// Where a server listens unless told otherwise.
@@ -108,7 +113,14 @@ enum Command {
 
 /// Does what the command line asks for, and answers how the process ends.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            let args: Vec<OsString> = std::env::args_os().collect();
+            utf8::refusal(&Cli::command(), &args).unwrap_or(error).exit()
+        }
+        Err(error) => error.exit(),
+    };
     let done = runtime(&cli.command).and_then(|runtime| runtime.block_on(dispatch(cli)));
     match done {
         Ok(exit) => exit.into(),
@@ -155,9 +167,18 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+/// The command line without what only this program types: completions would offer it, hidden or not.
+fn for_people() -> clap::Command {
+    let all = Cli::command();
+    let shown: Vec<clap::Command> =
+        all.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let bare = clap::Command::new("kagzi").version(env!("CARGO_PKG_VERSION"));
+    Global::augment_args(bare).subcommands(shown)
+}
+
 fn completions(shell: Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kagzi", &mut script);
+    clap_complete::generate(shell, &mut for_people(), "kagzi", &mut script);
     print(String::from_utf8_lossy(&script).trim_end())
 }
 
@@ -211,7 +232,7 @@ mod tests {
             "kagzi start greet --priority 10",
             "kagzi start greet --delay 5",
             "kagzi start greet --delay 5s --at 2026-11-24T10:31:20Z",
-            "kagzi start greet --wait-timeout 5s",
+            "kagzi start greet --timeout 5s",
             "kagzi list --state done",
             "kagzi list --limit 0",
             "kagzi list --label novalue",

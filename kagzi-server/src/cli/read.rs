@@ -132,11 +132,16 @@ async fn fetch(
     states: Vec<RunState>,
     connection: &Connection,
 ) -> Result<Page<Run>, CliError> {
+    if let (Some(since), Some(until)) = (args.since, args.until)
+        && since >= until
+    {
+        return Err(CliError::usage("could not list the runs", "--since is not before --until"));
+    }
     let filter = RunFilter {
         states,
         workflow_type: args.workflow_type,
         queue: args.queue,
-        labels: args::labels(args.labels)?,
+        labels: args::labels(&args.labels)?,
         created_from: args.since,
         created_before: args.until,
     };

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use clap::Args;
 use kagzi_core::{
-    ContentType, IdempotencyKey, QueueName, RetryPolicy, RunRecord, RunState, StartOutcome, Timestamp,
+    ContentType, IdempotencyKey, QueueName, RetryPolicy, RunState, StartOutcome, StoreError, Timestamp,
     WorkflowType,
 };
-use kagzi_sdk::{RunHandle, Start};
+use kagzi_sdk::{ClientError, RunHandle, Start};
 use serde::Serialize;
 
 use super::connection::Connection;
 use super::error::CliError;
 use super::output::Output;
+use super::wait::wait;
 use super::{Exit, args, read};
 
 /// What a run is started with.
@@ -21,7 +22,8 @@ pub struct StartArgs {
     /// Which program to run: the name under which a worker registered it.
     #[arg(value_name = "TYPE")]
     workflow_type: WorkflowType,
-    /// What the program is given: JSON as it stands, @FILE, or - for the standard input.
+    /// What the program is given: JSON as it stands, @FILE, or - for the standard input; at most 2 MiB
+    /// unless the server allows more.
     #[arg(long, default_value = "null", allow_hyphen_values = true)]
     input: String,
     /// What the input is, if it is not JSON [default: application/json if it is, else application/octet-stream].
@@ -34,36 +36,33 @@ pub struct StartArgs {
     #[arg(long)]
     key: Option<IdempotencyKey>,
     /// How urgent it is, from -9 to 9; one level is worth an hour of waiting.
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-9..=9))]
+    #[arg(long, value_name = "LEVEL", default_value_t = 0, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-9..=9))]
     priority: i64,
-    /// Start this much later, such as 30s or 1h30m.
-    #[arg(long, value_parser = args::duration, conflicts_with = "at", allow_hyphen_values = true)]
+    /// Start this much later, such as 250ms, 30s or 1h30m [default: at once].
+    #[arg(long, value_name = "DURATION", value_parser = args::duration, conflicts_with = "at", allow_hyphen_values = true)]
     delay: Option<Duration>,
     /// Start at this moment, in RFC 3339, such as 2026-11-24T10:31:20Z.
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
-    /// How long the run may take from when it is due; then it fails.
+    /// How long the run may take from when it is due, such as 30s or 1h30m; then it fails [default: no limit].
     #[arg(long, value_name = "DURATION", value_parser = args::duration, allow_hyphen_values = true)]
     run_timeout: Option<Duration>,
     /// How often the run, and each step without a policy of its own, is tried [default: the server's].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), allow_hyphen_values = true)]
     max_attempts: Option<u32>,
-    /// What the run can be found by; may be repeated.
+    /// What the run can be found by; may be repeated, up to 32 times, each key once.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::label)]
     labels: Vec<(String, String)>,
     /// Wait until the run has finished, and show it; the exit code is 1 if it did not complete.
     #[arg(long)]
     wait: bool,
-    /// Wait at most this long.
+    /// Wait at most this long, such as 30s or 5m; then the exit code is 5, and the run goes on [default: for ever].
     #[arg(long, value_name = "DURATION", value_parser = args::duration, requires = "wait", allow_hyphen_values = true)]
-    wait_timeout: Option<Duration>,
+    timeout: Option<Duration>,
     /// Show input and output after waiting.
     #[arg(long, requires = "wait")]
     show_payloads: bool,
 }
-
-/// For how long a wait bears a server that does not answer.
-const PATIENCE_OF_A_WAIT: Duration = Duration::from_mins(2);
 
 #[derive(Serialize)]
 struct StartedView {
@@ -73,18 +72,45 @@ struct StartedView {
 
 /// Starts a run, and waits for its end if asked to.
 pub async fn start(args: StartArgs, connection: &Connection, output: Output) -> Result<Exit, CliError> {
-    let run = connection
-        .client()
-        .start(args.start()?)
-        .await
-        .map_err(connection.explain("could not start the run"))?;
+    let request = args.start(output)?;
+    let explain = connection.explain("could not start the run");
+    let run = connection.client().start(request).await.map_err(|error| explain(by_flag(error)))?;
     if !args.wait {
         return show_started(&run, output).map(|()| Exit::Ok);
     }
     output.note(format_args!("waiting for {}", run.run_id()));
-    let record = wait(&run, args.wait_timeout, connection).await?;
+    let record = wait(&run, args.timeout, connection).await?;
     read::show_run(&record, read::payloads(args.show_payloads), output)?;
     Ok(if record.run.state == RunState::Completed { Exit::Ok } else { Exit::Failed })
+}
+
+/// An error about a field of the request, under the name that the field has on the command line.
+fn by_flag(error: ClientError) -> ClientError {
+    let flag = |field: String| match field.strip_prefix("starts[0].") {
+        Some("input") => "--input".to_owned(),
+        Some("start_after") => "--delay".to_owned(),
+        Some("start_at") => "--at".to_owned(),
+        Some("run_timeout") => "--run-timeout".to_owned(),
+        Some("retry_policy.max_attempts") => "--max-attempts".to_owned(),
+        Some(other) => other.to_owned(),
+        None => field,
+    };
+    match error {
+        // Nothing else of a single start can outgrow a message.
+        ClientError::Call(StoreError::InvalidArgument { field, got, .. }) if field == "message" => {
+            let expected = "an input within the server's max_message_bytes and max_payload_bytes; store the data \
+                            elsewhere and pass a reference, or raise both";
+            StoreError::InvalidArgument { field: "--input".to_owned(), expected: expected.to_owned(), got }
+                .into()
+        }
+        ClientError::Call(StoreError::InvalidArgument { field, expected, got }) => {
+            StoreError::InvalidArgument { field: flag(field), expected, got }.into()
+        }
+        ClientError::Call(StoreError::TooLarge { field, limit_bytes, actual_bytes }) => {
+            StoreError::TooLarge { field: flag(field), limit_bytes, actual_bytes }.into()
+        }
+        other => other,
+    }
 }
 
 fn show_started(run: &RunHandle, output: Output) -> Result<(), CliError> {
@@ -99,27 +125,12 @@ fn show_started(run: &RunHandle, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Waits for the end, also while the server is away for a while: a restart of it does not end the run.
-async fn wait(
-    run: &RunHandle,
-    limit: Option<Duration>,
-    connection: &Connection,
-) -> Result<RunRecord, CliError> {
-    let run = connection.client().clone().with_patience(PATIENCE_OF_A_WAIT).handle(run.run_id());
-    let ended = match limit {
-        None => run.finished().await,
-        Some(limit) => tokio::time::timeout(limit, run.finished()).await.map_err(|_| {
-            let run_id = run.run_id();
-            CliError::failed(format!("run {run_id} has not finished"), "--wait-timeout has passed")
-                .remedy(format!("it goes on; look at it with `kagzi get {run_id}`"))
-        })?,
-    };
-    ended.map_err(connection.explain("could not wait for the run"))
-}
-
 impl StartArgs {
-    fn start(&self) -> Result<Start, CliError> {
+    fn start(&self, output: Output) -> Result<Start, CliError> {
         let input = args::payload(&self.input, self.content_type.as_ref())?;
+        if self.content_type.is_none() && input.content_type != ContentType::json() {
+            output.note(format_args!("the input is not JSON; it is sent as {}", input.content_type));
+        }
         let mut start = Start::workflow(self.workflow_type.as_str())
             .queue(self.queue.as_str())
             .payload(input)
@@ -139,7 +150,7 @@ impl StartArgs {
         if let Some(max_attempts) = self.max_attempts {
             start = start.retry(RetryPolicy { max_attempts, ..RetryPolicy::default() });
         }
-        for (key, value) in &self.labels {
+        for (key, value) in args::labels(&self.labels)?.as_map() {
             start = start.label(key, value);
         }
         Ok(start)

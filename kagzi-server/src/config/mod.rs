@@ -1,8 +1,8 @@
 //! Configuration: flags, then `KAGZI_*` variables, then a TOML file, then defaults.
 //!
 //! Every value has one name, written `--max-batch` as a flag, `KAGZI_MAX_BATCH` in the environment and
-//! `max_batch` in the file; see [`Settings`] for all of them. Durations are a number with a unit
-//! (`250ms`, `30s`, `5m`, `1h`).
+//! `max_batch` in the file; see [`Settings`] for all of them. Durations are numbers with units
+//! (`250ms`, `30s`, `5m`, `1h30m`): see [`Length`].
 
 mod duration;
 mod file;
@@ -21,7 +21,12 @@ use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use serde::Deserialize;
 
 use crate::open::without_password;
+pub use duration::{Length, NotALength};
 pub use settings::{ServeArgs, Settings};
+
+/// No payload may be longer: 512 MiB. One message holds three of them, in less than what a length in the
+/// protocol and a row of the databases can tell.
+const MAX_PAYLOAD_BYTES: usize = 512 * 1024 * 1024;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -155,33 +160,58 @@ impl ServerConfig {
     ///
     /// [`ConfigError::Invalid`] naming the first value at fault.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_names()?;
         self.validate_durations()?;
-        let refuse = |key: &str, expected: String, got: String| {
-            Err(ConfigError::Invalid { key: key.to_owned(), expected, got })
-        };
-        if self.namespaces.is_empty() {
-            return refuse("namespaces", "at least one namespace".to_owned(), "none".to_owned());
-        }
+        self.validate_sizes()?;
         if !(1..=MAX_BATCH).contains(&self.max_batch) {
-            return refuse("max_batch", format!("from 1 to {MAX_BATCH}"), self.max_batch.to_string());
+            return refuse("max_batch", format!("from 1 to {MAX_BATCH}"), self.max_batch);
         }
         if self.rules.poison_after == 0 {
-            return refuse("poison_after", "at least 1".to_owned(), "0".to_owned());
+            return refuse("poison_after", "at least 1", 0);
         }
         if self.max_concurrent_streams == 0 {
-            return refuse("max_concurrent_streams", "at least 1".to_owned(), "0".to_owned());
+            return refuse("max_concurrent_streams", "at least 1", 0);
         }
         if let Some(too_few @ 0..=1) = self.store_connections {
-            return refuse("store_connections", "at least 2".to_owned(), too_few.to_string());
-        }
-        // A run with input, output and a failure's details must fit one message.
-        let needed = self.rules.max_payload_bytes.saturating_mul(3).saturating_add(1 << 20);
-        if self.max_message_bytes < needed {
-            let expected = format!("at least three times max_payload_bytes and 1 MiB: {needed}");
-            return refuse("max_message_bytes", expected, self.max_message_bytes.to_string());
+            return refuse("store_connections", "at least 2", too_few);
         }
         self.rules.default_retry.validate().map_err(|error| renamed(error, "retry_policy.", "retry_"))?;
         self.engine.validate().map_err(|error| renamed(error, "", ""))
+    }
+
+    fn validate_names(&self) -> Result<(), ConfigError> {
+        // Whether the host exists is for the system to say, when it is listened on.
+        let port = self.listen.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            let expected = "HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:7474";
+            return refuse("listen", expected, format!("{:?}", self.listen));
+        }
+        if self.namespaces.is_empty() {
+            return refuse("namespaces", "at least one namespace", "none");
+        }
+        let twice =
+            self.namespaces.iter().enumerate().find(|(at, name)| self.namespaces[..*at].contains(name));
+        match twice {
+            Some((_, name)) => refuse("namespaces", "each namespace once", format!("{name} twice")),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_sizes(&self) -> Result<(), ConfigError> {
+        let Rules { max_payload_bytes, max_message_bytes: max_failure_message_bytes, .. } = self.rules;
+        if !(1..=MAX_PAYLOAD_BYTES).contains(&max_payload_bytes) {
+            return refuse("max_payload_bytes", format!("from 1 to {MAX_PAYLOAD_BYTES}"), max_payload_bytes);
+        }
+        if max_failure_message_bytes == 0 {
+            return refuse("max_failure_message_bytes", "at least 1", 0);
+        }
+        // A run with input, output and a failure's details must fit one message.
+        let needed = max_payload_bytes.saturating_mul(3).saturating_add(1 << 20);
+        if self.max_message_bytes < needed {
+            let expected = format!("at least three times max_payload_bytes and 1 MiB: {needed}");
+            return refuse("max_message_bytes", expected, self.max_message_bytes);
+        }
+        Ok(())
     }
 
     fn validate_durations(&self) -> Result<(), ConfigError> {
@@ -193,10 +223,7 @@ impl ServerConfig {
             ("keepalive_interval", self.keepalive_interval),
         ];
         let longest = [("max_poll_wait", self.max_poll_wait), ("drain_timeout", self.drain_timeout)];
-        let refuse = |key: &str, expected: &str, got: Duration| {
-            let (expected, got) = (expected.to_owned(), format!("{got:?}"));
-            Err(ConfigError::Invalid { key: key.to_owned(), expected, got })
-        };
+        let refuse = |key: &str, expected: &str, got: Duration| refuse(key, expected, format!("{got:?}"));
         for (key, value) in positive {
             if value < Duration::from_millis(1) || value > MAX_DURATION {
                 return refuse(key, "from 1ms to 100 years", value);
@@ -215,6 +242,10 @@ impl ServerConfig {
         }
         Ok(())
     }
+}
+
+fn refuse<T>(key: &str, expected: impl Into<String>, got: impl fmt::Display) -> Result<T, ConfigError> {
+    Err(ConfigError::Invalid { key: key.to_owned(), expected: expected.into(), got: got.to_string() })
 }
 
 /// An error of core about a value, under the name that the value has here.
@@ -252,7 +283,7 @@ impl Settings {
     /// [`ConfigError::Invalid`] naming the first value at fault.
     pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
         let default = ServerConfig::default();
-        let length = |said: Option<duration::Length>, default| said.map_or(default, Into::into);
+        let length = |said: Option<Length>, default| said.map_or(default, Into::into);
         let rules = Rules {
             max_payload_bytes: self.max_payload_bytes.unwrap_or(default.rules.max_payload_bytes),
             max_message_bytes: self.max_failure_message_bytes.unwrap_or(default.rules.max_message_bytes),

@@ -1,7 +1,9 @@
 //! The runs of one demo, as the server sees them: starting them, counting them, reading how they ended.
 
+use std::collections::HashMap;
+
 use kagzi_core::{Attempt, AttemptState, QueueName, Run, RunFilter, RunId, StepId, StoreError};
-use kagzi_sdk::{Client, ClientError, Start};
+use kagzi_sdk::{Client, ClientError, RunHandle, Start};
 use tokio::task::{JoinError, JoinSet};
 
 use super::audit::Audit;
@@ -13,6 +15,9 @@ const PAGE: u32 = 500;
 
 /// How many histories are read at a time.
 const READERS: usize = 16;
+
+/// Which run backs up which file.
+pub type Files = HashMap<RunId, RelativePath>;
 
 /// The runs of one demo. They have a queue of their own, so that demos on one database do not mix.
 #[derive(Clone, Debug)]
@@ -27,19 +32,21 @@ impl Batch {
         Self { client, queue }
     }
 
-    /// Starts a run for each file, in their order.
+    /// Starts a run for each file, in their order, and answers whose file is which.
     ///
     /// # Errors
     ///
     /// Those of starting runs.
-    pub async fn start(&self, files: &[RelativePath]) -> Result<(), ClientError> {
+    pub async fn start(&self, files: &[RelativePath]) -> Result<Files, ClientError> {
+        let mut started = Files::with_capacity(files.len());
         for files in files.chunks(PAGE as usize) {
             let start = |path: &RelativePath| {
                 Start::workflow(WORKFLOW_TYPE).queue(self.queue.as_str()).input(&Job { path: path.clone() })
             };
-            self.client.start_many(files.iter().map(start).collect::<Result<_, _>>()?).await?;
+            let runs = self.client.start_many(files.iter().map(start).collect::<Result<_, _>>()?).await?;
+            started.extend(runs.iter().map(RunHandle::run_id).zip(files.iter().cloned()));
         }
-        Ok(())
+        Ok(started)
     }
 
     /// How many runs are not finished.

@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::hold::Hold;
-use super::worker::HELD;
+use super::worker::{HELD, TROUBLE};
 use crate::cli::one_line;
 
 /// What a worker of a demo is told.
@@ -52,6 +52,8 @@ pub struct WorkerProcess {
 pub enum WorkerEvent {
     /// A step of this run waits to be killed.
     Held(RunId),
+    /// Something failed, which it tries again.
+    Trouble(String),
     /// It ended, which it was not asked to.
     Ended {
         /// How.
@@ -104,6 +106,9 @@ impl WorkerProcess {
         while let Some(line) = self.events.next_line().await? {
             if let Some(run_id) = line.strip_prefix(HELD).and_then(|id| id.parse().ok()) {
                 return Ok(WorkerEvent::Held(run_id));
+            }
+            if let Some(what) = line.strip_prefix(TROUBLE) {
+                return Ok(WorkerEvent::Trouble(what.to_owned()));
             }
         }
         let status = self.child.wait().await?;

@@ -1,6 +1,7 @@
 //! What people see while a demo runs: sentences about what happens, and a bar. All of it on the standard
 //! error; programs get silence.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl Narrator {
             return;
         }
         let style = ProgressStyle::with_template(
-            "{spinner} [{bar:40}] {human_pos}/{human_len} files  {elapsed}  {msg}",
+            "{spinner} [{bar:40}] {human_pos}/{human_len} files  {elapsed}  {wide_msg}",
         )
         .unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar = ProgressBar::with_draw_target(Some(files), ProgressDrawTarget::stderr());
@@ -50,7 +51,7 @@ impl Narrator {
     }
 
     /// What is going on right now, beside the bar.
-    pub fn status(&self, status: &'static str) {
+    pub fn status(&self, status: impl Into<Cow<'static, str>>) {
         self.bar.set_message(status);
     }
 

@@ -8,17 +8,18 @@ use kagzi_core::{Run, RunId, RunState};
 use kagzi_sdk::ClientError;
 
 use super::archive::Archive;
-use super::batch::Batch;
+use super::batch::{Batch, Files};
 use super::blocking::off_the_runtime;
 use super::child::{WorkerEvent, WorkerProcess};
 use super::hold::{Hold, HoldPoint};
 use super::manifest::Entry;
 use super::narrator::Narrator;
+use super::patience::{Mood, Patience};
 use super::stage::Stage;
-use super::summary::{DeadLetter, Report};
+use super::summary::{DeadLetter, Report, counted};
 use super::walk::{self, Found};
 use super::workspace::Keep;
-use crate::cli::{CliError, Exit, Output, stop_signal};
+use crate::cli::{CliError, Exit, Output, duration, stop_signal};
 
 /// How often the bar is brought up to date.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,6 +45,9 @@ pub struct DemoArgs {
     /// Use this store instead of a SQLite file in the output directory, such as `postgres://user@host/database`.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// Give up if calls keep failing and no file gets through for this long, as on a full disk.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s", allow_hyphen_values = true)]
+    give_up_after: Duration,
 }
 
 /// Runs the demo. Ctrl-C ends it at any moment, with its workers.
@@ -58,12 +62,19 @@ pub async fn demo(args: DemoArgs, output: Output) -> Result<Exit, CliError> {
     let mut stop = std::pin::pin!(stop_signal());
     let stage = tokio::select! {
         stage = Stage::set_up(args.output.as_deref(), args.store, keep) => stage?,
-        () = &mut stop => return Ok(Exit::Interrupted),
+        signal = &mut stop => return Ok(signal.into()),
     };
-    let mut performance = Performance { root, stage, narrator, workers: 0, killed: 0 };
+    let mut performance = Performance {
+        root,
+        stage,
+        narrator,
+        patience: Patience::new(args.give_up_after),
+        workers: 0,
+        killed: 0,
+    };
     let ended = tokio::select! {
-        report = performance.perform() => report.map(Some),
-        () = &mut stop => Ok(None),
+        report = performance.perform() => report.map(Outcome::Through),
+        signal = &mut stop => Ok(Outcome::Stopped(signal.into())),
     };
     performance.close(ended, output).await
 }
@@ -73,8 +84,28 @@ fn unusable(directory: &Path, why: &std::io::Error) -> CliError {
         .remedy("name a directory that can be listed: kagzi demo DIR")
 }
 
+/// A call to the demo's own server failed for good: it is in this process, so what fails is its store.
 fn lost(why: ClientError) -> CliError {
-    CliError::failed("the demo lost touch with its server", why)
+    let unavailable = matches!(&why, ClientError::Call(error) if error.is_retryable());
+    let exit = if unavailable { Exit::Unavailable } else { Exit::Failed };
+    CliError { exit, ..CliError::failed("the demo's server or its store does not work any more", why) }
+}
+
+/// How a demo came to its end.
+enum Outcome {
+    /// Every run has ended.
+    Through(Report),
+    /// Somebody stopped it.
+    Stopped(Exit),
+}
+
+/// What there is to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Some runs have not ended.
+    UnderWay,
+    /// All have.
+    Through,
 }
 
 /// A demo under way.
@@ -82,6 +113,7 @@ struct Performance {
     root: PathBuf,
     stage: Stage,
     narrator: Narrator,
+    patience: Patience,
     /// Workers started.
     workers: u32,
     /// Workers killed.
@@ -95,15 +127,18 @@ impl Performance {
             off_the_runtime(move || walk::walk(&root)).await.map_err(|why| unusable(&self.root, &why))?;
         let files = found.files.len() as u64;
         self.narrator.say(format_args!(
-            "{files} files in {}, each a run of five steps: digest, compress, write, verify, record\nserver on {}",
+            "{} in {}, each a run of five steps: digest, compress, write, verify, record\nserver on {}",
+            counted(files, "file"),
             self.root.display(),
             self.stage.server()
         ));
         let batch = self.stage.batch();
+        let mut started = Files::new();
         let begun = Instant::now();
         if files > 0 {
             self.narrator.begin(files);
-            batch.start(&found.files).await.map_err(lost)?;
+            self.narrator.status("starting the runs");
+            started = batch.start(&found.files).await.map_err(lost)?;
             self.work_through(&batch, &found).await?;
         }
         let elapsed = begun.elapsed();
@@ -111,7 +146,7 @@ impl Performance {
             self.narrator.status("");
             self.narrator.say("every run has ended; reading their histories from the attempts table");
         }
-        self.report(&batch, found, elapsed).await
+        self.report(&batch, found, &started, elapsed).await
     }
 
     /// Lets workers work until every run is finished, and kills the first of them on the way.
@@ -124,15 +159,17 @@ impl Performance {
             let event = tokio::select! {
                 event = worker.event() => event,
                 _ = look.tick() => {
-                    let live = batch.live().await.map_err(lost)?;
-                    self.narrator.progress(files.saturating_sub(live));
-                    if live == 0 {
+                    if self.look(batch, files).await? == Look::Through {
                         return Ok(());
                     }
                     continue;
                 }
             };
             match event.map_err(|why| CliError::failed("lost sight of a worker", why))? {
+                WorkerEvent::Trouble(what) => {
+                    self.trouble(what);
+                    continue;
+                }
                 WorkerEvent::Held(run_id) => self.kill(worker, run_id, batch, files).await?,
                 WorkerEvent::Ended { status, last_words } => {
                     unasked_ends += 1;
@@ -147,6 +184,39 @@ impl Performance {
                 }
             }
             worker = self.start_worker(files, None)?;
+        }
+    }
+
+    /// Sees how far the files are, and whether it is still worth waiting.
+    async fn look(&mut self, batch: &Batch, files: u64) -> Result<Look, CliError> {
+        let live = batch.live().await.map_err(lost)?;
+        let through = files.saturating_sub(live);
+        self.narrator.progress(through);
+        if self.patience.progress(through) == Mood::Relieved {
+            self.narrator.status("");
+        }
+        if live == 0 {
+            return Ok(Look::Through);
+        }
+        match self.patience.exhausted(Instant::now()) {
+            None => Ok(Look::UnderWay),
+            Some(trouble) => Err(CliError {
+                exit: Exit::Unavailable,
+                ..CliError::failed(
+                    format!(
+                        "the demo gave up: calls keep failing, and no file gets through ({through} of {files} are)"
+                    ),
+                    trouble,
+                )
+            }),
+        }
+    }
+
+    /// Shows what failed and is tried again.
+    fn trouble(&mut self, what: String) {
+        self.narrator.status(format!("failing, tried again: {what}"));
+        if let Some(what) = self.patience.trouble(what, Instant::now()) {
+            self.narrator.say(format_args!("a call fails and is tried again: {what}"));
         }
     }
 
@@ -191,22 +261,29 @@ impl Performance {
             format!(": step {step:?} of run {run_id} had done its work and told nobody")
         });
         self.narrator.say(format_args!(
-            "worker {number} (process {pid}) killed with SIGKILL after {through} of {files} files{moment}"
+            "worker {number} (process {pid}) killed with SIGKILL after {through} of {}{moment}",
+            counted(files, "file")
         ));
         Ok(())
     }
 
     /// Reads from the records what became of it, and writes the manifest.
-    async fn report(&self, batch: &Batch, found: Found, elapsed: Duration) -> Result<Report, CliError> {
+    async fn report(
+        &self,
+        batch: &Batch,
+        found: Found,
+        started: &Files,
+        elapsed: Duration,
+    ) -> Result<Report, CliError> {
         let runs = batch.runs().await.map_err(lost)?;
         let audit = batch.audit(&runs).await.map_err(lost)?;
         let archive = self.stage.workspace().archive().clone();
         let completed: Vec<RunId> =
             runs.iter().filter(|run| run.state == RunState::Completed).map(|run| run.run_id).collect();
         let entries = off_the_runtime(move || assemble_manifest(&archive, &completed)).await?;
-        let mut dead_letters: Vec<_> =
-            runs.iter().filter(|run| run.state != RunState::Completed).map(dead_letter).collect();
-        dead_letters.sort_unstable_by(|a, b| a.message.cmp(&b.message));
+        let given_up = runs.iter().filter(|run| run.state != RunState::Completed);
+        let mut dead_letters: Vec<_> = given_up.map(|run| dead_letter(run, started)).collect();
+        dead_letters.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(Report {
             files: found.files.len() as u64,
             bytes: entries.iter().map(|entry| entry.bytes).sum(),
@@ -221,20 +298,21 @@ impl Performance {
     }
 
     /// Takes the stage down, whatever happened on it, and says how it ended.
-    async fn close(self, ended: Result<Option<Report>, CliError>, output: Output) -> Result<Exit, CliError> {
+    async fn close(self, ended: Result<Outcome, CliError>, output: Output) -> Result<Exit, CliError> {
         let Self { root, stage, mut narrator, .. } = self;
         narrator.end();
         let manifest = stage.workspace().archive().manifest();
         let report = match ended {
-            Ok(Some(report)) => report,
-            Ok(None) => {
+            Ok(Outcome::Through(report)) => report,
+            Ok(Outcome::Stopped(exit)) => {
                 stage.abandon().await;
                 narrator.say("stopped; nothing is left running");
-                return Ok(Exit::Interrupted);
+                return Ok(exit);
             }
             Err(error) => {
+                let help = (error.exit == Exit::Unavailable).then(|| stage.how_to_help());
                 stage.abandon().await;
-                return Err(error);
+                return Err(CliError { remedy: error.remedy.or(help), ..error });
             }
         };
         // Said first: on a busy disk, taking thousands of files away may take longer than the backup.
@@ -272,11 +350,12 @@ fn where_to_hold(found: &Found) -> Hold {
     }
 }
 
-fn dead_letter(run: &Run) -> DeadLetter {
+fn dead_letter(run: &Run, started: &Files) -> DeadLetter {
     let reason = run.dead_letter.map_or(run.state.as_str(), |reason| reason.as_str());
     let (code, message) = match &run.failure {
         Some(failure) => (failure.code.clone(), failure.message.clone()),
         None => (String::new(), format!("run {} has no failure", run.run_id)),
     };
-    DeadLetter { run_id: run.run_id.to_string(), reason: reason.to_owned(), code, message }
+    let path = started.get(&run.run_id).map(ToString::to_string).unwrap_or_default();
+    DeadLetter { run_id: run.run_id.to_string(), path, reason: reason.to_owned(), code, message }
 }

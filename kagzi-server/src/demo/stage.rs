@@ -14,7 +14,7 @@ use super::child::WorkerPlan;
 use super::hold::Hold;
 use super::summary::shell_quoted;
 use super::workspace::{Keep, Workspace};
-use crate::cli::{CliError, DEFAULT_NAMESPACE, complain, server_failed};
+use crate::cli::{CliError, DEFAULT_NAMESPACE, complain, server_failed, sqlite_url};
 
 /// How long the leases of the first worker last: short, so that its files are taken up soon.
 const LEASE_OF_THE_DOOMED: Duration = Duration::from_millis(1500);
@@ -64,7 +64,11 @@ impl Stage {
         let workspace = Workspace::create(&demo, output, keep)?;
         let (kind, store, namespace) = match store {
             Some(url) => (StoreKind::Shared, url, demo.as_str()),
-            None => (StoreKind::Own, sqlite_url(&workspace)?, DEFAULT_NAMESPACE),
+            None => (
+                StoreKind::Own,
+                sqlite_url(&workspace.database(), "name another directory with --output")?,
+                DEFAULT_NAMESPACE,
+            ),
         };
         let namespace = Namespace::new(namespace).map_err(name_refused)?;
         let config = ServerConfig {
@@ -162,6 +166,19 @@ impl Stage {
         }
     }
 
+    /// What people can do when nothing moves any more.
+    pub fn how_to_help(&self) -> String {
+        let directory = self.workspace.directory().display();
+        match self.store {
+            StoreKind::Own => {
+                format!("free some space on the disk of {directory}, or name another directory with --output")
+            }
+            StoreKind::Shared => {
+                format!("see that the store is up and has space, and that {directory} can be written")
+            }
+        }
+    }
+
     fn where_to_look(&self) -> String {
         let directory = self.workspace.directory().display();
         let database = self.workspace.database();
@@ -184,17 +201,6 @@ impl Stage {
 fn short_id() -> String {
     let id = Uuid::now_v7().simple().to_string();
     id[id.len() - 10..].to_owned()
-}
-
-/// The URL of the demo's own database.
-fn sqlite_url(workspace: &Workspace) -> Result<String, CliError> {
-    let path = workspace.database();
-    let text = path.to_str().filter(|text| !text.contains(['?', '#'])).ok_or_else(|| {
-        let why = format!("{} cannot be written as a URL", path.display());
-        CliError::usage("could not put the database into the output directory", why)
-            .remedy("name another directory with --output")
-    })?;
-    Ok(format!("sqlite://{text}"))
 }
 
 /// Removes every finished run of the demo's namespace, which nobody else uses.

@@ -16,6 +16,8 @@ use super::workflow::STEPS;
 pub struct DeadLetter {
     /// Its run.
     pub run_id: String,
+    /// The file, below the directory, with escapes for what is not text.
+    pub path: String,
     /// Why the engine gave it up.
     pub reason: String,
     /// What the failure is called.
@@ -94,7 +96,7 @@ impl Report {
         let missed = self.dead_letters.iter().filter(|letter| letter.is_our_fault()).count();
         let Audit { completed, completed_twice, gaps, abandoned, .. } = self.audit;
         if lost > 0 {
-            return Err(format!("{lost} runs that were started cannot be found any more"));
+            return Err(format!("{} cannot be found any more", counted(lost, "started run")));
         }
         if completed < self.runs_completed * STEPS {
             return Err(format!(
@@ -113,7 +115,7 @@ impl Report {
             );
         }
         if missed > 0 {
-            return Err(format!("{missed} readable files could not be backed up"));
+            return Err(format!("{} could not be backed up", counted(missed as u64, "readable file")));
         }
         Ok(())
     }
@@ -163,9 +165,9 @@ impl Report {
             return text.trim_end().to_owned();
         }
         let mut text = format!(
-            "Backed up {} of {} files, {} ({} compressed), in {:.1} s: {:.1} runs/s.\n\n",
+            "Backed up {} of {}, {} ({} compressed), in {:.1} s: {:.1} runs/s.\n\n",
             HumanCount(self.runs_completed),
-            HumanCount(self.files),
+            counted(self.files, "file"),
             HumanBytes(self.bytes),
             HumanBytes(self.compressed_bytes),
             self.elapsed.as_secs_f64(),
@@ -183,10 +185,6 @@ impl Report {
         text.trim_end().to_owned()
     }
 
-    fn counted(count: u64, one: &str) -> String {
-        format!("{} {one}{}", HumanCount(count), if count == 1 { "" } else { "s" })
-    }
-
     fn lines(&self, manifest: &Path) -> [(&'static str, String); 5] {
         let audit = &self.audit;
         [
@@ -195,7 +193,7 @@ impl Report {
                 format!(
                     "{} completed, {}",
                     HumanCount(self.runs_completed),
-                    Self::counted(self.dead_letters.len() as u64, "dead letter")
+                    counted(self.dead_letters.len() as u64, "dead letter")
                 ),
             ),
             ("steps", format!("{} executed to their end", HumanCount(audit.completed))),
@@ -203,8 +201,8 @@ impl Report {
                 "crash",
                 format!(
                     "{} killed with SIGKILL; {} abandoned, {} executed again by the next one",
-                    Self::counted(self.workers_killed.into(), "worker"),
-                    Self::counted(audit.abandoned, "attempt"),
+                    counted(self.workers_killed.into(), "worker"),
+                    counted(audit.abandoned, "attempt"),
                     HumanCount(audit.reexecuted)
                 ),
             ),
@@ -240,6 +238,11 @@ impl Report {
     }
 }
 
+/// So many of something, in words.
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{} {one}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
 /// A path as a shell takes it for one word.
 pub fn shell_quoted(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
@@ -273,6 +276,7 @@ mod tests {
             runs_completed: 1,
             dead_letters: vec![DeadLetter {
                 run_id: "r".to_owned(),
+                path: "link".to_owned(),
                 reason: "NON_RETRYABLE".to_owned(),
                 code: "not_found".to_owned(),
                 message: "link: it leads nowhere".to_owned(),

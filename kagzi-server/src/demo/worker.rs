@@ -1,25 +1,33 @@
 //! The worker of a demo: a process of its own, so that it can be killed.
 //!
-//! It talks to the demo through its pipes. On its standard output it says when it waits to be killed; on
-//! its standard input it hears nothing, but when that closes the demo is gone, and so is the worker.
+//! It talks to the demo through its pipes. On its standard output it says when it waits to be killed, and
+//! what keeps failing; on its standard input it hears nothing, but when that closes the demo is gone, and
+//! so is the worker.
 
+use std::fmt;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use kagzi_core::{Namespace, QueueName, RunId};
-use kagzi_sdk::{Client, Worker};
+use kagzi_sdk::{Client, Repeat, Worker};
 use kagzi_server::LogFormat;
 
 use super::archive::Archive;
 use super::hold::{Countdown, Hold};
 use super::workflow::{Backup, WORKFLOW_TYPE, backup_file};
-use crate::cli::{CliError, print};
+use crate::cli::{CliError, one_line, print};
 
 /// What precedes the run id in the line that announces a hold.
 pub const HELD: &str = "held ";
+
+/// What precedes the text in the line that tells what keeps failing.
+pub const TROUBLE: &str = "trouble ";
+
+/// Of failures, the demo hears of one in this time.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How the demo tells its worker what to do.
 #[derive(Debug, Args)]
@@ -50,6 +58,26 @@ pub fn announce_hold(run_id: RunId) {
     print(&format!("{HELD}{run_id}")).ok();
 }
 
+/// Tells the demo what failed and is tried again.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    told_at: Mutex<Option<Instant>>,
+}
+
+impl Troubles {
+    /// Tells of one, unless one was told of just now.
+    pub fn tell(&self, what: impl fmt::Display) {
+        let now = Instant::now();
+        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if told_at.is_some_and(|at| now.duration_since(at) < TROUBLE_INTERVAL) {
+            return;
+        }
+        *told_at = Some(now);
+        // As for a hold: if nobody listens, this process is about to end.
+        print(&format!("{TROUBLE}{}", one_line(&what.to_string()))).ok();
+    }
+}
+
 /// Ends the process when the demo that started it ends, however that happens: the other end of the
 /// standard input closes even if the demo is killed.
 fn die_with_the_demo() {
@@ -69,10 +97,12 @@ pub async fn work(args: WorkerArgs, server: &str, namespace: &Namespace) -> Resu
     die_with_the_demo();
     kagzi_server::telemetry::init(LogFormat::Text, "warn")
         .map_err(|why| CliError::failed("could not log", why))?;
+    let troubles = Arc::new(Troubles::default());
     let backup = Arc::new(Backup {
         root: args.root,
         archive: Archive::open(args.archive),
         hold: args.hold.map(Countdown::to),
+        troubles: Arc::clone(&troubles),
     });
     let client = Client::connect(server).await.and_then(|client| client.in_namespace(namespace));
     let client = client.map_err(|why| CliError::failed("the worker could not reach the server", why))?;
@@ -82,6 +112,11 @@ pub async fn work(args: WorkerArgs, server: &str, namespace: &Namespace) -> Resu
         .worker_id(format!("demo-{}", std::process::id()))
         .max_concurrent_runs(args.concurrency)
         .lease(Duration::from_millis(args.lease_ms))
+        .on_failed_call(move |call| {
+            if call.repeat == Repeat::Yes {
+                troubles.tell(format_args!("{}: {}", call.operation, call.error));
+            }
+        })
         .build()
         .map_err(|why| CliError::failed("the worker could not be set up", why))?
         .run()

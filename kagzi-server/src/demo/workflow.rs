@@ -19,6 +19,7 @@ use super::hold::{Countdown, HoldPoint};
 use super::manifest::Entry;
 use super::path::RelativePath;
 use super::stream::{self, FileError, Fingerprint};
+use super::worker::Troubles;
 
 /// The name under which workers register it.
 pub const WORKFLOW_TYPE: &str = "backup-file";
@@ -45,6 +46,8 @@ pub struct Backup {
     pub archive: Archive,
     /// Where to wait for the end, in the first worker.
     pub hold: Option<Countdown>,
+    /// Who hears of steps that fail and are tried again.
+    pub troubles: Arc<Troubles>,
 }
 
 /// Why a file has to be begun again from its digest.
@@ -114,7 +117,7 @@ impl Work {
         let source = self.source();
         let digest = off_the_runtime(move || stream::digest(&source)).await;
         self.hold_at(HoldPoint::Digest).await;
-        digest.map_err(|error| failure::of_file(&self.path, &error))
+        digest.map_err(|error| self.file_failed(&error))
     }
 
     /// Reads it again and compresses it into a partial file. The name is new for each attempt: a worker
@@ -132,7 +135,7 @@ impl Work {
             compressed
         })
         .await;
-        let (sha256, bytes) = compressed.map_err(|error| failure::of_file(&self.path, &error))?;
+        let (sha256, bytes) = compressed.map_err(|error| self.file_failed(&error))?;
         if sha256 == before.sha256 {
             Ok(Ok(Packed { partial, bytes }))
         } else {
@@ -151,7 +154,7 @@ impl Work {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(again("its compressed form was lost before it had its place"))
             }
-            Err(error) => Err(failure::of_archive(&self.path, &error)),
+            Err(error) => Err(self.archive_failed(&error)),
         }
     }
 
@@ -170,7 +173,7 @@ impl Work {
                 Ok(again("it changed while it was backed up"))
             }
         });
-        verdict.await.map_err(|error| failure::of_file(&self.path, &FileError::Read(error)))
+        verdict.await.map_err(|error| self.file_failed(&FileError::Read(error)))
     }
 
     /// Writes the run's line of the manifest.
@@ -178,7 +181,23 @@ impl Work {
         let (archive, run_id) = (self.backup.archive.clone(), self.run_id.to_string());
         let entry = entry.clone();
         let recorded = off_the_runtime(move || archive.record(&run_id, &entry)).await;
-        recorded.map_err(|error| failure::of_archive(&self.path, &error))
+        recorded.map_err(|error| self.archive_failed(&error))
+    }
+
+    fn file_failed(&self, error: &FileError) -> StepError {
+        self.told(failure::of_file(&self.path, error))
+    }
+
+    fn archive_failed(&self, error: &io::Error) -> StepError {
+        self.told(failure::of_archive(&self.path, error))
+    }
+
+    /// A failure that the demo has heard of, if it will be tried again.
+    fn told(&self, error: StepError) -> StepError {
+        if error.failure().kind.may_retry() {
+            self.backup.troubles.tell(&error.failure().message);
+        }
+        error
     }
 
     fn source(&self) -> PathBuf {
@@ -209,7 +228,8 @@ mod tests {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("file"), content).unwrap();
         let archive = Archive::create(&dir.path().join("archive")).unwrap();
-        let backup = Arc::new(Backup { root: dir.path().to_owned(), archive, hold: None });
+        let backup =
+            Arc::new(Backup { root: dir.path().to_owned(), archive, hold: None, troubles: Arc::default() });
         let run_id = RunId::for_start(&Namespace::new("n").unwrap(), OperationId::generate(), None);
         (dir, Work { run_id, path: RelativePath::new(Path::new("file")), backup })
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::archive::{Archive, MARKER};
+use super::removal::{remove_content, remove_directory};
 use crate::cli::{CliError, complain};
 
 /// What stays when a demo is over.
@@ -50,18 +51,21 @@ impl Workspace {
     ///
     /// If it cannot be made, or is not empty.
     pub fn create(demo: &str, wanted: Option<&Path>, keep: Keep) -> Result<Self, CliError> {
-        let directory = match wanted {
-            Some(path) => path.to_owned(),
-            None => std::env::temp_dir().join(format!("kagzi-{demo}")),
-        };
+        let temporary = std::env::temp_dir().join(format!("kagzi-{demo}"));
+        let directory = wanted.unwrap_or(&temporary);
         let refuse = |why: io::Error| {
+            let remedy = match wanted {
+                Some(_) => "name one that can be written and is empty: --output DIR",
+                None => "set TMPDIR to a directory that can be written, or name an output: --output DIR",
+            };
             CliError::failed("could not make the output directory", format!("{}: {why}", directory.display()))
-                .remedy("name one that can be written and is empty: --output DIR")
+                .remedy(remedy)
         };
         let origin = if directory.exists() { Origin::Found } else { Origin::Made };
-        // What is backed up may be nobody's business but the owner's.
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(refuse)?;
-        if fs::read_dir(&directory).map_err(refuse)?.next().is_some() {
+        // What is backed up may be nobody's business but the owner's. A directory for temporary files
+        // that is not there is a mistake; what people name on purpose is made with what leads to it.
+        DirBuilder::new().recursive(wanted.is_some()).mode(0o700).create(directory).map_err(refuse)?;
+        if fs::read_dir(directory).map_err(refuse)?.next().is_some() {
             return Err(refuse(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "it is not empty")));
         }
         let directory = directory.canonicalize().map_err(refuse)?;
@@ -105,28 +109,13 @@ impl Workspace {
     fn remove_all_but_manifest(&self) -> io::Result<()> {
         let manifest = self.archive.manifest();
         let marker = self.directory.join(MARKER);
-        self.remove_content(|path| path != manifest && path != marker)
-    }
-
-    fn remove_content(&self, is_to_go: impl Fn(&Path) -> bool) -> io::Result<()> {
-        for entry in fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            if !is_to_go(&entry.path()) {
-                continue;
-            }
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+        remove_content(&self.directory, |path| path != manifest && path != marker)
     }
 
     fn remove(&self) -> io::Result<()> {
         match self.origin {
-            Origin::Made => fs::remove_dir_all(&self.directory),
-            Origin::Found => self.remove_content(|_| true),
+            Origin::Made => remove_directory(&self.directory),
+            Origin::Found => remove_content(&self.directory, |_| true),
         }
     }
 }

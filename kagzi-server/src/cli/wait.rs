@@ -1,0 +1,82 @@
+//! Waiting for the end of a run, without leaving people in the dark.
+
+use std::time::Duration;
+
+use kagzi_core::{Run, RunRecord, RunState};
+use kagzi_sdk::{ClientError, RunHandle};
+
+use super::connection::Connection;
+use super::error::{CliError, Exit};
+use super::host::stop_signal;
+use super::output::{complain, one_line};
+use super::view::moment;
+
+/// For how long a wait bears a server that does not answer.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// After how long a wait says why nothing happens, if nothing does.
+const REMARK_AFTER: Duration = Duration::from_secs(3);
+
+/// Waits for the end of a run, also while the server is away for a while: a restart of it does not end
+/// the wait. If no worker takes the run, it says so and goes on waiting.
+///
+/// # Errors
+///
+/// If `timeout` passes, the wait is broken off, or the server stays away.
+pub async fn wait(
+    run: &RunHandle,
+    timeout: Option<Duration>,
+    connection: &Connection,
+) -> Result<RunRecord, CliError> {
+    let run_id = run.run_id();
+    let patient = connection.client().clone().with_patience(PATIENCE).handle(run_id);
+    let given_up = |exit, why: &str| CliError {
+        exit,
+        what: format!("run {run_id} has not finished"),
+        why: why.to_owned(),
+        remedy: Some(format!("it goes on; look at it with `kagzi get {run_id}`")),
+    };
+    let out_of_time = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = finished(&patient) => ended.map_err(connection.explain("could not wait for the run")),
+        () = out_of_time => Err(given_up(Exit::TimedOut, "--timeout has passed")),
+        signal = stop_signal() => Err(given_up(signal.into(), "the wait was broken off")),
+    }
+}
+
+/// Waits for the end, and says why nothing happens if nothing does.
+async fn finished(run: &RunHandle) -> Result<RunRecord, ClientError> {
+    let mut end = std::pin::pin!(run.finished());
+    if let Ok(ended) = tokio::time::timeout(REMARK_AFTER, &mut end).await {
+        return ended;
+    }
+    let look = async {
+        // If the server is away just now, the wait itself will tell.
+        if let Ok(record) = run.record().await
+            && let Some(remark) = why_nothing_happens(&record.run)
+        {
+            complain(one_line(&remark));
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = end => ended,
+        never = look => never,
+    }
+}
+
+fn why_nothing_happens(run: &Run) -> Option<String> {
+    match run.state {
+        RunState::Pending if run.claims == 0 => Some(format!(
+            "no worker has claimed this run yet: is a worker for queue {:?} with workflow type {:?} running?",
+            run.queue, run.workflow_type
+        )),
+        RunState::Sleeping if run.claims == 0 => Some(format!("it is due at {} (UTC)", moment(run.due_at))),
+        _ => None,
+    }
+}
