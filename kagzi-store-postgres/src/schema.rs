@@ -87,7 +87,7 @@ async fn read(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
 
 async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, Fault> {
     // Whoever waits here waits for another server's migration, which takes what it takes.
-    tx.run("SET LOCAL statement_timeout = 0; SET LOCAL client_min_messages = warning").await?;
+    tx.run("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = warning").await?;
     query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut tx).await?;
     if let Some(schema) = &options.schema {
         // An identifier that `PostgresOptions` has checked letter by letter.
@@ -98,6 +98,7 @@ async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, 
     let before =
         read(&mut tx).await?.unwrap_or(Settings { version: 0, partitions: options.partitions.unwrap_or(1) });
     if before.version == VERSION {
+        tx.rollback().await?;
         return Ok(before);
     }
     if before.version > VERSION {

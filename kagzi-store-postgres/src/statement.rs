@@ -7,8 +7,10 @@
 //! settings. [`Tx`] hides the connection, so no other file can send a statement past this one; clippy
 //! refuses the plain functions of sqlx elsewhere (see `clippy.toml`).
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
-use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Transaction, Type};
+use sqlx::{Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
+use tokio::runtime::Handle;
 
 use crate::Inner;
 use crate::error::{Fault, is_connection_lost};
@@ -52,44 +54,84 @@ impl Query {
     }
 
     pub(crate) async fn execute(self, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
-        self.0.persistent(tx.names).execute(&mut *tx.inner).await?;
+        self.0.persistent(tx.names).execute(tx.connection()?).await?;
         Ok(())
     }
 
     pub(crate) async fn fetch_all(self, tx: &mut Tx<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_all(&mut *tx.inner).await
+        self.0.persistent(tx.names).fetch_all(tx.connection()?).await
     }
 
     pub(crate) async fn fetch_one(self, tx: &mut Tx<'_>) -> Result<PgRow, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_one(&mut *tx.inner).await
+        self.0.persistent(tx.names).fetch_one(tx.connection()?).await
     }
 
     pub(crate) async fn fetch_optional(self, tx: &mut Tx<'_>) -> Result<Option<PgRow>, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_optional(&mut *tx.inner).await
+        self.0.persistent(tx.names).fetch_optional(tx.connection()?).await
     }
 }
 
 /// An open transaction. Dropped, it is rolled back.
+///
+/// It is not sqlx's own: when a caller goes away while that one begins, the BEGIN is sent and forgotten,
+/// and the pool gives out a connection with a transaction open. What is written on it then as a
+/// transaction of its own is answered as done, is not committed, and keeps its locks.
 pub(crate) struct Tx<'c> {
-    inner: Transaction<'c, Postgres>,
+    held: Held<'c>,
     /// Whether statements are prepared under names and kept.
     names: bool,
 }
 
+enum Held<'c> {
+    Pooled(PoolConnection<Postgres>),
+    /// Its owner closes it where the transaction does not end in order.
+    Borrowed(&'c mut PgConnection),
+    /// The transaction has ended.
+    Nothing,
+}
+
 impl Tx<'_> {
-    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
-        self.inner.commit().await
+    fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        match &mut self.held {
+            Held::Pooled(connection) => Ok(connection),
+            Held::Borrowed(connection) => Ok(connection),
+            Held::Nothing => Err(sqlx::Error::WorkerCrashed),
+        }
     }
 
-    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
-        self.inner.rollback().await
+    pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.connection()?.execute("COMMIT").await?;
+        self.held = Held::Nothing;
+        Ok(())
+    }
+
+    pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        self.connection()?.execute("ROLLBACK").await?;
+        self.held = Held::Nothing;
+        Ok(())
     }
 
     /// Runs statements without arguments, of which the text is our own.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) async fn run(&mut self, script: impl SqlSafeStr + Send) -> Result<(), sqlx::Error> {
-        self.inner.execute(sqlx::raw_sql(script)).await?;
+        self.connection()?.execute(sqlx::raw_sql(script)).await?;
         Ok(())
+    }
+}
+
+impl Drop for Tx<'_> {
+    fn drop(&mut self) {
+        let Held::Pooled(mut connection) = std::mem::replace(&mut self.held, Held::Nothing) else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            connection.close_on_drop();
+            return;
+        };
+        runtime.spawn(async move {
+            // Whatever was under way ends first. The pool does not get back what cannot be rolled back.
+            if connection.execute("ROLLBACK").await.is_err() {
+                connection.close_on_drop();
+            }
+        });
     }
 }
 
@@ -105,10 +147,17 @@ pub(crate) enum Begin {
 impl Begin {
     /// A transaction on a connection outside the pool.
     pub(crate) async fn on<'c>(&self, connection: &'c mut PgConnection) -> Result<Tx<'c>, sqlx::Error> {
-        Ok(match self {
-            Self::Plainly => Tx { inner: connection.begin().await?, names: true },
-            Self::With(begin) => Tx { inner: connection.begin_with(begin.clone()).await?, names: false },
-        })
+        self.hold(Held::Borrowed(connection)).await
+    }
+
+    async fn hold<'c>(&self, held: Held<'c>) -> Result<Tx<'c>, sqlx::Error> {
+        // From here on dropping it rolls back, whether the BEGIN has been sent or not.
+        let mut tx = Tx { held, names: matches!(self, Self::Plainly) };
+        match self {
+            Self::Plainly => tx.run("BEGIN").await?,
+            Self::With(begin) => tx.run(begin.clone()).await?,
+        }
+        Ok(tx)
     }
 }
 
@@ -125,10 +174,7 @@ impl Sessions {
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
-        Ok(match &self.begin {
-            Begin::Plainly => Tx { inner: self.pool.begin().await?, names: true },
-            Begin::With(begin) => Tx { inner: self.pool.begin_with(begin.clone()).await?, names: false },
-        })
+        self.begin.hold(Held::Pooled(self.pool.acquire().await?)).await
     }
 
     /// Runs a statement that is a transaction of its own. If the connection breaks on the way, its fate
