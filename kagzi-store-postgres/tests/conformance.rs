@@ -3,5 +3,5 @@
 mod fixture;
 
 fn main() -> std::process::ExitCode {
-    fixture::play(1)
+    fixture::play(1, fixture::Between::Nothing)
 }

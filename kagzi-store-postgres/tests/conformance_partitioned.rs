@@ -3,5 +3,5 @@
 mod fixture;
 
 fn main() -> std::process::ExitCode {
-    fixture::play(7)
+    fixture::play(7, fixture::Between::Nothing)
 }

@@ -1,10 +1,11 @@
 //! A Postgres cluster started from the server binaries on this machine.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::program::{Unprivileged, find_in_path, log_end, run};
 use crate::watchdog::Watchdog;
 use crate::{TestkitError, database, free_port};
 
@@ -48,7 +49,7 @@ pub struct PostgresCluster {
     binaries: PathBuf,
     directory: TempDir,
     port: u16,
-    user: Option<String>,
+    user: Unprivileged,
     options: ClusterOptions,
     running: Option<Watchdog>,
 }
@@ -63,10 +64,8 @@ impl PostgresCluster {
     pub async fn start(options: ClusterOptions) -> Result<Self, TestkitError> {
         let binaries = find_binaries()?;
         let directory = tempfile::Builder::new().prefix("kagzi-postgres-").tempdir()?;
-        let user = unprivileged_user()?;
-        if let Some(user) = &user {
-            std::os::unix::fs::chown(directory.path(), Some(id_of(user, "-u")?), Some(id_of(user, "-g")?))?;
-        }
+        let user = Unprivileged::find()?;
+        user.own(directory.path())?;
         let mut cluster = Self { binaries, directory, port: free_port()?, user, options, running: None };
         cluster.initdb()?;
         cluster.restart().await?;
@@ -102,7 +101,7 @@ impl PostgresCluster {
     pub async fn restart(&mut self) -> Result<(), TestkitError> {
         self.stop()?;
         let mut arguments = vec![self.directory.path().as_os_str().to_owned()];
-        arguments.extend(self.as_user());
+        arguments.extend(self.user.words());
         arguments.push(self.binaries.join("postgres").into());
         arguments.push("-D".into());
         arguments.push(self.data().into());
@@ -157,7 +156,7 @@ impl PostgresCluster {
     }
 
     fn initdb(&self) -> Result<(), TestkitError> {
-        let mut words = self.as_user();
+        let mut words = self.user.words();
         words.push(self.binaries.join("initdb").into());
         let (program, arguments) = words.split_first().ok_or_else(|| TestkitError::Program {
             program: "initdb".to_owned(),
@@ -185,26 +184,8 @@ impl PostgresCluster {
         settings
     }
 
-    /// The words to put in front of a program so that it runs without privileges: the server refuses
-    /// to run as root.
-    fn as_user(&self) -> Vec<std::ffi::OsString> {
-        let Some(user) = &self.user else { return Vec::new() };
-        if find_in_path("setpriv").is_some() {
-            let words =
-                ["setpriv", &format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", "--"]
-                    .map(Into::into);
-            // `nobody` has a group of another name on some systems.
-            if run(Command::new(&words[0]).args(&words[1..]).arg("true")).is_ok() {
-                return words.into();
-            }
-        }
-        ["runuser", "-u", user, "--"].map(Into::into).into()
-    }
-
     fn log_end(&self) -> String {
-        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(5).collect();
-        lines.into_iter().rev().fold(String::new(), |text, line| text + "\n" + line)
+        log_end(self.directory.path())
     }
 }
 
@@ -214,11 +195,6 @@ impl Drop for PostgresCluster {
         // finds nothing to do.
         drop(self.running.take());
     }
-}
-
-fn find_in_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 /// The directory with `initdb` and `postgres`: from PATH, else the newest under `/usr/lib/postgresql`,
@@ -245,41 +221,4 @@ fn find_binaries() -> Result<PathBuf, TestkitError> {
         program: "initdb".to_owned(),
         detail: "found neither in PATH nor under /usr/lib/postgresql/*/bin".to_owned(),
     })
-}
-
-/// The user to run the server as: nobody special unless we are root.
-fn unprivileged_user() -> Result<Option<String>, TestkitError> {
-    let output = run(Command::new("id").arg("-u"))?;
-    if String::from_utf8_lossy(&output.stdout).trim() != "0" {
-        return Ok(None);
-    }
-    ["postgres", "nobody"]
-        .into_iter()
-        .find(|user| id_of(user, "-u").is_ok())
-        .map(|user| Some(user.to_owned()))
-        .ok_or_else(|| TestkitError::Program {
-            program: "postgres".to_owned(),
-            detail: "it refuses to run as root, and there is no user `postgres` or `nobody`".to_owned(),
-        })
-}
-
-fn id_of(user: &str, which: &str) -> Result<u32, TestkitError> {
-    let output = run(Command::new("id").arg(which).arg(user))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().map_err(|_| TestkitError::Program {
-        program: "id".to_owned(),
-        detail: format!("expected a number, got {:?}", text.trim()),
-    })
-}
-
-fn run(command: &mut Command) -> Result<Output, TestkitError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(|error| TestkitError::Program { program: program.clone(), detail: error.to_string() })?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(TestkitError::Program { program, detail: format!("{}: {said}", output.status) })
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
@@ -106,8 +107,12 @@ pub(crate) async fn wait_until_ready(
 ) -> Result<(), TestkitError> {
     let limit = Duration::from_secs(limit_secs);
     let started = Instant::now();
+    let invalid = |source| TestkitError::Database { doing: "reading the server's URL".to_owned(), source };
+    // A pooler refuses settings that it does not know.
+    let options: PgConnectOptions = url.parse().map_err(invalid)?;
+    let options = options.extra_float_digits(None);
     loop {
-        match PgConnection::connect(url).await {
+        match PgConnection::connect_with(&options).await {
             Ok(connection) => {
                 return connection.close().await.map_err(|source| TestkitError::Database {
                     doing: "closing the first connection".to_owned(),

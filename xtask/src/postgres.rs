@@ -1,4 +1,4 @@
-//! Making sure that the tests find a Postgres: they are never skipped in silence.
+//! Making sure that the tests find a Postgres and a `PgBouncer`: they are never skipped in silence.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -40,7 +40,7 @@ pub fn find_or_install() -> Result<Source, String> {
         println!("Postgres for tests: Docker, through testcontainers");
         return Ok(Source::Docker);
     }
-    install()?;
+    install("postgresql", HELP)?;
     binaries().map(|_| Source::Binaries).ok_or_else(|| HELP.to_owned())
 }
 
@@ -62,17 +62,37 @@ fn binaries() -> Option<PathBuf> {
         .find(|directory| directory.join("initdb").is_file() && directory.join("postgres").is_file())
 }
 
-fn install() -> Result<(), String> {
-    if !shell::answers("apt-get", &["--version"]) || !shell::answers("sh", &["-c", "test $(id -u) = 0"]) {
-        return Err(HELP.to_owned());
+/// Makes sure that there is a `PgBouncer`, which is installed where that can be done.
+pub fn find_or_install_pooler() -> Result<(), String> {
+    if pooler_is_there() {
+        return Ok(());
     }
-    println!("Postgres for tests: installing Debian's package");
+    install("pgbouncer", POOLER_HELP)?;
+    if pooler_is_there() { Ok(()) } else { Err(POOLER_HELP.to_owned()) }
+}
+
+const POOLER_HELP: &str = "the tests need PgBouncer, and found it neither in PATH nor in /usr/sbin: install it \
+     (Debian and Ubuntu: apt-get install pgbouncer; macOS: brew install pgbouncer)";
+
+/// Debian puts it where the PATH of ordinary users does not lead.
+fn pooler_is_there() -> bool {
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&on_path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .any(|directory| directory.join("pgbouncer").is_file())
+}
+
+fn install(package: &str, help: &str) -> Result<(), String> {
+    if !shell::answers("apt-get", &["--version"]) || !shell::answers("sh", &["-c", "test $(id -u) = 0"]) {
+        return Err(help.to_owned());
+    }
+    println!("For the tests: installing Debian's package {package}");
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
     shell::run("apt-get update", &mut apt(&["-q", "update"]))?;
-    let install = ["-q", "-y", "install", "--no-install-recommends", "postgresql"];
-    shell::run("apt-get install postgresql", &mut apt(&install))
+    let install = ["-q", "-y", "install", "--no-install-recommends", package];
+    shell::run(&format!("apt-get install {package}"), &mut apt(&install))
 }

@@ -28,6 +28,7 @@ pub fn run(extent: Extent) -> Result<(), String> {
         shell::run("docs", cargo(&docs).env("RUSTDOCFLAGS", "-D warnings"))?;
     }
     let source = postgres::find_or_install()?;
+    postgres::find_or_install_pooler()?;
     let report = report::fresh_file()?;
 
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
