@@ -12,6 +12,9 @@
 -- serves: on an empty table every index looks equally good, and a plan that went by the namespace would
 -- read ever more of it.
 --
+-- Where many runs are locked together, lock_timeout keeps one that a stuck session holds from holding up
+-- the others: the statement gives up, and the caller goes round it.
+--
 -- The fast functions act on the ordinary case only. For anything else they change nothing and answer
 -- so, and the caller asks kagzi-core, where the rules are.
 
@@ -102,6 +105,7 @@ CREATE FUNCTION kagzi_steps(
 ) RETURNS SETOF boolean LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '1s'
 AS $$
 DECLARE
     v_now timestamptz := COALESCE(p_now, clock_timestamp());
@@ -186,6 +190,7 @@ CREATE FUNCTION kagzi_heartbeat(
     p_run uuid[], p_namespace text[], p_worker text[], p_token bigint[], p_length_micros bigint[]
 ) RETURNS SETOF timestamptz LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET lock_timeout = '1s'
 AS $$
 DECLARE
     v_now timestamptz := COALESCE(p_now, clock_timestamp());
@@ -309,6 +314,7 @@ CREATE FUNCTION kagzi_overdue(
     p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_limit integer
 ) RETURNS SETOF runs LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET lock_timeout = '1s'
 AS $$
 DECLARE
     v_now timestamptz;

@@ -1,5 +1,7 @@
 //! What the database said, as what callers can act on.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use kagzi_core::StoreError;
@@ -33,12 +35,29 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
+/// For logs: what the database said, never the values it said it of.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::Before(error) | Self::Committing(error) => {
+                write!(f, "{} ({})", said(error), code(error).as_deref().unwrap_or("no SQLSTATE"))
+            }
+        }
+    }
+}
+
 impl Fault {
+    /// Whether a lock was not free in time. Nothing was written.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self, Self::Before(error) if code(error).as_deref() == Some("55P03"))
+    }
+
     /// Whether the same again, at once, will probably do: the database undid the transaction for the
-    /// sake of another (a deadlock, a conflict of serializable transactions), or it went over a
-    /// connection that had died, which the pool replaces.
+    /// sake of another (a deadlock, a conflict of serializable transactions) or because we were frozen
+    /// in it, or it went over a connection that had died, which the pool replaces.
     pub(crate) fn is_transient(&self) -> bool {
-        let undone = |error| matches!(code(error).as_deref(), Some("40001" | "40P01"));
+        let undone = |error| matches!(code(error).as_deref(), Some("40001" | "40P01" | "25P03"));
         match self {
             Self::Refused(_) => false,
             Self::Before(error) => undone(error) || is_connection_lost(error),
@@ -54,7 +73,7 @@ impl Fault {
             // The database refused the commit in so many words: nothing was written.
             Self::Committing(error) if code(&error).is_some() && !is_away(&error) => before(context, &error),
             Self::Committing(error) => StoreError::OutcomeUnknown {
-                reason: format!("the connection to Postgres was lost while {context}: {error}"),
+                reason: format!("the connection to Postgres was lost while {context}: {}", said(&error)),
             },
         }
     }
@@ -90,16 +109,31 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
             unreachable, or all connections are taken (`max_connections` of the store)"
             .to_owned(),
         sqlx::Error::PoolClosed => "the store is closed".to_owned(),
+        error if said(error).contains("unsupported startup parameter") => {
+            format!("{}; {POOLER_REMEDY}", said(error))
+        }
         error if is_away(error) => format!(
-            "Postgres cannot be reached: {error}; check that it runs and that the host, port and network of \
-             the URL are right"
+            "Postgres cannot be reached: {}; check that it runs and that the host, port and network of the \
+             URL are right",
+            said(error)
         ),
         error => match refusal(&code(error).unwrap_or_default()) {
-            Some(remedy) => format!("Postgres refuses: {error}; {remedy}"),
-            None => return StoreError::Internal { context, detail: error.to_string() },
+            Some(remedy) => format!("Postgres refuses: {}; {remedy}", said(error)),
+            None => return StoreError::Internal { context, detail: said(error).into_owned() },
         },
     };
     StoreError::Unavailable { reason, retry_after: RETRY_AFTER }
+}
+
+/// What to do where a pooler shows itself.
+const POOLER_REMEDY: &str = "a connection pooler such as PgBouncer answers in front of Postgres: add `?pooler=transaction` to the URL";
+
+/// What the database said, without the place in its own source that sqlx adds.
+fn said(error: &sqlx::Error) -> Cow<'_, str> {
+    match error {
+        sqlx::Error::Database(error) => error.message().into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// What to do about a refusal that passes or that the operator can lift, by SQLSTATE.
@@ -109,6 +143,8 @@ fn refusal(code: &str) -> Option<&'static str> {
         "53100" => Some("free some disk space"),
         _ if code.starts_with("53") => Some("give the server more resources"),
         "25006" => Some("it is read-only now; point the URL at the primary"),
+        "42P05" | "26000" => Some(POOLER_REMEDY),
+        "25P03" => Some("this process did not go on for longer than idle_in_transaction_timeout; try again"),
         "57014" => Some("the statement took longer than its timeout; find out what blocks it"),
         "55P03" => Some("a lock was not free in time; find out who holds it"),
         "40001" | "40P01" => Some("it undid the transaction for the sake of another too often; try again"),
@@ -120,7 +156,7 @@ fn refusal(code: &str) -> Option<&'static str> {
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned)
 }
 
 /// Damaged data, or a bug: a value that this store never writes.

@@ -30,6 +30,7 @@ mod schema;
 mod server;
 mod statement;
 mod steps;
+mod turns;
 
 use std::fmt;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use crate::rows::Moment;
 use crate::runs::StartCommitter;
 use crate::statement::{Begin, PIN_DURABILITY, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
+use crate::turns::{OneByOne, Sweeps};
 
 /// A store on Postgres.
 ///
@@ -73,6 +75,8 @@ const RESTED: Duration = Duration::from_secs(1);
 /// What all operations share.
 struct Inner {
     pool: Sessions,
+    one_by_one: OneByOne,
+    sweeps: Sweeps,
     partitions: u16,
     rules: Rules,
     clock: Option<Arc<dyn Clock>>,
@@ -101,6 +105,8 @@ impl PostgresStore {
             (Listen::Off, _) | (_, Pooler::Transaction) => None,
         };
         let inner = Arc::new(Inner {
+            one_by_one: OneByOne::new(&options),
+            sweeps: Sweeps::default(),
             pool: Sessions::new(pool(&options, connect), begin),
             partitions,
             rules: options.rules,

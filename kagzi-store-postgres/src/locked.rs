@@ -50,6 +50,7 @@ impl Inner {
         wanted: Wanted<'_>,
         rule: impl Fn(Loaded) -> Result<Decision<T>, StoreError> + Send + Sync,
     ) -> Result<T, StoreError> {
+        let _turn = self.one_by_one.turn().await.map_err(|fault| fault.into_store_error(context))?;
         let mut tries = 1;
         loop {
             match self.decide_once(namespace, run_id, wanted, &rule).await {

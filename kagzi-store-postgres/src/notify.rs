@@ -169,7 +169,7 @@ async fn tell(sessions: Sessions, channel: String, me: Uuid, mut waiting: mpsc::
         .bind(&channel)
         .bind(messages(me, topics.drain(..)));
         if let Err(fault) = sessions.write_all(notify).await {
-            tracing::debug!(?fault, "other servers were not told; they find the changes when they poll");
+            tracing::debug!(%fault, "other servers were not told; they find the changes when they poll");
         }
         tokio::time::sleep(PAUSE).await;
     }

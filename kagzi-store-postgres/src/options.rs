@@ -70,6 +70,10 @@ pub struct PostgresOptions {
     pub acquire_timeout: Duration,
     /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default.
     pub statement_timeout: Duration,
+    /// How long an operation on one run waits for another session that holds it, before it answers that
+    /// the store is unavailable: 1 ms to 1 hour. 5 s by default. Operations that are written together
+    /// wait 1 s and then go one by one.
+    pub lock_timeout: Duration,
     /// How long the server waits for the next statement of a transaction that holds locks, before it
     /// ends the session: 1 ms to 1 hour. 10 s by default. Nothing of the store's own waits so long; a
     /// server process that was frozen, or whose machine is gone, must not hold up the others for good.
@@ -95,6 +99,7 @@ impl PostgresOptions {
             max_queued: 20_000,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
             idle_in_transaction_timeout: Duration::from_secs(10),
             listen: Listen::default(),
             pooler: Pooler::default(),
@@ -144,6 +149,7 @@ impl PostgresOptions {
         // worth compiling.
         let mut settings = vec![
             ("statement_timeout", millis(self.statement_timeout)),
+            ("lock_timeout", millis(self.lock_timeout)),
             ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction_timeout)),
             ("enable_seqscan", "off".to_owned()),
             ("enable_bitmapscan", "off".to_owned()),
@@ -191,6 +197,7 @@ impl PostgresOptions {
         for (field, timeout) in [
             ("acquire_timeout", self.acquire_timeout),
             ("statement_timeout", self.statement_timeout),
+            ("lock_timeout", self.lock_timeout),
             ("idle_in_transaction_timeout", self.idle_in_transaction_timeout),
         ] {
             if timeout < Duration::from_millis(1) || timeout > Duration::from_hours(1) {
@@ -220,6 +227,7 @@ impl fmt::Debug for PostgresOptions {
             .field("max_batch", &self.max_batch)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .field("idle_in_transaction_timeout", &self.idle_in_transaction_timeout)
             .field("listen", &self.listen)
             .field("pooler", &self.pooler)
@@ -257,7 +265,10 @@ mod tests {
         let (options, connect, begin) = options.resolve().unwrap();
         assert_eq!(options.url, "postgres://u@h/d?sslmode=disable");
         assert_eq!((options.partitions, options.schema.as_deref()), (Some(7), Some("s1")));
-        assert!(connect.get_options().unwrap().contains("search_path=s1"));
+        let asked = connect.get_options().unwrap();
+        for one in ["search_path=s1", "idle_in_transaction_session_timeout=10000", "tcp_keepalives_idle=30"] {
+            assert!(asked.contains(one), "{asked}");
+        }
         assert!(matches!(begin, Begin::Plainly));
     }
 

@@ -44,9 +44,17 @@ impl Inner {
         queues: &[QueueName],
         limit: u32,
     ) -> Result<(), StoreError> {
+        let Some(turn) = self.sweeps.turn(partition, namespace).await else { return Ok(()) };
         let within = Within::Queues(namespace, queues);
         let mut reaped = Reaped::default();
-        self.repair(partition, within, limit, &mut reaped).await
+        match self.repair(partition, within, limit, &mut reaped).await {
+            Err(fault) if fault.is_locked() => {
+                tracing::warn!("another server's sweep is stuck; claims go without one until it ends");
+                turn.found_stuck();
+                Ok(())
+            }
+            swept => swept.map_err(|fault| fault.into_store_error("repairing overdue runs")),
+        }
     }
 
     pub(crate) async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
@@ -59,7 +67,9 @@ impl Inner {
                 .await
                 .map_err(|fault| fault.into_store_error("looking for what is due"))?;
             for (partition, share) in shares {
-                self.repair(partition, Within::Everywhere, share.runs, &mut reaped).await?;
+                self.repair(partition, Within::Everywhere, share.runs, &mut reaped)
+                    .await
+                    .map_err(|fault| fault.into_store_error("repairing overdue runs"))?;
                 self.time_out_attempts(partition, share.attempts, &mut reaped).await?;
             }
             if reaped.total() >= limit {
@@ -110,7 +120,7 @@ impl Inner {
         within: Within<'_>,
         limit: u32,
         reaped: &mut Reaped,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Fault> {
         let mut left = limit;
         let mut tries = 1;
         while left > 0 {
@@ -129,7 +139,7 @@ impl Inner {
                     tries = 1;
                 }
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
-                Err(fault) => return Err(fault.into_store_error("repairing overdue runs")),
+                Err(fault) => return Err(fault),
             }
         }
         Ok(())

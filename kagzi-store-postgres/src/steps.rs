@@ -114,7 +114,11 @@ const fn verdict(done: bool) -> Verdict {
 
 /// What a batch that failed means to each of its operations.
 pub(crate) fn after_fault(fault: Fault, context: &'static str) -> Verdict {
-    tracing::warn!(?fault, context, "a batch failed");
+    tracing::warn!(%fault, context, "a batch failed");
+    if fault.is_locked() {
+        // Somebody holds one of the runs, and the others need not wait for it.
+        return Verdict::NotOrdinary;
+    }
     if matches!(&fault, Fault::Committing(error) if is_connection_lost(error)) {
         return Verdict::FateOpen;
     }

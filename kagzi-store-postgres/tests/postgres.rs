@@ -55,6 +55,98 @@ async fn a_schema_of_a_newer_version_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_schema_with_tables_of_another_program_is_refused_and_left_alone() {
+    let database = database().await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    connection.execute("CREATE TABLE runs (distance_km real)").await.unwrap();
+    let error = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap_err();
+    assert!(matches!(&error, StoreError::InvalidArgument { field, .. } if field == "schema"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("\"runs\"") && text.contains("?schema=kagzi"), "{text}");
+    let ours = connection.fetch_one("SELECT to_regclass('kagzi_schema') IS NULL").await.unwrap();
+    assert!(ours.get::<bool, _>(0), "nothing was made");
+    let elsewhere = format!("{}?schema=kagzi", database.url());
+    PostgresStore::connect(PostgresOptions::new(elsewhere)).await.unwrap();
+}
+
+/// What is logged at INFO and above on this thread while it lives.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn of_eight_servers_one_says_that_it_migrated_and_none_repeats_what_postgres_chats() {
+    let database = database().await;
+    let log = Log::default();
+    let guard = log.listen();
+    // On the one thread of this runtime.
+    let openers: Vec<_> =
+        (0..8).map(|_| tokio::spawn(PostgresStore::connect(PostgresOptions::new(database.url())))).collect();
+    for opener in openers {
+        opener.await.unwrap().unwrap();
+    }
+    drop(guard);
+    let text = log.text();
+    assert_eq!(text.matches("schema migrated").count(), 1, "{text}");
+    assert!(!text.contains("skipping"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_flush_is_spoken_of_and_its_commits_are_made_durable_where_they_can_be() {
+    let cluster = PostgresCluster::start(ClusterOptions {
+        settings: vec!["fsync=off".to_owned(), "synchronous_commit=off".to_owned()],
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let log = Log::default();
+    let guard = log.listen();
+    for pooler in [Pooler::None, Pooler::Transaction] {
+        let options = PostgresOptions { pooler, ..PostgresOptions::new(cluster.url()) };
+        let store = PostgresStore::connect(options).await.unwrap();
+        let mut spy = PgConnection::connect(&cluster.url()).await.unwrap();
+        spy.execute(
+            "CREATE TABLE IF NOT EXISTS seen (setting text);
+             CREATE OR REPLACE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+             CREATE OR REPLACE TRIGGER spy AFTER INSERT ON runs EXECUTE FUNCTION spy();",
+        )
+        .await
+        .unwrap();
+        store.start(vec![start("q")]).await.unwrap();
+        let seen = spy.fetch_one("SELECT string_agg(setting, ' ') FROM seen").await.unwrap();
+        assert!(!seen.get::<String, _>(0).contains("off"));
+        store.close().await.unwrap();
+    }
+    drop(guard);
+    let text = log.text();
+    assert!(text.contains("NOT DURABLE") && text.contains("fsync"), "{text}");
+    assert!(text.contains("synchronous_commit is off"), "{text}");
+}
+
+#[tokio::test]
 async fn another_number_of_partitions_is_refused_and_none_takes_what_is_there() {
     let database = database().await;
     let seven = format!("{}?partitions=7", database.url());

@@ -1,0 +1,69 @@
+//! Who may hold a connection while it waits for a lock. A stuck session must not drain the pool.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use kagzi_core::Namespace;
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::error::Fault;
+use crate::options::PostgresOptions;
+
+/// Operations that lock one run each and may wait for it: together they take half of the connections,
+/// and leave the other half to batches, claims and readers.
+pub(crate) struct OneByOne {
+    places: Semaphore,
+    patience: Duration,
+}
+
+impl OneByOne {
+    pub(crate) fn new(options: &PostgresOptions) -> Self {
+        let half = (options.max_connections / 2).max(1);
+        Self { places: Semaphore::new(half as usize), patience: options.acquire_timeout }
+    }
+
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        let place = tokio::time::timeout(self.patience, self.places.acquire()).await;
+        place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed.into())
+    }
+}
+
+/// How many slots namespaces and partitions share.
+const SLOTS: usize = 64;
+
+/// For so long after a sweep of another server was found stuck, claims go without sweeping.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Sweeps before claims: of the claims that find one namespace and partition overdue, one takes a
+/// connection and waits for the sweeps of other servers; the others wait here for it.
+pub(crate) struct Sweeps {
+    slots: [Mutex<Option<Instant>>; SLOTS],
+    hasher: RandomState,
+}
+
+impl Default for Sweeps {
+    fn default() -> Self {
+        Self { slots: std::array::from_fn(|_| Mutex::new(None)), hasher: RandomState::new() }
+    }
+}
+
+impl Sweeps {
+    /// The turn to sweep, or nothing where another server's sweep was stuck a moment ago.
+    pub(crate) async fn turn(&self, partition: i16, namespace: &Namespace) -> Option<Turn<'_>> {
+        let slot = self.hasher.hash_one((partition, namespace)) % SLOTS as u64;
+        let slot = self.slots.get(usize::try_from(slot).ok()?)?.lock().await;
+        let stuck = slot.is_some_and(|until| Instant::now() < until);
+        (!stuck).then_some(Turn(slot))
+    }
+}
+
+/// The right to sweep, until it is dropped.
+pub(crate) struct Turn<'a>(MutexGuard<'a, Option<Instant>>);
+
+impl Turn<'_> {
+    /// Another server's sweep did not end in time.
+    pub(crate) fn found_stuck(mut self) {
+        *self.0 = Some(Instant::now() + PAUSE);
+    }
+}

@@ -1,0 +1,113 @@
+//! Somebody holds a lock and does not go on: a frozen server, or a person with an open transaction.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kagzi_core::{Lease, ManualClock, Store as _, StoreError};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_testkit::TestDatabase;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+use support::{beat, begin, claim, database, held, start};
+
+/// A session that holds what `sql` locks until it is let go of.
+async fn stuck(database: &TestDatabase, sql: String) -> PgConnection {
+    let mut session = PgConnection::connect(&database.url()).await.unwrap();
+    session.execute("BEGIN").await.unwrap();
+    session.execute(AssertSqlSafe(sql)).await.unwrap();
+    session
+}
+
+fn lock(leases: &[&Lease]) -> String {
+    let ids: Vec<String> = leases.iter().map(|lease| format!("'{}'", lease.run_id.as_uuid())).collect();
+    format!("SELECT 1 FROM runs WHERE run_id IN ({}) FOR UPDATE", ids.join(", "))
+}
+
+async fn connect(options: PostgresOptions) -> Arc<PostgresStore> {
+    let options = PostgresOptions { lock_timeout: Duration::from_millis(100), ..options };
+    Arc::new(PostgresStore::connect(options).await.unwrap())
+}
+
+fn is_unavailable<T>(answer: &Result<T, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Unavailable { .. }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_steps_of_a_run_that_is_stuck_leave_its_neighbours_in_the_batch_alone() {
+    let database = database().await;
+    let store = connect(PostgresOptions { lanes: 1, ..PostgresOptions::new(database.url()) }).await;
+    let leases = held(&*store, 3).await;
+    let (first, second, free) = (&leases[0], &leases[1], &leases[2]);
+    let mut holder = stuck(&database, lock(&[first, second])).await;
+    // The first fills the only lane and waits, so the other two gather into one batch behind it.
+    let (first_answer, second_answer, free_answer) =
+        tokio::join!(begin(&*store, first, 0), begin(&*store, second, 0), begin(&*store, free, 0));
+    assert!(free_answer.is_ok(), "{free_answer:?}");
+    assert!(is_unavailable(&first_answer), "{first_answer:?}");
+    assert!(is_unavailable(&second_answer), "{second_answer:?}");
+    holder.execute("ROLLBACK").await.unwrap();
+    for lease in [first, second] {
+        begin(&*store, lease, 0).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_heartbeat_of_a_run_that_is_stuck_leaves_the_other_leases_alone() {
+    let database = database().await;
+    let store = connect(PostgresOptions::new(database.url())).await;
+    let leases = held(&*store, 3).await;
+    let mut holder = stuck(&database, lock(&[&leases[1]])).await;
+    let gone = Lease { run_id: start("q").run_id(), ..leases[0].clone() };
+    let batch = || leases.iter().chain([&gone]).map(beat).collect::<Vec<_>>();
+    let answers = store.heartbeat(batch()).await.unwrap();
+    assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+    assert!(is_unavailable(&answers[1]), "{answers:?}");
+    assert!(matches!(answers[3], Err(StoreError::RunNotFound { .. })), "{answers:?}");
+    holder.execute("ROLLBACK").await.unwrap();
+    let answers = store.heartbeat(batch()).await.unwrap();
+    assert!(answers[..3].iter().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_heartbeats_go_in_pieces_and_each_gets_its_answer() {
+    let database = database().await;
+    let store = connect(PostgresOptions::new(database.url())).await;
+    let leases = held(&*store, 1000).await;
+    let answers = store.heartbeat(leases.iter().map(beat).collect()).await.unwrap();
+    for (lease, answer) in leases.iter().zip(answers) {
+        assert_eq!(&answer.unwrap().lease, lease);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_answer_though_an_overdue_run_and_the_sweep_of_another_server_are_stuck() {
+    let database = database().await;
+    let clock = ManualClock::default();
+    let store = connect(PostgresOptions {
+        clock: Some(Arc::new(clock.clone())),
+        max_connections: 4,
+        acquire_timeout: Duration::from_secs(20),
+        ..PostgresOptions::new(database.url())
+    })
+    .await;
+    let overdue = held(&*store, 1).await.remove(0);
+    clock.advance(Duration::from_hours(1));
+    let sweep = "SELECT pg_advisory_xact_lock(hashtextextended('kagzi sweep n', 0)); ".to_owned();
+    let mut holder = stuck(&database, sweep + &lock(&[&overdue])).await;
+    store.start((0..20).map(|_| start("q")).collect()).await.unwrap();
+    // Far more of them than connections.
+    let claims: Vec<_> = (0..20)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.claim(claim("q", 1)).await })
+        })
+        .collect();
+    for claim in claims {
+        assert_eq!(claim.await.unwrap().unwrap().len(), 1);
+    }
+    holder.execute("ROLLBACK").await.unwrap();
+}
