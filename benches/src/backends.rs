@@ -2,12 +2,33 @@
 
 use std::sync::Arc;
 
-use kagzi_core::SharedStore;
 use kagzi_core::memory::MemoryStore;
+use kagzi_core::{Clock, Rules, SharedStore, SystemClock};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
+
+/// The database file of a place.
+const SQLITE_FILE: &str = "kagzi.db";
+
+/// Finished runs of one queue, with ids in the order of time as real ones have.
+const FILL_POSTGRES: &str = "
+    INSERT INTO runs (run_id, partition, namespace, queue, workflow_type, state, priority, due_at, claim_rank,
+                      fencing_token, claims, lost_leases, failures, budget_token, created_at, updated_at, finished_at)
+    SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3)
+               || '8' || substr(md5(n::text), 4, 15))::uuid,
+           0, 'bench', 'growth', 'five-steps', 'COMPLETED', 0, at, 0, 1, 1, 0, 0, 0, at, at, at
+    FROM generate_series(1, {count}) n, LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 ms') AS t (at);
+    ANALYZE runs;";
+const FILL_SQLITE: &str = "
+    PRAGMA busy_timeout = 10000;
+    WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})
+    INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank,
+                      fencing_token, claims, lost_leases, failures, budget_token, created_at, updated_at, finished_at)
+    SELECT unhex(format('%012x7%03x8%015x', 1700000000000 + n, n % 4096, n)),
+           'bench', 'growth', 'five-steps', 'COMPLETED', 0, n * 1000, 0, 1, 1, 0, 0, 0, n * 1000, n * 1000, n * 1000
+    FROM n;";
 
 /// Whatever stood in the way; the text is shown.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -57,7 +78,7 @@ impl Place {
         let mut database = None;
         let url = match backend {
             Backend::Memory => "memory:".to_owned(),
-            Backend::Sqlite => format!("sqlite://{}", directory.path().join("kagzi.db").display()),
+            Backend::Sqlite => format!("sqlite://{}", directory.path().join(SQLITE_FILE).display()),
             Backend::Postgres => {
                 let fresh = kagzi_testkit::postgres().await?.fresh_database().await?;
                 database.insert(fresh).url()
@@ -81,16 +102,59 @@ impl Place {
         self.database.as_ref()
     }
 
+    /// Puts this many finished runs into the tables of an opened store, past its interface: through it
+    /// they would take hours.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database.
+    pub async fn fill_with_finished_runs(&self, count: u32) -> Result<(), Failed> {
+        match (self.backend, &self.database) {
+            (Backend::Postgres, Some(database)) => {
+                database.run(FILL_POSTGRES.replace("{count}", &count.to_string())).await?;
+            }
+            (Backend::Sqlite, _) => {
+                let database = self.directory.path().join(SQLITE_FILE);
+                let script = FILL_SQLITE.replace("{count}", &count.to_string());
+                let fill = move || rusqlite::Connection::open(database)?.execute_batch(&script);
+                tokio::task::spawn_blocking(fill).await??;
+            }
+            _ => return Err("only a database can be filled".into()),
+        }
+        Ok(())
+    }
+
     /// Opens a store on it.
     ///
     /// # Errors
     ///
     /// Those of the backend.
     pub async fn open(&self) -> Result<SharedStore, Failed> {
+        self.open_by(None).await
+    }
+
+    /// Opens a store on it that tells the time by `clock`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backend.
+    pub async fn open_with(&self, clock: Arc<dyn Clock>) -> Result<SharedStore, Failed> {
+        self.open_by(Some(clock)).await
+    }
+
+    async fn open_by(&self, clock: Option<Arc<dyn Clock>>) -> Result<SharedStore, Failed> {
+        let or_the_systems = || clock.clone().unwrap_or_else(|| Arc::new(SystemClock));
         Ok(match self.backend {
-            Backend::Memory => Arc::new(MemoryStore::default()),
-            Backend::Sqlite => Arc::new(SqliteStore::open(SqliteOptions::from_url(&self.url)?).await?),
-            Backend::Postgres => Arc::new(PostgresStore::connect(PostgresOptions::new(&self.url)).await?),
+            Backend::Memory => Arc::new(MemoryStore::new(or_the_systems(), Rules::default())),
+            Backend::Sqlite => {
+                let options = SqliteOptions::from_url(&self.url)?.clock(or_the_systems());
+                Arc::new(SqliteStore::open(options).await?)
+            }
+            Backend::Postgres => {
+                let mut options = PostgresOptions::new(&self.url);
+                options.clock = clock;
+                Arc::new(PostgresStore::connect(options).await?)
+            }
         })
     }
 }

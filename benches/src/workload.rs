@@ -1,12 +1,14 @@
 //! Five-step workflows, driven straight at a store: start, claim, five steps of which each completion
 //! begins the next, and the last completes the run. Eight durable writes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kagzi_core::{
-    BeginOutcome, BeginStep, Claim, CompleteStep, CompleteStepOutcome, Namespace, NextStep, OperationId,
-    Payload, QueueName, SharedStore, StartRun, StepId, StoreError, Then, WorkerId, WorkflowType,
+    BeginOutcome, BeginStep, Claim, CompleteRun, CompleteStep, CompleteStepOutcome, Lease, Namespace,
+    NextStep, OperationId, Payload, QueueName, SharedStore, StartAt, StartRun, StepId, StoreError, Then,
+    Timestamp, WorkerId, WorkflowType,
 };
+use tokio::task::{JoinError, JoinSet};
 
 /// How many steps a workflow of the load has.
 pub const STEPS: u32 = 5;
@@ -86,7 +88,7 @@ pub async fn run_workflows(
     count: usize,
     in_flight: usize,
 ) -> Result<(), StoreError> {
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for task in 0..in_flight {
         let share = count / in_flight + usize::from(task < count % in_flight);
         let (store, names, payload) = (store.clone(), names.clone(), payload.clone());
@@ -102,12 +104,140 @@ pub async fn run_workflows(
         });
     }
     while let Some(done) = tasks.join_next().await {
-        done.map_err(|error| StoreError::Internal {
-            context: "running the load",
-            detail: error.to_string(),
-        })??;
+        joined(done)?;
     }
     Ok(())
+}
+
+/// Starts `count` runs in one call that are due at `due`.
+///
+/// # Errors
+///
+/// Those of the store.
+pub async fn start_delayed(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    count: usize,
+    due: Timestamp,
+) -> Result<(), StoreError> {
+    let delayed = || StartRun { start_at: StartAt::At(due), ..names.start(payload) };
+    store.start((0..count).map(|_| delayed()).collect()).await.map(drop)
+}
+
+/// Claims up to `limit` runs and leaves them held; answers how many.
+///
+/// # Errors
+///
+/// Those of the store.
+pub async fn claim_and_hold(store: &SharedStore, names: &Names, limit: u32) -> Result<usize, StoreError> {
+    Ok(store.claim(names.claim(limit)).await?.len())
+}
+
+/// Claims batch after batch with `claimers` tasks and completes each run at once, until there is none
+/// left; answers how many.
+///
+/// # Errors
+///
+/// The first error of the store.
+pub async fn claim_and_complete(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    claimers: usize,
+    batch: u32,
+) -> Result<usize, StoreError> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..claimers {
+        let (store, names, payload) = (store.clone(), names.clone(), payload.clone());
+        tasks.spawn(async move {
+            let mut done = 0;
+            loop {
+                let claimed = store.claim(names.claim(batch)).await?;
+                if claimed.is_empty() {
+                    return Ok(done);
+                }
+                done += claimed.len();
+                let complete = claimed.into_iter().map(|run| {
+                    store.complete_run(CompleteRun {
+                        lease: run.lease.lease,
+                        output: payload.clone(),
+                        operation: OperationId::generate(),
+                    })
+                });
+                futures::future::try_join_all(complete).await?;
+            }
+        });
+    }
+    let mut done = 0;
+    while let Some(claimer) = tasks.join_next().await {
+        done += joined(claimer)?;
+    }
+    Ok(done)
+}
+
+/// Claims `in_flight` runs, and lets each take `steps` steps one after the other, all runs at once;
+/// answers how long that took. Each completion begins the next step.
+///
+/// # Errors
+///
+/// The first error of the store.
+pub async fn take_steps(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    in_flight: usize,
+    steps: u32,
+) -> Result<Duration, StoreError> {
+    let mut leases = Vec::new();
+    while leases.len() < in_flight {
+        let claimed = store.claim(names.claim(u32::try_from(in_flight).unwrap_or(u32::MAX))).await?;
+        leases.extend(claimed.into_iter().map(|run| run.lease.lease));
+    }
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    for lease in leases {
+        let (store, payload) = (store.clone(), payload.clone());
+        tasks.spawn(async move { take_steps_of(&store, lease, &payload, steps).await });
+    }
+    while let Some(run) = tasks.join_next().await {
+        joined(run)?;
+    }
+    Ok(began.elapsed())
+}
+
+async fn take_steps_of(
+    store: &SharedStore,
+    lease: Lease,
+    payload: &Payload,
+    steps: u32,
+) -> Result<(), StoreError> {
+    let step =
+        |number: u32| Ok::<_, StoreError>(NextStep::new(StepId::new(format!("step-{number}"))?, number));
+    let begin = BeginStep { lease: lease.clone(), step: step(0)?, operation: OperationId::generate() };
+    let mut outcome = store.begin_step(begin).await?;
+    for number in 0..steps {
+        let BeginOutcome::Execute { attempt } = outcome else { return Err(unexpected()) };
+        let complete = CompleteStep {
+            lease: lease.clone(),
+            step_id: step(number)?.step_id,
+            attempt,
+            output: payload.clone(),
+            then: Then::Begin(step(number + 1)?),
+            operation: OperationId::generate(),
+        };
+        let CompleteStepOutcome::RecordedAndNext(next) = store.complete_step(complete).await? else {
+            return Err(unexpected());
+        };
+        outcome = next;
+    }
+    Ok(())
+}
+
+fn joined<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
+    task.unwrap_or_else(|error| {
+        Err(StoreError::Internal { context: "running the load", detail: error.to_string() })
+    })
 }
 
 async fn claim_one(store: &SharedStore, names: &Names) -> Result<Vec<kagzi_core::ClaimedRun>, StoreError> {

@@ -55,6 +55,18 @@ impl TestDatabase {
         &self.name
     }
 
+    /// Runs statements in it, without arguments.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Database`].
+    pub async fn run(&self, script: impl Into<String>) -> Result<(), TestkitError> {
+        let failed = |source| TestkitError::Database { doing: "running a script".to_owned(), source };
+        let mut connection = PgConnection::connect(&self.url()).await.map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(script.into())).execute(&mut connection).await.map_err(failed)?;
+        connection.close().await.map_err(failed)
+    }
+
     /// How many transactions it has ended so far, as the server counts them (a little behind).
     ///
     /// # Errors

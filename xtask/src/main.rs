@@ -21,7 +21,8 @@ usage: cargo xtask <chore>
                    the whole suite, --reasons tells what every case is there for
   soak [--rounds N] [FILTER...]
                    the suite over each store N times (50), comparing the verdicts
-  bench [ARGS]     the end-to-end load over both databases, with figures beside the targets
+  bench [ARGS]     figures of both databases beside yardsticks and targets, into bench-results/;
+                   --help lists what can be left out
   help             this text";
 
 fn main() -> ExitCode {
