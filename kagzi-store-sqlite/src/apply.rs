@@ -1,5 +1,7 @@
 //! Writing: what a decision says, into rows.
 
+use std::sync::Arc;
+
 use kagzi_core::decide::{AttemptWrite, Effects, OpenAttempts};
 use kagzi_core::{
     Attempt, DeadLetterReason, IdempotencyKey, OperationId, Payload, RecordedAnswer, Run, RunId, StepId,
@@ -9,13 +11,15 @@ use rusqlite::params;
 
 use crate::commit::Tx;
 use crate::error::Error;
+use crate::held::History;
 use crate::rows::{Columns, all, bytes, execute, json, micros};
 
 const INSERT_RUN: &str = "\
     INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank, \
         attention_at, deadline_at, run_timeout, fencing_token, claims, lost_leases, failures, budget_token, \
         created_at, updated_at, idempotency_key, trace_context, retry, labels) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
+    ON CONFLICT DO NOTHING";
 
 /// What an operation can change about a run. Columns that never change are left out, so that their
 /// indexes are not touched.
@@ -74,9 +78,17 @@ impl Slot {
     }
 }
 
+/// Whether a new run was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Yes,
+    /// A run of its id or its key is there already.
+    Not,
+}
+
 impl Tx<'_> {
     /// Writes what a decision about the run `run_id` says.
-    pub(crate) fn apply(&mut self, run_id: RunId, effects: &Effects) -> Result<(), Error> {
+    pub(crate) fn apply(&mut self, run_id: RunId, effects: Effects) -> Result<(), Error> {
         for write in &effects.attempts {
             match write {
                 AttemptWrite::Insert(attempt) => self.insert_attempt(attempt)?,
@@ -86,8 +98,8 @@ impl Tx<'_> {
         if effects.open_attempts == OpenAttempts::Abandon {
             self.abandon_attempts(run_id)?;
         }
-        if let Some(run) = &effects.run {
-            self.update_run(run)?;
+        if let Some(run) = effects.run {
+            self.update_run(Arc::new(run), History::Unseen)?;
         }
         if let Some(output) = &effects.output {
             self.insert_payload(run_id, Slot::Output, output)?;
@@ -98,7 +110,11 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Comes with the end of a lease, so the run is forgotten right after.
     fn abandon_attempts(&self, run_id: RunId) -> Result<(), Error> {
+        if self.held.nothing_open(run_id) {
+            return Ok(());
+        }
         let run_id = bytes(run_id.as_uuid());
         let open = all(self.connection, OPEN_ATTEMPTS, params![run_id], |row| {
             let mut columns = Columns::new(row);
@@ -111,10 +127,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Writes a new run with its input.
-    pub(crate) fn insert_run(&mut self, run: &Run, input: &Payload) -> Result<(), Error> {
+    /// Writes a new run with its input, unless its id or its key names one already: then nothing.
+    pub(crate) fn insert_run(&mut self, run: &Run, input: &Payload) -> Result<Inserted, Error> {
         let labels = if run.labels.is_empty() { None } else { Some(json(&run.labels)?) };
-        execute(
+        let rows = execute(
             self.connection,
             INSERT_RUN,
             params![
@@ -142,12 +158,16 @@ impl Tx<'_> {
                 labels,
             ],
         )?;
-        self.wakes.note_run(run);
-        self.insert_payload(run.run_id, Slot::Input, input)
+        if rows == 0 {
+            return Ok(Inserted::Not);
+        }
+        self.note_run(run);
+        self.insert_payload(run.run_id, Slot::Input, input)?;
+        Ok(Inserted::Yes)
     }
 
     /// Writes a run's row, whatever changed about it.
-    pub(crate) fn update_run(&mut self, run: &Run) -> Result<(), Error> {
+    pub(crate) fn update_run(&mut self, run: Arc<Run>, history: History) -> Result<(), Error> {
         execute(
             self.connection,
             UPDATE_RUN,
@@ -173,12 +193,20 @@ impl Tx<'_> {
                 run.failure.as_ref().map(json).transpose()?,
             ],
         )?;
-        self.wakes.note_run(run);
+        self.note_run(&run);
+        self.held.note_run(run, history);
         Ok(())
     }
 
+    fn note_run(&mut self, run: &Run) {
+        self.wakes.note_run(run);
+        if let Some(at) = run.attention_at() {
+            self.held.note_attention(at);
+        }
+    }
+
     /// Writes a run's row after a heartbeat.
-    pub(crate) fn extend_lease(&mut self, run: &Run) -> Result<(), Error> {
+    pub(crate) fn extend_lease(&mut self, run: Run) -> Result<(), Error> {
         execute(
             self.connection,
             EXTEND_LEASE,
@@ -189,6 +217,7 @@ impl Tx<'_> {
                 run.updated_at.as_micros(),
             ],
         )?;
+        self.held.note_run(Arc::new(run), History::Unseen);
         Ok(())
     }
 
@@ -235,10 +264,11 @@ impl Tx<'_> {
         if let Some(at) = attempt.deadline_at {
             self.wakes.note_deadline(at);
         }
+        self.held.note_attempt(attempt);
         Ok(())
     }
 
-    fn update_attempt(&self, attempt: &Attempt) -> Result<(), Error> {
+    fn update_attempt(&mut self, attempt: &Attempt) -> Result<(), Error> {
         execute(
             self.connection,
             UPDATE_ATTEMPT,
@@ -255,6 +285,7 @@ impl Tx<'_> {
                 attempt.failure.as_ref().map(json).transpose()?,
             ],
         )?;
+        self.held.note_attempt(attempt);
         Ok(())
     }
 

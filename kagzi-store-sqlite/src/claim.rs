@@ -2,15 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
-use kagzi_core::{
-    AttemptScope, Claim, ClaimedRun, GrantedLease, Lease, ListAttempts, PageRequest, QueueName, Run, RunId,
-    decide,
-};
+use kagzi_core::decide::{self, ClaimRoom};
+use kagzi_core::{Claim, ClaimedRun, GrantedLease, Lease, Payload, QueueName, Run, RunId, WorkflowType};
 use rusqlite::params;
 
 use crate::commit::Tx;
 use crate::error::Error;
+use crate::held::History;
 use crate::rows::{self, all, bytes, json, run_columns};
 use crate::{listing, reap, runs};
 
@@ -21,25 +21,41 @@ pub(crate) const HELD_BY_CLAIM: &str = concat!(
     " AND r.namespace = ?2 AND r.worker_id = ?3"
 );
 
+// The indexes are named, since statistics (somebody may run ANALYZE) would have others chosen, which walk
+// past the work of other queues.
+
 pub(crate) const OVERDUE_IN_QUEUE: &str = concat!(
     "SELECT ",
     run_columns!(),
-    " FROM runs AS r WHERE r.namespace = ?1 AND r.queue = ?2 AND r.attention_at IS NOT NULL",
-    " AND r.attention_at <= ?3 AND r.partition = 0 ORDER BY r.attention_at LIMIT ?4"
+    " FROM runs AS r INDEXED BY runs_queue_attention WHERE r.namespace = ?1 AND r.queue = ?2",
+    " AND r.attention_at IS NOT NULL AND r.attention_at <= ?3 AND r.partition = 0 ORDER BY r.attention_at LIMIT ?4"
 );
 
 pub(crate) const READY: &str = concat!(
     "SELECT ",
     run_columns!(),
-    " FROM runs AS r WHERE r.namespace = ?1 AND r.queue = ?2 AND r.state = 'PENDING' AND r.partition = 0",
+    " FROM runs AS r INDEXED BY runs_ready WHERE r.namespace = ?1 AND r.queue = ?2",
+    " AND r.state = 'PENDING' AND r.partition = 0",
     " AND (r.claim_rank, r.run_id) > (?3, ?4) ORDER BY r.claim_rank, r.run_id LIMIT ?5"
 );
 
-/// Like [`READY`], of some types. The plus keeps the types from being looked up first: the order does it.
+/// Like [`READY`], of one type.
+pub(crate) const READY_OF_TYPE: &str = concat!(
+    "SELECT ",
+    run_columns!(),
+    " FROM runs AS r INDEXED BY runs_ready_of_type",
+    " WHERE r.namespace = ?1 AND r.queue = ?2 AND r.workflow_type = ?6",
+    " AND r.state = 'PENDING' AND r.partition = 0",
+    " AND (r.claim_rank, r.run_id) > (?3, ?4) ORDER BY r.claim_rank, r.run_id LIMIT ?5"
+);
+
+/// Like [`READY`], of some types, walking past the others: for claims that ask for so many types in so
+/// many queues that looking at each pair would take longer.
 pub(crate) const READY_OF_TYPES: &str = concat!(
     "SELECT ",
     run_columns!(),
-    " FROM runs AS r WHERE r.namespace = ?1 AND r.queue = ?2 AND r.state = 'PENDING' AND r.partition = 0",
+    " FROM runs AS r INDEXED BY runs_ready WHERE r.namespace = ?1 AND r.queue = ?2",
+    " AND r.state = 'PENDING' AND r.partition = 0",
     " AND (r.claim_rank, r.run_id) > (?3, ?4) AND +r.workflow_type IN (SELECT value FROM json_each(?6))",
     " ORDER BY r.claim_rank, r.run_id LIMIT ?5"
 );
@@ -47,34 +63,68 @@ pub(crate) const READY_OF_TYPES: &str = concat!(
 /// How many overdue runs a claim repairs at least before it takes what is due.
 const SWEEP_AT_LEAST: u32 = 256;
 
+/// How many pairs of queue and type a claim looks at one by one.
+const MOST_LINES: usize = 1024;
+
 pub(crate) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<ClaimedRun>, Error> {
-    let held = already_held(tx, claim)?;
-    if !held.is_empty() {
+    let mut room = ClaimRoom::new(tx.rules);
+    let mut taken = Vec::new();
+    for (run, lease) in already_held(tx, claim)? {
         // The claim was made before and its reply was lost (invariant 8).
-        return held
-            .into_iter()
-            .map(|(run, lease)| hand_over(tx, run, lease, claim, History::Some))
-            .collect();
+        let input = runs::load_input(tx.connection, run.run_id)?;
+        room.takes(input.len_bytes());
+        taken.push(Taken { run, lease, input, history: History::Unseen });
     }
-    let mut queues = claim.queues.clone();
-    queues.sort_unstable();
-    queues.dedup();
-    sweep(tx, claim, &queues)?;
+    if taken.is_empty() {
+        let mut queues = claim.queues.clone();
+        queues.sort_unstable();
+        queues.dedup();
+        sweep(tx, claim, &queues)?;
+        taken = take(tx, claim, &queues, &mut room)?;
+    }
+    let claimed = taken.into_iter().map(|taken| hand_over(tx, taken, claim, &mut room)).collect();
+    *tx.answer_bytes += tx.rules.max_claim_bytes - room.left_bytes();
+    claimed
+}
+
+/// A run that a claim holds.
+struct Taken {
+    run: Run,
+    lease: GrantedLease,
+    input: Payload,
+    history: History,
+}
+
+/// Leases runs in the order of claims, as many as are asked for and as there is room for.
+fn take(
+    tx: &mut Tx<'_>,
+    claim: &Claim,
+    queues: &[QueueName],
+    room: &mut ClaimRoom,
+) -> Result<Vec<Taken>, Error> {
     let mut ready = Ready::new(tx, claim, queues)?;
-    let mut claimed = Vec::new();
-    while claimed.len() < claim.limit as usize
+    let mut taken = Vec::new();
+    while taken.len() < claim.limit as usize
         && let Some(run) = ready.next(tx)?
     {
         // The sweep is bounded: a run past its deadline may still stand here, and ends here.
-        if reap::repair_run(tx, &run)?.is_none() {
-            // Attempts are begun under leases: a run that had none has no history to look for.
-            let history = if run.claims == 0 { History::None } else { History::Some };
-            let (run, lease) = decide::claimed(&run, claim, tx.now);
-            tx.update_run(&run)?;
-            claimed.push(hand_over(tx, run, lease, claim, history)?);
+        if reap::repair_run(tx, &run)?.is_some() {
+            continue;
         }
+        let input = runs::load_input(tx.connection, run.run_id)?;
+        if !room.takes(input.len_bytes()) {
+            for queue in &claim.queues {
+                tx.wakes.note_queue(&claim.namespace, queue);
+            }
+            break;
+        }
+        // Attempts are begun under leases: a run that had none has no history to look for.
+        let history = if run.claims == 0 { History::Absent } else { History::Unseen };
+        let (run, lease) = decide::claimed(&run, claim, tx.now);
+        tx.update_run(Arc::new(run.clone()), history)?;
+        taken.push(Taken { run, lease, input, history });
     }
-    Ok(claimed)
+    Ok(taken)
 }
 
 /// The runs that this very claim took before and that are still held by it.
@@ -99,6 +149,9 @@ fn already_held(tx: &Tx<'_>, claim: &Claim) -> Result<Vec<(Run, GrantedLease)>, 
 /// reaper (invariant 10). Bounded over all queues together, since nobody else writes meanwhile; the
 /// reaper does the rest.
 fn sweep(tx: &mut Tx<'_>, claim: &Claim, queues: &[QueueName]) -> Result<(), Error> {
+    if reap::is_quiet(tx)? {
+        return Ok(());
+    }
     let mut left = claim.limit.max(SWEEP_AT_LEAST) as usize;
     for queue in queues {
         let most = i64::try_from(left).unwrap_or(i64::MAX);
@@ -112,63 +165,74 @@ fn sweep(tx: &mut Tx<'_>, claim: &Claim, queues: &[QueueName]) -> Result<(), Err
     Ok(())
 }
 
-/// PENDING runs over several queues, in the order of claims (invariant 13), read in small portions.
+/// PENDING runs over several lines, in the order of claims (invariant 13), read in small portions.
 struct Ready<'q> {
     claim: &'q Claim,
-    types: Option<String>,
     portion: usize,
-    queues: Vec<Line>,
-    /// The foremost run of each queue that has one.
+    lines: Vec<Line>,
+    /// The foremost run of each line that has one.
     heads: BinaryHeap<Reverse<(i64, RunId, usize)>>,
-    /// The queue that gave the last run: its next head is looked for only when it is wanted.
+    /// The line that gave the last run: its next head is looked for only when it is wanted.
     beheaded: Option<usize>,
 }
 
-/// What was read of one queue.
+/// What was read of the wanted runs of one queue, or of one type in it.
 struct Line {
     queue: QueueName,
+    wanted: Wanted,
     read: VecDeque<Run>,
-    /// Behind this place the queue was not read yet; nothing once it was read to its end.
+    /// Behind this place the line was not read yet; nothing once it was read to its end.
     place: Option<(i64, [u8; 16])>,
 }
 
+#[derive(Clone)]
+enum Wanted {
+    Any,
+    OneType(WorkflowType),
+    /// As JSON.
+    SomeTypes(Arc<str>),
+}
+
 impl<'q> Ready<'q> {
-    fn new(tx: &Tx<'_>, claim: &'q Claim, queues: Vec<QueueName>) -> Result<Self, Error> {
-        let types = if claim.workflow_types.is_empty() { None } else { Some(json(&claim.workflow_types)?) };
+    fn new(tx: &Tx<'_>, claim: &'q Claim, queues: &[QueueName]) -> Result<Self, Error> {
+        let wanted = wanted(claim, queues.len())?;
+        let line = |queue: &QueueName, wanted: &Wanted| Line {
+            queue: queue.clone(),
+            wanted: wanted.clone(),
+            read: VecDeque::new(),
+            place: Some((i64::MIN, [0; 16])),
+        };
+        let lines: Vec<Line> =
+            queues.iter().flat_map(|queue| wanted.iter().map(move |wanted| line(queue, wanted))).collect();
         let mut ready = Self {
             claim,
-            types,
-            portion: (claim.limit as usize).div_ceil(queues.len().max(1)),
-            queues: queues
-                .into_iter()
-                .map(|queue| Line { queue, read: VecDeque::new(), place: Some((i64::MIN, [0; 16])) })
-                .collect(),
+            portion: (claim.limit as usize).div_ceil(lines.len().max(1)),
+            lines,
             heads: BinaryHeap::new(),
             beheaded: None,
         };
-        for at in 0..ready.queues.len() {
+        for at in 0..ready.lines.len() {
             ready.push_head(tx, at)?;
         }
         Ok(ready)
     }
 
-    /// The next run over all queues.
+    /// The next run over all lines.
     fn next(&mut self, tx: &Tx<'_>) -> Result<Option<Run>, Error> {
         if let Some(at) = self.beheaded.take() {
             self.push_head(tx, at)?;
         }
         let Some(Reverse((.., at))) = self.heads.pop() else { return Ok(None) };
         self.beheaded = Some(at);
-        Ok(self.queues.get_mut(at).and_then(|line| line.read.pop_front()))
+        Ok(self.lines.get_mut(at).and_then(|line| line.read.pop_front()))
     }
 
     fn push_head(&mut self, tx: &Tx<'_>, at: usize) -> Result<(), Error> {
-        let Some(line) = self.queues.get_mut(at) else { return Ok(()) };
+        let Some(line) = self.lines.get_mut(at) else { return Ok(()) };
         if line.read.is_empty()
-            && let Some((rank, run_id)) = line.place
+            && let Some(place) = line.place
         {
-            line.read =
-                read_ready(tx, self.claim, self.types.as_deref(), &line.queue, (rank, run_id), self.portion)?;
+            line.read = read_ready(tx, self.claim, line, place, self.portion)?;
             line.place = line
                 .read
                 .back()
@@ -182,62 +246,57 @@ impl<'q> Ready<'q> {
     }
 }
 
+/// What to read of each queue: a line for each type, unless that makes too many.
+fn wanted(claim: &Claim, queues: usize) -> Result<Vec<Wanted>, Error> {
+    let mut types = claim.workflow_types.clone();
+    types.sort_unstable();
+    types.dedup();
+    Ok(if types.is_empty() {
+        vec![Wanted::Any]
+    } else if types.len().saturating_mul(queues) <= MOST_LINES {
+        types.into_iter().map(Wanted::OneType).collect()
+    } else {
+        vec![Wanted::SomeTypes(json(&types)?.into())]
+    })
+}
+
 fn read_ready(
     tx: &Tx<'_>,
     claim: &Claim,
-    types: Option<&str>,
-    queue: &QueueName,
+    line: &Line,
     (rank, run_id): (i64, [u8; 16]),
     portion: usize,
 ) -> Result<VecDeque<Run>, Error> {
-    let (namespace, queue) = (claim.namespace.as_str(), queue.as_str());
+    let (namespace, queue) = (claim.namespace.as_str(), line.queue.as_str());
     let portion = i64::try_from(portion).unwrap_or(i64::MAX);
-    let found = match types {
-        None => all(tx.connection, READY, params![namespace, queue, rank, run_id, portion], rows::run),
-        Some(types) => all(
-            tx.connection,
-            READY_OF_TYPES,
-            params![namespace, queue, rank, run_id, portion, types],
-            rows::run,
-        ),
+    let (sql, types) = match &line.wanted {
+        Wanted::Any => {
+            let key = params![namespace, queue, rank, run_id, portion];
+            return all(tx.connection, READY, key, rows::run).map(VecDeque::from);
+        }
+        Wanted::OneType(only) => (READY_OF_TYPE, only.as_str()),
+        Wanted::SomeTypes(types) => (READY_OF_TYPES, &**types),
     };
-    found.map(VecDeque::from)
+    let key = params![namespace, queue, rank, run_id, portion, types];
+    all(tx.connection, sql, key, rows::run).map(VecDeque::from)
 }
 
-/// Whether a run can have attempts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum History {
-    Some,
-    None,
-}
-
-/// A claimed run with everything that a replay needs.
-fn hand_over(
-    tx: &Tx<'_>,
-    run: Run,
-    lease: GrantedLease,
-    claim: &Claim,
-    history: History,
-) -> Result<ClaimedRun, Error> {
-    let input = runs::load_input(tx.connection, run.run_id)?;
-    if history == History::None {
+/// A claimed run with everything that a replay needs and that there is room for.
+fn hand_over(tx: &Tx<'_>, taken: Taken, claim: &Claim, room: &mut ClaimRoom) -> Result<ClaimedRun, Error> {
+    let Taken { run, lease, input, history } = taken;
+    if history == History::Absent {
         return Ok(ClaimedRun { lease, run, input, steps: Vec::new(), more_steps: None });
     }
-    let request = ListAttempts {
-        namespace: run.namespace.clone(),
-        run_id: run.run_id,
-        scope: AttemptScope::Latest,
-        page: PageRequest::first(claim.steps_limit),
-    };
-    let page = listing::attempts(tx.connection, &request, None)?;
-    Ok(ClaimedRun { lease, run, input, steps: page.items, more_steps: page.next })
+    let page = listing::latest_attempts(tx.connection, &run, claim.steps_limit, room.left_bytes())?;
+    let steps = room.steps(&run, page);
+    Ok(ClaimedRun { lease, run, input, steps: steps.items, more_steps: steps.next })
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use kagzi_core::{Namespace, OperationId, Payload, StartRun, Store, WorkerId, WorkflowType};
+    use kagzi_core::{Namespace, OperationId, StartRun, Store, WorkerId};
 
     use super::*;
     use crate::{SqliteOptions, SqliteStore};

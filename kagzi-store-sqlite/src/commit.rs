@@ -16,15 +16,21 @@ use kagzi_core::{
     Clock, Namespace, QueueName, Rules, Run, RunId, RunState, StoreError, Timestamp, Topic, WakeHub,
 };
 use rusqlite::Connection;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use crate::checkpoint::{Bounds, Checkpoints};
 use crate::error::{self, Error, commit_failed, is_busy, nothing_happened};
+use crate::held::Held;
+use crate::place::Place;
 use crate::queue::{Queue, Taken};
+use crate::rows::drop_cached_pages;
 
 /// How often the writer looks for commits of other processes while somebody waits for them.
 const LISTEN_EVERY: Duration = Duration::from_millis(10);
 /// How often it looks whether somebody waits.
 const LOOK_FOR_WAITERS_EVERY: Duration = Duration::from_millis(50);
+/// A batch whose answers hold more than this is committed as far as it got: they wait in memory.
+const MOST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// What an operation works with: the open transaction, the rules, and the moment it happens at.
 pub(crate) struct Tx<'c> {
@@ -32,6 +38,9 @@ pub(crate) struct Tx<'c> {
     pub(crate) rules: &'c Rules,
     pub(crate) now: Timestamp,
     pub(crate) wakes: &'c mut Wakes,
+    pub(crate) held: &'c mut Held,
+    /// How many bytes the answers of this batch hold so far.
+    pub(crate) answer_bytes: &'c mut usize,
 }
 
 /// Whom to wake once the batch is durable.
@@ -46,13 +55,18 @@ impl Wakes {
     /// Takes down what a written run means to those who wait.
     pub(crate) fn note_run(&mut self, run: &Run) {
         if run.state == RunState::Pending {
-            self.queues.insert((run.namespace.clone(), run.queue.clone()));
+            self.note_queue(&run.namespace, &run.queue);
         } else if run.state.is_terminal() {
             self.finished.push(run.run_id);
         }
         if let Some(at) = run.attention_at() {
             self.note_deadline(at);
         }
+    }
+
+    /// Takes down that a queue may have work.
+    pub(crate) fn note_queue(&mut self, namespace: &Namespace, queue: &QueueName) {
+        self.queues.insert((namespace.clone(), queue.clone()));
     }
 
     pub(crate) fn note_deadline(&mut self, at: Timestamp) {
@@ -92,6 +106,8 @@ struct Task<T, F> {
     work: F,
     verdict: Option<Result<T, StoreError>>,
     caller: Option<oneshot::Sender<Result<T, StoreError>>>,
+    /// Given back with the task itself: until then its payloads are in memory.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<T, F> Job for Task<T, F>
@@ -146,6 +162,7 @@ pub(crate) struct WriterOptions {
     pub(crate) hub: WakeHub,
     pub(crate) max_batch: usize,
     pub(crate) queue_bound: usize,
+    pub(crate) queue_bound_bytes: u32,
     pub(crate) busy_timeout: Duration,
 }
 
@@ -159,7 +176,7 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the thread, which owns `connection` from now on.
     pub(crate) fn start(connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
-        let line = Arc::new(Queue::new(options.queue_bound));
+        let line = Arc::new(Queue::new(options.queue_bound, options.queue_bound_bytes));
         let (ending, ended) = watch::channel(());
         let scribe = Scribe::new(Arc::clone(&line), connection, options)?;
         let thread = std::thread::Builder::new()
@@ -174,15 +191,17 @@ impl Writer {
         Ok(Self { line, ended, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Runs `work` in the next batch; answers once that is durable. `work` may run twice: again, alone,
-    /// if a neighbour spoilt the batch. Cancel safe: dropped, the work is done or not done.
-    pub(crate) async fn perform<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// Runs `work`, which carries `size_bytes` of payloads, in the next batch; answers once that is
+    /// durable. `work` may run twice: again, alone, if a neighbour spoilt the batch. Cancel safe: dropped,
+    /// the work is done or not done.
+    pub(crate) async fn perform<T, F>(&self, size_bytes: usize, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
     {
+        let room = self.line.room_for(size_bytes).await?;
         let (caller, answer) = oneshot::channel();
-        self.line.push(Box::new(Task { work, verdict: None, caller: Some(caller) })).await?;
+        self.line.push(Box::new(Task { work, verdict: None, caller: Some(caller), _room: room })).await?;
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::OutcomeUnknown { reason: "the writer ended before it answered".to_owned() })
         })
@@ -221,7 +240,9 @@ struct Scribe {
     connection: Connection,
     options: WriterOptions,
     wakes: Wakes,
+    held: Held,
     data_version: i64,
+    place: Place,
 }
 
 impl Drop for Scribe {
@@ -235,75 +256,114 @@ impl Scribe {
     fn new(line: Arc<Line>, connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
         // Now, before anybody can wait: what others write from here on will be heard.
         let data_version = data_version(&connection).map_err(|error| nothing_happened(&error))?;
-        Ok(Self { line, connection, options, wakes: Wakes::default(), data_version })
+        let place = Place::of(&connection)
+            .map_err(|error| error::unavailable(format!("the file cannot be looked at: {error}")))?;
+        Ok(Self {
+            line,
+            connection,
+            options,
+            wakes: Wakes::default(),
+            held: Held::default(),
+            data_version,
+            place,
+        })
     }
 
     fn run(mut self) {
+        let mut checkpoints = Checkpoints::take_over(&self.connection, Bounds::default());
         loop {
             let somebody_waits = self.options.hub.anyone_waits(|_| true);
             let patience = if somebody_waits { LISTEN_EVERY } else { LOOK_FOR_WAITERS_EVERY };
             match self.line.take(self.options.max_batch, patience) {
-                Taken::Jobs(jobs) => self.commit(jobs),
-                Taken::Nothing if somebody_waits => self.hear_others(),
-                Taken::Nothing => {}
+                Taken::Jobs(jobs) => {
+                    self.commit(jobs);
+                    checkpoints.after_batch(&self.connection);
+                }
+                Taken::Nothing => {
+                    if somebody_waits {
+                        self.hear_others();
+                    }
+                    checkpoints.when_idle(&self.connection);
+                }
                 Taken::Closed => return,
             }
         }
     }
 
-    /// Commits a batch and answers its callers.
+    /// Commits a batch, in more than one piece if its answers are large, and answers its callers.
     fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        match self.transact(&mut jobs) {
-            Ok(()) => {
-                for job in &mut jobs {
-                    job.answer();
+        while !jobs.is_empty() {
+            match self.transact(&mut jobs) {
+                Ok(done) => {
+                    for mut job in jobs.drain(..done) {
+                        job.answer();
+                    }
+                    self.wakes.announce(&self.options.hub);
                 }
-                self.wakes.announce(&self.options.hub);
-            }
-            Err(Spoilt::AsWhole(error)) => {
-                for job in &mut jobs {
-                    job.refuse(error());
+                Err(Spoilt::AsWhole(error)) => {
+                    for mut job in jobs.drain(..) {
+                        job.refuse(error());
+                    }
                 }
-            }
-            Err(Spoilt::ByJob(error)) if jobs.len() == 1 => {
-                if let Some(job) = jobs.first_mut() {
-                    job.refuse(error.into_store_error());
+                Err(Spoilt::ByJob(error)) if jobs.len() == 1 => {
+                    if let Some(mut job) = jobs.pop() {
+                        job.refuse(error.into_store_error());
+                    }
                 }
-            }
-            Err(Spoilt::ByJob(error)) => {
-                tracing::warn!(%error, operations = jobs.len(), "a batch is spoilt; its operations run one by one");
-                for job in jobs {
-                    self.commit(vec![job]);
+                Err(Spoilt::ByJob(error)) => {
+                    let operations = jobs.len();
+                    tracing::warn!(%error, operations, "a batch is spoilt; its operations run one by one");
+                    for job in jobs.drain(..) {
+                        self.commit(vec![job]);
+                    }
                 }
             }
         }
     }
 
-    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Spoilt> {
-        // Clears away what a rollback that failed may have left.
-        self.roll_back();
+    /// Performs and commits a batch; answers how many of its jobs, from the first, it comprises.
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<usize, Spoilt> {
+        if !self.connection.is_autocommit() {
+            // What a rollback that failed has left.
+            self.roll_back();
+        }
+        if let Some(path) = self.place.displaced() {
+            let path = path.to_owned();
+            return Err(Spoilt::AsWhole(Box::new(move || error::displaced(&path))));
+        }
         self.begin().map_err(|error| Spoilt::AsWhole(Box::new(move || nothing_happened(&error))))?;
-        let committed = self.perform_all(jobs).map_err(Spoilt::ByJob).and_then(|()| {
+        let committed = self.perform_all(jobs).map_err(Spoilt::ByJob).and_then(|done| {
             run_cached(&self.connection, "COMMIT")
+                .map(|()| done)
                 .map_err(|error| Spoilt::AsWhole(Box::new(move || commit_failed(&error))))
         });
         if committed.is_err() {
             self.roll_back();
+        } else if let Some(path) = self.place.displaced() {
+            let path = path.to_owned();
+            self.wakes.forget();
+            return Err(Spoilt::AsWhole(Box::new(move || error::displaced_meanwhile(&path))));
         }
         committed
     }
 
-    fn perform_all(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Error> {
+    fn perform_all(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<usize, Error> {
         self.hear_others();
-        for job in jobs {
+        let mut answer_bytes = 0;
+        for (before, job) in jobs.iter_mut().enumerate() {
+            if answer_bytes > MOST_ANSWER_BYTES {
+                return Ok(before);
+            }
             job.perform(&mut Tx {
                 connection: &self.connection,
                 rules: &self.options.rules,
                 now: self.options.clock.now(),
                 wakes: &mut self.wakes,
+                held: &mut self.held,
+                answer_bytes: &mut answer_bytes,
             })?;
         }
-        Ok(())
+        Ok(jobs.len())
     }
 
     /// Takes the write lock, waiting for other processes up to the busy timeout. Shorter and more
@@ -322,23 +382,31 @@ impl Scribe {
 
     fn roll_back(&mut self) {
         self.wakes.forget();
+        self.held.forget();
         // After some errors SQLite has rolled back by itself.
         if !self.connection.is_autocommit()
             && let Err(error) = run_cached(&self.connection, "ROLLBACK")
         {
             tracing::error!(%error, "a batch could not be rolled back");
         }
+        drop_cached_pages(&self.connection);
     }
 
-    /// Wakes those who wait if another process wrote something since the last look.
+    /// Wakes those who wait if another process wrote something since the last look, and forgets what it
+    /// may have changed.
     fn hear_others(&mut self) {
         match data_version(&self.connection) {
             Ok(version) if version != self.data_version => {
                 self.data_version = version;
+                self.held.forget();
                 self.options.hub.announce_all();
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the file could not be asked for changes"),
+            Err(error) => {
+                // What others did meanwhile is not known.
+                self.held.forget();
+                tracing::debug!(%error, "the file could not be asked for changes");
+            }
         }
     }
 }

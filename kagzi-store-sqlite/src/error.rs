@@ -1,5 +1,6 @@
 //! What can go wrong inside this backend, and how callers hear of it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use kagzi_core::StoreError;
@@ -47,6 +48,15 @@ pub(crate) fn nothing_happened(error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::CannotOpen) => "the file or its -wal and -shm neighbours cannot be opened",
         Some(ErrorCode::SystemIoFailure) => "the disk reported an input/output error; check it",
         Some(ErrorCode::OutOfMemory) => "the machine is out of memory",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            return StoreError::Internal {
+                context: "reading a damaged file",
+                detail: format!(
+                    "close every process that has it open, keep a copy, then restore a backup or salvage it \
+                     with `sqlite3 FILE .recover` (SQLite: {error})"
+                ),
+            };
+        }
         _ => {
             return StoreError::Internal { context: "running SQL", detail: error.to_string() };
         }
@@ -72,6 +82,20 @@ pub(crate) fn commit_failed(error: &rusqlite::Error) -> StoreError {
         }
         _ => StoreError::OutcomeUnknown { reason: format!("the commit failed (SQLite: {error})") },
     }
+}
+
+/// Writing to a file that is no longer there would be lost.
+pub(crate) fn displaced(path: &Path) -> StoreError {
+    unavailable(format!("{}; put it back, or open the store anew", gone(path)))
+}
+
+/// The file went away during a commit.
+pub(crate) fn displaced_meanwhile(path: &Path) -> StoreError {
+    StoreError::OutcomeUnknown { reason: format!("{} during the commit", gone(path)) }
+}
+
+fn gone(path: &Path) -> String {
+    format!("{} was moved, deleted or replaced while it was open", path.display())
 }
 
 /// The store cannot serve now; nothing was changed.

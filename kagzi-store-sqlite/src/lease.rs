@@ -4,7 +4,7 @@ use kagzi_core::{GrantedLease, Heartbeat, ReleaseOutcome, ReleaseRun, StoreError
 
 use crate::commit::Tx;
 use crate::error::Error;
-use crate::runs;
+use crate::runs::{self, load_held};
 
 /// Extends leases, each with its own verdict.
 pub(crate) fn heartbeat(
@@ -22,16 +22,16 @@ pub(crate) fn heartbeat(
 }
 
 fn extend(tx: &mut Tx<'_>, beat: &Heartbeat) -> Result<GrantedLease, Error> {
-    let run = runs::load(tx.connection, &beat.lease.namespace, beat.lease.run_id)?;
+    let run = load_held(tx, &beat.lease)?;
     let (run, granted) = decide::heartbeat(&run, beat, tx.now)?;
-    tx.extend_lease(&run)?;
+    tx.extend_lease(run)?;
     Ok(granted)
 }
 
 pub(crate) fn release(tx: &mut Tx<'_>, request: &ReleaseRun) -> Result<ReleaseOutcome, Error> {
-    let run = runs::load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
+    let run = load_held(tx, &request.lease)?;
     let recorded = runs::load_recorded(tx.connection, run.run_id, request.operation)?;
     let decision = decide::release(&run, recorded, request, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }

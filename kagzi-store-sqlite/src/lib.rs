@@ -28,12 +28,15 @@
 //! every 10 ms whether another process wrote something.
 
 mod apply;
+mod checkpoint;
 mod claim;
 mod commit;
 mod error;
+mod held;
 mod lease;
 mod listing;
 mod options;
+mod place;
 #[cfg(test)]
 mod plans;
 mod queue;
@@ -42,6 +45,7 @@ mod reap;
 mod rows;
 mod runs;
 mod schema;
+mod size;
 mod steps;
 
 use std::fmt;
@@ -105,6 +109,7 @@ impl SqliteStore {
                 hub: hub.clone(),
                 max_batch: options.max_batch,
                 queue_bound: options.queue_bound,
+                queue_bound_bytes: options.queue_bound_bytes,
                 busy_timeout: options.busy_timeout,
             },
         )?;
@@ -145,7 +150,7 @@ impl Store for SqliteStore {
 
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         decide::check_start_batch(&batch, &self.rules)?;
-        self.writer.perform(move |tx| runs::start(tx, &batch)).await
+        self.writer.perform(size::of_starts(&batch), move |tx| runs::start(tx, &batch)).await
     }
 
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
@@ -176,16 +181,16 @@ impl Store for SqliteStore {
 
     async fn cancel(&self, request: CancelRun) -> Result<CancelOutcome, StoreError> {
         request.validate(&self.rules)?;
-        self.writer.perform(move |tx| runs::cancel(tx, &request)).await
+        self.writer.perform(request.reason.len(), move |tx| runs::cancel(tx, &request)).await
     }
 
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
-        self.writer.perform(move |tx| runs::requeue(tx, &request)).await
+        self.writer.perform(0, move |tx| runs::requeue(tx, &request)).await
     }
 
     async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
         request.validate()?;
-        self.writer.perform(move |tx| claim::claim(tx, &request)).await
+        self.writer.perform(0, move |tx| claim::claim(tx, &request)).await
     }
 
     async fn heartbeat(
@@ -193,46 +198,46 @@ impl Store for SqliteStore {
         batch: Vec<Heartbeat>,
     ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
         decide::check_heartbeats(&batch)?;
-        self.writer.perform(move |tx| lease::heartbeat(tx, &batch)).await
+        self.writer.perform(0, move |tx| lease::heartbeat(tx, &batch)).await
     }
 
     async fn begin_step(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
         request.validate()?;
-        self.writer.perform(move |tx| steps::begin(tx, &request)).await
+        self.writer.perform(0, move |tx| steps::begin(tx, &request)).await
     }
 
     async fn complete_step(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
         request.validate(&self.rules)?;
-        self.writer.perform(move |tx| steps::complete(tx, &request)).await
+        self.writer.perform(size::of_completion(&request), move |tx| steps::complete(tx, &request)).await
     }
 
     async fn fail_step(&self, request: FailStep) -> Result<FailureOutcome, StoreError> {
         request.validate(&self.rules)?;
-        self.writer.perform(move |tx| steps::fail(tx, &request)).await
+        self.writer.perform(size::of_failure(&request.failure), move |tx| steps::fail(tx, &request)).await
     }
 
     async fn sleep(&self, request: Sleep) -> Result<SleepOutcome, StoreError> {
         request.validate()?;
-        self.writer.perform(move |tx| steps::sleep(tx, &request)).await
+        self.writer.perform(0, move |tx| steps::sleep(tx, &request)).await
     }
 
     async fn complete_run(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
         request.validate(&self.rules)?;
-        self.writer.perform(move |tx| runs::complete(tx, &request)).await
+        self.writer.perform(request.output.len_bytes(), move |tx| runs::complete(tx, &request)).await
     }
 
     async fn fail_run(&self, request: FailRun) -> Result<FailureOutcome, StoreError> {
         request.validate(&self.rules)?;
-        self.writer.perform(move |tx| runs::fail(tx, &request)).await
+        self.writer.perform(size::of_failure(&request.failure), move |tx| runs::fail(tx, &request)).await
     }
 
     async fn release(&self, request: ReleaseRun) -> Result<ReleaseOutcome, StoreError> {
-        self.writer.perform(move |tx| lease::release(tx, &request)).await
+        self.writer.perform(0, move |tx| lease::release(tx, &request)).await
     }
 
     async fn reap(&self, limit: u32) -> Result<Reaped, StoreError> {
         decide::check_reap(limit)?;
-        self.writer.perform(move |tx| reap::reap(tx, limit)).await
+        self.writer.perform(0, move |tx| reap::reap(tx, limit)).await
     }
 
     async fn next_due(&self) -> Result<NextDue, StoreError> {
@@ -248,7 +253,7 @@ impl Store for SqliteStore {
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         request.validate()?;
         let request = request.clone();
-        self.writer.perform(move |tx| runs::delete_finished(tx, &request)).await
+        self.writer.perform(0, move |tx| runs::delete_finished(tx, &request)).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use kagzi_core::{
-    Attempt, AttemptScope, Cursor, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName, Run,
-    RunFilter, RunId, StepId, Timestamp, WorkflowType,
+    Attempt, AttemptScope, Cursor, ListAttempts, ListRuns, Namespace, Page, PageRequest, Payload, QueueDepth,
+    QueueName, Run, RunFilter, RunId, StepId, Timestamp, WorkflowType,
 };
 use rusqlite::{Connection, ToSql, params};
 
 use crate::error::Error;
 use crate::rows::{self, Columns, all, attempt_columns, bytes, first, json, run_columns};
+use crate::steps;
 
 /// A filter as a fixed text: what is not asked for is bound as NULL.
 macro_rules! filter {
@@ -41,15 +42,25 @@ pub(crate) const ALL_ATTEMPTS: &str = concat!(
     " ON s.run_id = ?1 AND s.step_id = page.step_id AND s.attempt = page.attempt AND s.partition = 0"
 );
 
+/// Which attempts are the latest of their steps, from a place on.
+macro_rules! latest_keys {
+    () => {
+        "SELECT a.step_id, a.attempt FROM steps AS a WHERE a.run_id = ?1 AND a.partition = 0 \
+            AND (a.position, a.step_id, a.attempt) > (?2, ?3, ?4) AND NOT EXISTS ( \
+                SELECT 1 FROM steps AS later WHERE later.run_id = a.run_id AND later.step_id = a.step_id \
+                    AND later.attempt > a.attempt AND later.partition = 0) \
+            ORDER BY a.position, a.step_id LIMIT ?5"
+    };
+}
+
+pub(crate) const LATEST_KEYS: &str = latest_keys!();
+
 pub(crate) const LATEST_ATTEMPTS: &str = concat!(
     "SELECT ",
     attempt_columns!(),
-    " FROM (SELECT a.step_id, a.attempt FROM steps AS a WHERE a.run_id = ?1 AND a.partition = 0",
-    " AND (a.position, a.step_id, a.attempt) > (?2, ?3, ?4) AND NOT EXISTS (",
-    "SELECT 1 FROM steps AS later WHERE later.run_id = a.run_id AND later.step_id = a.step_id",
-    " AND later.attempt > a.attempt AND later.partition = 0)",
-    " ORDER BY a.position, a.step_id LIMIT ?5) AS page",
-    " CROSS JOIN steps AS s",
+    " FROM (",
+    latest_keys!(),
+    ") AS page CROSS JOIN steps AS s",
     " ON s.run_id = ?1 AND s.step_id = page.step_id AND s.attempt = page.attempt AND s.partition = 0"
 );
 
@@ -155,6 +166,37 @@ pub(crate) fn attempts(
     let mut found = all(connection, sql, key, rows::attempt)?;
     found.sort_by_cached_key(Attempt::sort_key);
     Ok(page(found, request.page.limit, |last| request.cursor_after(last)))
+}
+
+/// The first page of a run's latest attempts. Reads no more of them once their outputs are over
+/// `room_bytes`, with the one that is: the caller cuts there.
+pub(crate) fn latest_attempts(
+    connection: &Connection,
+    run: &Run,
+    limit: u32,
+    room_bytes: usize,
+) -> Result<Page<Attempt>, Error> {
+    let key = params![bytes(run.run_id.as_uuid()), -1, "", 0, i64::from(limit) + 1];
+    let keys = all(connection, LATEST_KEYS, key, |row| {
+        let mut columns = Columns::new(row);
+        Ok((columns.name::<StepId>()?, columns.count()?))
+    })?;
+    let mut found = Vec::with_capacity(keys.len());
+    let mut left_bytes = Some(room_bytes);
+    for (step_id, number) in keys {
+        let Some(left) = left_bytes else { break };
+        let attempt = steps::find(connection, run.run_id, &step_id, number)?
+            .ok_or_else(|| Error::damaged(format!("attempt {number} of a step is in an index only")))?;
+        left_bytes = left.checked_sub(attempt.output.as_ref().map_or(0, Payload::len_bytes));
+        found.push(attempt);
+    }
+    let listing = ListAttempts {
+        namespace: run.namespace.clone(),
+        run_id: run.run_id,
+        scope: AttemptScope::Latest,
+        page: PageRequest::first(limit),
+    };
+    Ok(page(found, limit, |last| listing.cursor_after(last)))
 }
 
 /// Cuts the one item too many that tells whether there is more.

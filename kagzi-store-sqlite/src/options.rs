@@ -22,6 +22,7 @@ pub struct SqliteOptions {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) max_batch: usize,
     pub(crate) queue_bound: usize,
+    pub(crate) queue_bound_bytes: u32,
     pub(crate) readers: usize,
     pub(crate) busy_timeout: Duration,
 }
@@ -36,6 +37,7 @@ impl SqliteOptions {
             clock: Arc::new(SystemClock),
             max_batch: 256,
             queue_bound: 4096,
+            queue_bound_bytes: 64 * 1024 * 1024,
             readers: 2,
             busy_timeout: Duration::from_secs(5),
         }
@@ -97,6 +99,14 @@ impl SqliteOptions {
         self
     }
 
+    /// How many bytes of payloads operations that wait for the writer hold at most, from 1 to 4 GiB; the
+    /// next callers wait for room. One operation that is larger waits until it is alone. Default: 64 MiB.
+    #[must_use]
+    pub fn queue_bound_bytes(mut self, bytes: u32) -> Self {
+        self.queue_bound_bytes = bytes;
+        self
+    }
+
     /// How many reads run at a time, each on a connection of its own, from 1 to 64. Default: 2.
     #[must_use]
     pub fn readers(mut self, connections: usize) -> Self {
@@ -125,6 +135,7 @@ impl SqliteOptions {
     pub fn validate(&self) -> Result<(), StoreError> {
         in_range("max_batch", self.max_batch, 10_000)?;
         in_range("queue_bound", self.queue_bound, 1_000_000)?;
+        in_range("queue_bound_bytes", self.queue_bound_bytes as usize, u32::MAX as usize)?;
         in_range("readers", self.readers, 64)?;
         if self.busy_timeout > Duration::from_hours(1) {
             return Err(StoreError::InvalidArgument {
@@ -169,6 +180,7 @@ mod tests {
         for (bad, name) in [
             (good.clone().max_batch(0), "max_batch"),
             (good.clone().queue_bound(0), "queue_bound"),
+            (good.clone().queue_bound_bytes(0), "queue_bound_bytes"),
             (good.clone().readers(65), "readers"),
             (good.busy_timeout(Duration::from_hours(2)), "busy_timeout"),
         ] {

@@ -9,7 +9,7 @@ use crate::options::SqliteOptions;
 use crate::{apply, claim, listing, reap, runs, schema, steps};
 
 /// What workers, timers and keepers ask.
-const HOT: [(&str, &str); 26] = [
+const HOT: [(&str, &str); 27] = [
     ("runs::LOAD", runs::LOAD),
     ("runs::LOAD_BY_KEY", runs::LOAD_BY_KEY),
     ("runs::LOAD_PAYLOAD", runs::LOAD_PAYLOAD),
@@ -28,6 +28,7 @@ const HOT: [(&str, &str); 26] = [
     ("claim::HELD_BY_CLAIM", claim::HELD_BY_CLAIM),
     ("claim::OVERDUE_IN_QUEUE", claim::OVERDUE_IN_QUEUE),
     ("claim::READY", claim::READY),
+    ("claim::READY_OF_TYPE", claim::READY_OF_TYPE),
     ("claim::READY_OF_TYPES", claim::READY_OF_TYPES),
     ("reap::OVERDUE_RUNS", reap::OVERDUE_RUNS),
     ("reap::OVERDUE_STEPS", reap::OVERDUE_STEPS),
@@ -39,10 +40,11 @@ const HOT: [(&str, &str); 26] = [
 ];
 
 /// What people ask. A page of a run's attempts is sorted, since attempts are kept by step.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("listing::LIST_RUNS", listing::LIST_RUNS),
     ("listing::COUNT_RUNS", listing::COUNT_RUNS),
     ("listing::ALL_ATTEMPTS", listing::ALL_ATTEMPTS),
+    ("listing::LATEST_KEYS", listing::LATEST_KEYS),
     ("listing::LATEST_ATTEMPTS", listing::LATEST_ATTEMPTS),
 ];
 
@@ -65,15 +67,70 @@ fn scans(line: &str) -> bool {
         && !line.contains("VIRTUAL TABLE")
 }
 
-fn on_a_file(check: impl Fn(&Connection)) {
+/// The index that finds the rows of a statement: another would find them too, but walk past others.
+const FOUND_BY: [(&str, &str, &str); 13] = [
+    ("claim::HELD_BY_CLAIM", claim::HELD_BY_CLAIM, "INDEX runs_claim (claim_operation=?)"),
+    (
+        "claim::OVERDUE_IN_QUEUE",
+        claim::OVERDUE_IN_QUEUE,
+        "INDEX runs_queue_attention (namespace=? AND queue=? AND attention_at",
+    ),
+    (
+        "claim::READY",
+        claim::READY,
+        "INDEX runs_ready (namespace=? AND queue=? AND (claim_rank,run_id)>(?,?))",
+    ),
+    (
+        "claim::READY_OF_TYPE",
+        claim::READY_OF_TYPE,
+        "INDEX runs_ready_of_type (namespace=? AND queue=? AND workflow_type=? AND (claim_rank,run_id)>(?,?))",
+    ),
+    (
+        "claim::READY_OF_TYPES",
+        claim::READY_OF_TYPES,
+        "INDEX runs_ready (namespace=? AND queue=? AND (claim_rank,run_id)>(?,?))",
+    ),
+    ("reap::OVERDUE_RUNS", reap::OVERDUE_RUNS, "INDEX runs_attention (attention_at"),
+    ("reap::OVERDUE_STEPS", reap::OVERDUE_STEPS, "INDEX steps_deadline (deadline_at"),
+    ("reap::NEXT_DUE_RUN", reap::NEXT_DUE_RUN, "INDEX runs_attention (attention_at"),
+    ("reap::NEXT_DUE_STEP", reap::NEXT_DUE_STEP, "INDEX steps_deadline (deadline_at"),
+    ("runs::FIND_FINISHED", runs::FIND_FINISHED, "INDEX runs_finished (finished_at"),
+    ("listing::PENDING_DEPTHS", listing::PENDING_DEPTHS, "COVERING INDEX runs_ready (namespace=?"),
+    ("listing::LIST_RUNS", listing::LIST_RUNS, "INDEX runs_listing (namespace=? AND created_at"),
+    ("listing::COUNT_RUNS", listing::COUNT_RUNS, "INDEX runs_listing (namespace=? AND created_at"),
+];
+
+/// 20,000 runs with a step each: one in ten of them live, of two types, in two queues.
+const FILL: &str = "\
+    WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 19999) \
+    INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank, \
+        attention_at, fencing_token, worker_id, lease_expires_at, claim_operation, claims, lost_leases, \
+        failures, budget_token, created_at, updated_at, finished_at) \
+    SELECT unhex(printf('%032x', n)), 'n', 'q' || (n / 2 % 2), 't' || (n % 2), \
+        CASE n % 20 WHEN 0 THEN 'PENDING' WHEN 1 THEN 'RUNNING' ELSE 'COMPLETED' END, 0, n, n, \
+        iif(n % 20 = 1, n, NULL), 1, iif(n % 20 = 1, 'w', NULL), iif(n % 20 = 1, n, NULL), \
+        iif(n % 20 = 1, unhex(printf('%032x', n)), NULL), 1, 0, 0, 0, n, n, iif(n % 20 < 2, NULL, n) \
+    FROM n; \
+    INSERT INTO steps (run_id, step_id, attempt, position, kind, state, fencing_token, worker_id, deadline_at, \
+        begin_operation, created_at, updated_at) \
+    SELECT run_id, 's', 1, 0, 'TASK', 'RUNNING', 1, 'w', iif(state = 'RUNNING', due_at, NULL), run_id, due_at, \
+        due_at FROM runs;";
+
+/// Empty, large, and large with statistics, which somebody may have gathered by hand.
+fn on_files_of_all_sizes(check: impl Fn(&Connection)) {
     let directory = tempfile::tempdir().unwrap();
     let open = |path: &Path| schema::open_writer(&SqliteOptions::new(path)).unwrap();
-    check(&open(&directory.path().join("kagzi.db")));
+    let connection = open(&directory.path().join("kagzi.db"));
+    check(&connection);
+    connection.execute_batch(&format!("BEGIN; {FILL} COMMIT;")).unwrap();
+    check(&connection);
+    connection.execute_batch("ANALYZE").unwrap();
+    check(&connection);
 }
 
 #[test]
 fn no_statement_scans_a_table() {
-    on_a_file(|connection| {
+    on_files_of_all_sizes(|connection| {
         for (name, sql) in HOT.iter().chain(&PAGES) {
             let lines = plan(connection, sql);
             assert!(!lines.iter().any(|line| scans(line)), "{name}: {lines:#?}");
@@ -83,10 +140,20 @@ fn no_statement_scans_a_table() {
 
 #[test]
 fn what_timers_and_workers_ask_comes_in_order_from_an_index() {
-    on_a_file(|connection| {
+    on_files_of_all_sizes(|connection| {
         for (name, sql) in HOT {
             let lines = plan(connection, sql);
             assert!(!lines.iter().any(|line| line.contains("TEMP B-TREE")), "{name}: {lines:#?}");
+        }
+    });
+}
+
+#[test]
+fn every_hot_look_up_goes_by_the_index_that_was_made_for_it() {
+    on_files_of_all_sizes(|connection| {
+        for (name, sql, index) in FOUND_BY {
+            let lines = plan(connection, sql);
+            assert!(lines.iter().any(|line| line.contains(index)), "{name} by {index}: {lines:#?}");
         }
     });
 }

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, closed};
+use crate::rows::drop_cached_pages;
 
 /// A pool of connections that only read.
 pub(crate) struct Readers {
@@ -38,6 +39,9 @@ impl Readers {
         let reading = tokio::task::spawn_blocking(move || {
             let connection = lock(&idle).pop().ok_or_else(closed)?;
             let found = catch_unwind(AssertUnwindSafe(|| in_transaction(&connection, work)));
+            if !matches!(found, Ok(Ok(_) | Err(Error::Refused(_)))) {
+                drop_cached_pages(&connection);
+            }
             // Whatever became of the work, and even if the caller has long gone: first the connection
             // comes back, then the next may have a turn.
             lock(&idle).push(connection);

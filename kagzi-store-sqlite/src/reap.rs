@@ -74,7 +74,7 @@ pub(crate) fn repair_run(tx: &mut Tx<'_>, run: &Run) -> Result<Option<OverdueKin
     let progress =
         if decide::needs_progress(run, tx.now) { progress(tx.connection, run)? } else { Progress::None };
     let Some(overdue) = decide::overdue(run, progress, tx.rules, tx.now) else { return Ok(None) };
-    tx.apply(run.run_id, &overdue.effects)?;
+    tx.apply(run.run_id, overdue.effects)?;
     Ok(Some(overdue.kind))
 }
 
@@ -90,7 +90,7 @@ fn repair_step(
     let Some(overdue) = decide::step_overdue(&run, &attempt, failures, tx.rules, tx.now) else {
         return Ok(None);
     };
-    tx.apply(run_id, &overdue.effects)?;
+    tx.apply(run_id, overdue.effects)?;
     Ok(Some(overdue.kind))
 }
 
@@ -99,6 +99,16 @@ fn progress(connection: &Connection, run: &Run) -> Result<Progress, Error> {
     let key = params![bytes(run.run_id.as_uuid()), run.fencing_token.get()];
     let found = first(connection, HAS_PROGRESS, key, |_| Ok(()))?;
     Ok(if found.is_some() { Progress::Made } else { Progress::None })
+}
+
+/// Whether it is certain that no run needs repair now. Mostly from memory, since most claims find
+/// nothing to repair.
+pub(crate) fn is_quiet(tx: &mut Tx<'_>) -> Result<bool, Error> {
+    if !tx.held.is_quiet(tx.now) {
+        let next = first(tx.connection, NEXT_DUE_RUN, [], |row| Columns::new(row).moment())?;
+        tx.held.note_quiet_until(next.unwrap_or(Timestamp::MAX));
+    }
+    Ok(tx.held.is_quiet(tx.now))
 }
 
 /// The nearest moment over sleepers, leases, deadlines and step timeouts.

@@ -68,6 +68,14 @@ pub(crate) fn execute(connection: &Connection, sql: &str, params: impl Params) -
     Ok(connection.prepare_cached(sql)?.execute(params)?)
 }
 
+/// Has every page read again from the file: after an error they may be damaged ones, which SQLite would
+/// keep until somebody writes.
+pub(crate) fn drop_cached_pages(connection: &Connection) {
+    if let Err(error) = connection.execute_batch("PRAGMA shrink_memory") {
+        tracing::debug!(%error, "cached pages could not be dropped");
+    }
+}
+
 /// A run from [`run_columns`].
 pub(crate) fn run(row: &Row<'_>) -> Result<Run, Error> {
     run_at(&mut Columns::new(row))

@@ -2,17 +2,19 @@
 //! [`decide`], and writes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use kagzi_core::{
     CancelOutcome, CancelRun, CompleteRun, CompleteRunOutcome, DeleteFinished, FailRun, FailureOutcome,
-    IdempotencyKey, Namespace, OperationId, Payload, RecordedAnswer, RequeueOutcome, RequeueRun, Run, RunId,
-    RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, decide,
+    IdempotencyKey, Lease, Namespace, OperationId, Payload, RecordedAnswer, RequeueOutcome, RequeueRun, Run,
+    RunId, RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, decide,
 };
 use rusqlite::{Connection, params};
 
-use crate::apply::Slot;
+use crate::apply::{Inserted, Slot};
 use crate::commit::Tx;
 use crate::error::Error;
+use crate::held::History;
 use crate::rows::{self, Columns, all, bytes, execute, first, run_columns};
 
 pub(crate) const LOAD: &str =
@@ -52,6 +54,16 @@ pub(crate) fn load(connection: &Connection, namespace: &Namespace, run_id: RunId
         .ok_or(Error::Refused(StoreError::RunNotFound { run_id }))
 }
 
+/// The run of a lease: from the memory of what is held, else from the file.
+pub(crate) fn load_held(tx: &mut Tx<'_>, lease: &Lease) -> Result<Arc<Run>, Error> {
+    if let Some(run) = tx.held.run(lease.run_id).filter(|run| run.namespace == lease.namespace) {
+        return Ok(run);
+    }
+    let run = Arc::new(load(tx.connection, &lease.namespace, lease.run_id)?);
+    tx.held.note_run(Arc::clone(&run), History::Unseen);
+    Ok(run)
+}
+
 /// What a run was started with.
 pub(crate) fn load_input(connection: &Connection, run_id: RunId) -> Result<Payload, Error> {
     load_payload(connection, run_id, Slot::Input)?
@@ -87,8 +99,15 @@ pub(crate) fn record(
     Ok(RunRecord { input: load_input(connection, run_id)?, run, output })
 }
 
-/// Starts runs, all or none: first every verdict, then every write.
+/// Starts runs, all or none: first every verdict, then every write. A single one is written at once,
+/// which finds out by itself whether it is new.
 pub(crate) fn start(tx: &mut Tx<'_>, batch: &[StartRun]) -> Result<Vec<Started>, Error> {
+    if let [start] = batch {
+        let run = decide::new_run(start, tx.now);
+        if tx.insert_run(&run, &start.input)? == Inserted::Yes {
+            return Ok(vec![Started { run_id: run.run_id, outcome: StartOutcome::Created }]);
+        }
+    }
     let mut fresh: Vec<(&StartRun, Run)> = Vec::with_capacity(batch.len());
     // Later starts of the batch must see the earlier ones, which are not written yet.
     let mut by_id: HashMap<RunId, usize> = HashMap::new();
@@ -103,10 +122,8 @@ pub(crate) fn start(tx: &mut Tx<'_>, batch: &[StartRun]) -> Result<Vec<Started>,
         } else if let Some((earlier, run)) = earlier.and_then(|at| fresh.get(*at)) {
             decide::existing_run(start, run, &earlier.input)?
         } else {
-            if batch.len() > 1 {
-                by_id.insert(run.run_id, fresh.len());
-                by_key.extend(key.map(|key| (key, fresh.len())));
-            }
+            by_id.insert(run.run_id, fresh.len());
+            by_key.extend(key.map(|key| (key, fresh.len())));
             let started = Started { run_id: run.run_id, outcome: StartOutcome::Created };
             fresh.push((start, run));
             started
@@ -114,7 +131,10 @@ pub(crate) fn start(tx: &mut Tx<'_>, batch: &[StartRun]) -> Result<Vec<Started>,
         answers.push(answer);
     }
     for (start, run) in &fresh {
-        tx.insert_run(run, &start.input)?;
+        if tx.insert_run(run, &start.input)? == Inserted::Not {
+            // Looked for above, in this very transaction.
+            return Err(Error::damaged(format!("run {} is in an index, but not in its table", run.run_id)));
+        }
     }
     Ok(answers)
 }
@@ -136,7 +156,7 @@ pub(crate) fn cancel(tx: &mut Tx<'_>, request: &CancelRun) -> Result<CancelOutco
     let run = load(tx.connection, &request.namespace, request.run_id)?;
     let recorded = load_recorded(tx.connection, request.run_id, request.operation)?;
     let decision = decide::cancel(&run, recorded, request, tx.now)?;
-    tx.apply(request.run_id, &decision.effects)?;
+    tx.apply(request.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
@@ -144,22 +164,22 @@ pub(crate) fn requeue(tx: &mut Tx<'_>, request: &RequeueRun) -> Result<RequeueOu
     let run = load(tx.connection, &request.namespace, request.run_id)?;
     let recorded = load_recorded(tx.connection, request.run_id, request.operation)?;
     let decision = decide::requeue(&run, recorded, request, tx.now)?;
-    tx.apply(request.run_id, &decision.effects)?;
+    tx.apply(request.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
 pub(crate) fn complete(tx: &mut Tx<'_>, request: &CompleteRun) -> Result<CompleteRunOutcome, Error> {
-    let run = load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
+    let run = load_held(tx, &request.lease)?;
     let decision = decide::complete_run(&run, request, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
 pub(crate) fn fail(tx: &mut Tx<'_>, request: &FailRun) -> Result<FailureOutcome, Error> {
-    let run = load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
+    let run = load_held(tx, &request.lease)?;
     let recorded = load_recorded(tx.connection, run.run_id, request.operation)?;
     let decision = decide::fail_run(&run, recorded, request, tx.rules, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 

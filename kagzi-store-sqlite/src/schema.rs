@@ -15,9 +15,10 @@ const APPLICATION_ID: i64 = 0x6b61_677a;
 
 /// Every migration, the first to the newest. Version *n* is the schema after the *n*-th; it stands in
 /// `PRAGMA user_version`, written in the transaction of the migration itself.
-const MIGRATIONS: [&str; NEWEST as usize] = [include_str!("migrations/0001_runs_and_steps.sql")];
+const MIGRATIONS: [&str; NEWEST as usize] =
+    [include_str!("migrations/0001_runs_and_steps.sql"), include_str!("migrations/0002_ready_of_type.sql")];
 
-const NEWEST: u32 = 1;
+const NEWEST: u32 = 2;
 
 /// What a file says about itself.
 struct Identity {
@@ -42,10 +43,9 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreEr
     set_up(&connection).map_err(waiting_for_others)?;
     connection
         .execute_batch(
-            // Bigger than the default, since this connection touches every hot page; a checkpoint every
-            // 16 MiB instead of 4, since each costs a flush of its own.
-            "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 4096;
-             PRAGMA journal_size_limit = 67108864;",
+            // Bigger than the default, since this connection touches every hot page. What the log was longer
+            // than 64 MiB is cut off when it starts again; see crate::checkpoint.
+            "PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(waiting_for_others)?;
     migrate(&connection, &options.path)?;
@@ -191,7 +191,10 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => refused(
             "a new file or one that kagzi made",
-            format!("{}, which is not a SQLite database; choose another path", path.display()),
+            format!(
+                "{}, which is not a SQLite database; choose another path, or restore a backup if it was one",
+                path.display()
+            ),
         ),
         Some(ErrorCode::ReadOnly) => read_only(path),
         Some(ErrorCode::CannotOpen) => unavailable(format!(
@@ -248,6 +251,26 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_brought_up_to_date_with_its_data() {
+        let (_directory, options) = file();
+        let old = Connection::open(options.path()).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;
+             INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank,
+                 fencing_token, claims, lost_leases, failures, budget_token, created_at, updated_at)
+             VALUES (zeroblob(16), 'n', 'q', 't', 'PENDING', 0, 1, 1, 0, 0, 0, 0, 0, 1, 1);"
+        ))
+        .unwrap();
+        drop(old);
+        let connection = open_writer(&options).unwrap();
+        assert_eq!(look(&connection).unwrap().version, i64::from(NEWEST));
+        let by_type = "SELECT count(*) FROM runs INDEXED BY runs_ready_of_type WHERE state = 'PENDING' \
+                       AND namespace = 'n' AND queue = 'q' AND workflow_type = 't'";
+        assert_eq!(connection.query_row(by_type, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Steps: begin, complete, fail, sleep.
 
+use std::sync::Arc;
+
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CompleteStep, CompleteStepOutcome, FailStep, FailureOutcome,
     OperationId, Run, RunId, Sleep, SleepOutcome, StepId, Then, decide,
@@ -8,8 +10,9 @@ use rusqlite::{Connection, params};
 
 use crate::commit::Tx;
 use crate::error::Error;
+use crate::held::Latest;
 use crate::rows::{self, Columns, attempt_columns, bytes, first};
-use crate::runs;
+use crate::runs::{self, load_held};
 
 pub(crate) const LOAD: &str = concat!(
     "SELECT ",
@@ -66,52 +69,70 @@ pub(crate) fn count_failures(connection: &Connection, run: &Run, step_id: &StepI
     Ok(count.unwrap_or(0))
 }
 
+/// The latest attempt of a step of a run that is held.
+fn latest(tx: &Tx<'_>, run_id: RunId, step_id: &StepId) -> Result<Option<Arc<Attempt>>, Error> {
+    match tx.held.latest(run_id, step_id) {
+        Latest::Open(attempt) => Ok(Some(attempt)),
+        Latest::Absent => Ok(None),
+        Latest::Unknown => Ok(find_latest(tx.connection, run_id, step_id)?.map(Arc::new)),
+    }
+}
+
+/// One attempt of a run that is held.
+fn attempt(tx: &Tx<'_>, run_id: RunId, step_id: &StepId, number: u32) -> Result<Option<Arc<Attempt>>, Error> {
+    match tx.held.latest(run_id, step_id) {
+        Latest::Open(attempt) if attempt.attempt == number => Ok(Some(attempt)),
+        _ => Ok(find(tx.connection, run_id, step_id, number)?.map(Arc::new)),
+    }
+}
+
 pub(crate) fn begin(tx: &mut Tx<'_>, request: &BeginStep) -> Result<BeginOutcome, Error> {
-    let run = runs::load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
-    let latest = find_latest(tx.connection, run.run_id, &request.step.step_id)?;
-    let decision = decide::begin_step(&run, latest.as_ref(), request, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    let run = load_held(tx, &request.lease)?;
+    let latest = latest(tx, run.run_id, &request.step.step_id)?;
+    let decision = decide::begin_step(&run, latest.as_deref(), request, tx.now)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
 pub(crate) fn complete(tx: &mut Tx<'_>, request: &CompleteStep) -> Result<CompleteStepOutcome, Error> {
-    let run = runs::load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
-    let attempt = find(tx.connection, run.run_id, &request.step_id, request.attempt)?;
+    let run = load_held(tx, &request.lease)?;
+    let attempt = attempt(tx, run.run_id, &request.step_id, request.attempt)?;
     let next = match &request.then {
         Then::Begin(next) => Some(&next.step_id),
         Then::Nothing | Then::CompleteRun(_) => None,
     };
     let latest = match next {
-        Some(step_id) => find_latest(tx.connection, run.run_id, step_id)?,
+        Some(step_id) => latest(tx, run.run_id, step_id)?,
         None => None,
     };
-    if decide::was_completed_by(attempt.as_ref(), request.operation) {
+    if decide::was_completed_by(attempt.as_deref(), request.operation) {
         let begun = match next {
             Some(step_id) => find_begun_by(tx.connection, run.run_id, step_id, request.operation)?,
             None => None,
         };
-        return Ok(decide::completed_again(&run, begun.as_ref(), latest.as_ref(), request)?);
+        return Ok(decide::completed_again(&run, begun.as_ref(), latest.as_deref(), request)?);
     }
-    let decision = decide::complete_step(&run, attempt.as_ref(), latest.as_ref(), request, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    let decision = decide::complete_step(&run, attempt.as_deref(), latest.as_deref(), request, tx.now)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
 pub(crate) fn fail(tx: &mut Tx<'_>, request: &FailStep) -> Result<FailureOutcome, Error> {
-    let run = runs::load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
-    let attempt = find(tx.connection, run.run_id, &request.step_id, request.attempt)?;
+    let run = load_held(tx, &request.lease)?;
+    let attempt = attempt(tx, run.run_id, &request.step_id, request.attempt)?;
     let failures = count_failures(tx.connection, &run, &request.step_id)?;
     let recorded = runs::load_recorded(tx.connection, run.run_id, request.operation)?;
-    let decision = decide::fail_step(&run, attempt.as_ref(), failures, recorded, request, tx.rules, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    let decision =
+        decide::fail_step(&run, attempt.as_deref(), failures, recorded, request, tx.rules, tx.now)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }
 
 pub(crate) fn sleep(tx: &mut Tx<'_>, request: &Sleep) -> Result<SleepOutcome, Error> {
-    let run = runs::load(tx.connection, &request.lease.namespace, request.lease.run_id)?;
-    let latest = find_latest(tx.connection, run.run_id, &request.step_id)?;
+    let run = load_held(tx, &request.lease)?;
+    let latest = latest(tx, run.run_id, &request.step_id)?;
     let recorded = runs::load_recorded(tx.connection, run.run_id, request.operation)?;
-    let decision = decide::sleep(&run, latest.as_ref(), recorded, request, tx.now)?;
-    tx.apply(run.run_id, &decision.effects)?;
+    let decision = decide::sleep(&run, latest.as_deref(), recorded, request, tx.now)?;
+    tx.apply(run.run_id, decision.effects)?;
     Ok(decision.answer)
 }

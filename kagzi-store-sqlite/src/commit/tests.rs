@@ -1,14 +1,17 @@
 //! Tests: what a batch owes to each of its operations. The batches are made by hand, so that nothing
 //! depends on who comes when.
 
-use kagzi_core::{Payload, StartRun, Started, SystemClock, WorkflowType};
+use kagzi_core::{
+    BeginOutcome, BeginStep, Claim, ClaimedRun, Lease, NextStep, OperationId, Payload, StartRun, Started,
+    StepId, SystemClock, WorkerId, WorkflowType,
+};
 use rusqlite::params;
 use tempfile::TempDir;
 use tokio::sync::oneshot::Receiver;
 
 use super::*;
 use crate::options::SqliteOptions;
-use crate::{runs, schema};
+use crate::{claim, runs, schema, steps};
 
 struct Bench {
     scribe: Scribe,
@@ -20,7 +23,7 @@ fn bench() -> Bench {
     let options =
         SqliteOptions::new(directory.path().join("kagzi.db")).busy_timeout(Duration::from_millis(20));
     let scribe = Scribe::new(
-        Arc::new(Queue::new(100)),
+        Arc::new(Queue::new(100, 1 << 20)),
         schema::open_writer(&options).unwrap(),
         WriterOptions {
             rules: Rules::default(),
@@ -28,6 +31,7 @@ fn bench() -> Bench {
             hub: WakeHub::new(),
             max_batch: 100,
             queue_bound: 100,
+            queue_bound_bytes: 1 << 20,
             busy_timeout: options.busy_timeout,
         },
     )
@@ -49,7 +53,7 @@ fn job<T: Send + 'static>(
     work: impl FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Task { work, verdict: None, caller: Some(caller) }), answer)
+    (Box::new(Task { work, verdict: None, caller: Some(caller), _room: None }), answer)
 }
 
 fn a_start() -> StartRun {
@@ -221,4 +225,74 @@ fn a_run_goes_with_everything_that_belongs_to_it() {
     assert_eq!(two.try_recv().unwrap().unwrap(), 1);
     let left = "SELECT count(*) FROM payloads";
     assert_eq!(bench.scribe.connection.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+fn claim_one() -> (Box<dyn Job>, Answer<Vec<ClaimedRun>>) {
+    let start = a_start();
+    let request = Claim {
+        namespace: start.namespace,
+        queues: vec![start.queue],
+        workflow_types: Vec::new(),
+        worker_id: WorkerId::new("w").unwrap(),
+        lease_length: Duration::from_mins(1),
+        limit: 1,
+        steps_limit: 10,
+        operation: OperationId::generate(),
+    };
+    job(move |tx| claim::claim(tx, &request))
+}
+
+fn a_begin(lease: &Lease) -> BeginStep {
+    BeginStep {
+        lease: lease.clone(),
+        step: NextStep::new(StepId::new("s").unwrap(), 0),
+        operation: OperationId::generate(),
+    }
+}
+
+#[test]
+fn what_was_rolled_back_is_not_remembered() {
+    let mut bench = bench();
+    let ((first, _one), (second, mut two)) = (start(), claim_one());
+    bench.scribe.commit(vec![first, second]);
+    let lease = two.try_recv().unwrap().unwrap().remove(0).lease.lease;
+
+    let begin = a_begin(&lease);
+    let (third, mut three) = job(move |tx| {
+        steps::begin(tx, &begin)?;
+        Err::<(), _>(rusqlite::Error::InvalidQuery.into())
+    });
+    bench.scribe.commit(vec![third]);
+    assert!(three.try_recv().unwrap().is_err());
+
+    let begin = a_begin(&lease);
+    let (fourth, mut four) = job(move |tx| steps::begin(tx, &begin));
+    bench.scribe.commit(vec![fourth]);
+    assert_eq!(four.try_recv().unwrap().unwrap(), BeginOutcome::Execute { attempt: 1 });
+}
+
+#[test]
+fn a_batch_is_cut_where_its_answers_grow_large_and_all_of_it_is_done() {
+    let mut bench = bench();
+    let commits = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&commits);
+    let count = move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        false
+    };
+    bench.scribe.connection.commit_hook(Some(count)).unwrap();
+    let large = |size: usize| {
+        let batch = vec![a_start()];
+        job(move |tx| {
+            *tx.answer_bytes += size;
+            runs::start(tx, &batch)
+        })
+    };
+    let (jobs, answers): (Vec<_>, Vec<_>) = [MOST_ANSWER_BYTES, 1, 1, 1].map(large).into_iter().unzip();
+    bench.scribe.commit(jobs);
+    for mut answer in answers {
+        assert!(answer.try_recv().unwrap().is_ok());
+    }
+    assert_eq!(bench.runs(), 4);
+    assert_eq!(commits.load(std::sync::atomic::Ordering::SeqCst), 2, "two answers each");
 }

@@ -3,6 +3,8 @@
 -- Ids are 16 bytes, moments are microseconds since 1970, states are text under a CHECK. Every key
 -- leads with the run and ends with the partition (always 0 here), as on a cluster, so that one
 -- reader of the schema knows both. Tables have no rowid: their primary key is the row's only home.
+-- Checks are written out with OR: for an IN of three values or more, SQLite builds a table of its own
+-- each time a row is written.
 
 -- The hot row of a run. No payloads: claims and timers read many of these rows.
 CREATE TABLE runs (
@@ -12,7 +14,8 @@ CREATE TABLE runs (
     queue             TEXT    NOT NULL,
     workflow_type     TEXT    NOT NULL,
     state             TEXT    NOT NULL
-        CHECK (state IN ('PENDING', 'RUNNING', 'SLEEPING', 'COMPLETED', 'FAILED', 'CANCELLED')),
+        CHECK (state = 'COMPLETED' OR state = 'RUNNING' OR state = 'PENDING' OR state = 'SLEEPING'
+            OR state = 'FAILED' OR state = 'CANCELLED'),
     priority          INTEGER NOT NULL CHECK (priority BETWEEN -9 AND 9),
     due_at            INTEGER NOT NULL,
     -- The order of claims, from due_at and priority: kagzi_core::claim_rank.
@@ -31,7 +34,8 @@ CREATE TABLE runs (
     budget_token      INTEGER NOT NULL,
     finish_operation  BLOB    CHECK (length(finish_operation) = 16),
     dead_letter       TEXT
-        CHECK (dead_letter IN ('RETRIES_EXHAUSTED', 'NON_RETRYABLE', 'RUN_TIMEOUT', 'POISON')),
+        CHECK (dead_letter = 'RETRIES_EXHAUSTED' OR dead_letter = 'NON_RETRYABLE'
+            OR dead_letter = 'RUN_TIMEOUT' OR dead_letter = 'POISON'),
     created_at        INTEGER NOT NULL,
     updated_at        INTEGER NOT NULL,
     finished_at       INTEGER,
@@ -46,7 +50,7 @@ CREATE TABLE runs (
     CHECK ((state = 'RUNNING') = (lease_expires_at IS NOT NULL)),
     CHECK ((state = 'RUNNING') = (claim_operation IS NOT NULL)),
     CHECK ((state = 'FAILED') = (dead_letter IS NOT NULL)),
-    CHECK ((state IN ('COMPLETED', 'FAILED', 'CANCELLED')) = (finished_at IS NOT NULL))
+    CHECK ((state = 'COMPLETED' OR state = 'FAILED' OR state = 'CANCELLED') = (finished_at IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- Indexes hold live work only, but for the three about keys, listings and retention.
@@ -71,7 +75,7 @@ CREATE INDEX runs_finished ON runs (finished_at, run_id, namespace, state)
 -- What runs were started with and what they gave.
 CREATE TABLE payloads (
     run_id        BLOB    NOT NULL,
-    slot          TEXT    NOT NULL CHECK (slot IN ('INPUT', 'OUTPUT')),
+    slot          TEXT    NOT NULL CHECK (slot = 'INPUT' OR slot = 'OUTPUT'),
     partition     INTEGER NOT NULL DEFAULT 0 CHECK (partition = 0),
     created_at    INTEGER NOT NULL,
     updated_at    INTEGER NOT NULL,
@@ -88,8 +92,9 @@ CREATE TABLE steps (
     attempt          INTEGER NOT NULL CHECK (attempt >= 1),
     partition        INTEGER NOT NULL DEFAULT 0 CHECK (partition = 0),
     position         INTEGER NOT NULL,
-    kind             TEXT    NOT NULL CHECK (kind IN ('TASK', 'SLEEP')),
-    state            TEXT    NOT NULL CHECK (state IN ('RUNNING', 'COMPLETED', 'FAILED', 'ABANDONED')),
+    kind             TEXT    NOT NULL CHECK (kind = 'TASK' OR kind = 'SLEEP'),
+    state            TEXT    NOT NULL
+        CHECK (state = 'COMPLETED' OR state = 'RUNNING' OR state = 'FAILED' OR state = 'ABANDONED'),
     fencing_token    INTEGER NOT NULL,
     worker_id        TEXT    NOT NULL,
     deadline_at      INTEGER,
