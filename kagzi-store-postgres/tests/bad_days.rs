@@ -1,0 +1,118 @@
+//! Bad days of a database that others had: idle transactions, small pools, commits that fail.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kagzi_core::{
+    BeginStep, Claim, ClaimedRun, CompleteStep, Namespace, NextStep, OperationId, Payload, QueueName,
+    RunFilter, StartRun, StepId, Store, Then, WorkerId, WorkflowType,
+};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_testkit::{TestDatabase, postgres};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+/// Far above what anything here takes: only what never ends makes a test fail.
+const NEVER: Duration = Duration::from_mins(1);
+
+async fn database() -> TestDatabase {
+    postgres().await.unwrap().fresh_database().await.unwrap()
+}
+
+fn namespace() -> Namespace {
+    Namespace::new("n").unwrap()
+}
+
+fn start() -> StartRun {
+    let (queue, workflow) = (QueueName::new("q").unwrap(), WorkflowType::new("w").unwrap());
+    StartRun::new(namespace(), queue, workflow, Payload::json("1"))
+}
+
+async fn claim(store: &PostgresStore, limit: u32) -> Vec<ClaimedRun> {
+    let claim = Claim {
+        namespace: namespace(),
+        queues: vec![QueueName::new("q").unwrap()],
+        workflow_types: Vec::new(),
+        worker_id: WorkerId::new("worker").unwrap(),
+        lease_length: Duration::from_mins(1),
+        limit,
+        steps_limit: 10,
+        operation: OperationId::generate(),
+    };
+    store.claim(claim).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_transaction_on_one_run_does_not_keep_others_from_being_claimed() {
+    let database = database().await;
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    store.start((0..3).map(|_| start()).collect()).await.unwrap();
+    let mut idle = PgConnection::connect(&database.url()).await.unwrap();
+    let mut transaction = idle.begin().await.unwrap();
+    transaction.execute("SELECT 1 FROM runs ORDER BY claim_rank, run_id LIMIT 1 FOR UPDATE").await.unwrap();
+    let claimed = tokio::time::timeout(NEVER, claim(&store, 3)).await.unwrap();
+    assert_eq!(claimed.len(), 2, "all but the one that somebody sits on");
+    transaction.rollback().await.unwrap();
+    assert_eq!(claim(&store, 3).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writes_at_once_over_the_smallest_pool_all_end() {
+    let database = database().await;
+    let options = PostgresOptions { max_connections: 2, lanes: 2, ..PostgresOptions::new(database.url()) };
+    let store = Arc::new(PostgresStore::connect(options).await.unwrap());
+    store.start((0..64).map(|_| start()).collect()).await.unwrap();
+    let workers: Vec<_> = claim(&store, 64)
+        .await
+        .into_iter()
+        .map(|run| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { live(&store, run).await })
+        })
+        .collect();
+    for worker in workers {
+        tokio::time::timeout(NEVER, worker).await.unwrap().unwrap();
+    }
+}
+
+/// A step by the fast path, the same again by the careful one, and the end.
+async fn live(store: &PostgresStore, run: ClaimedRun) {
+    let (lease, operation) = (run.lease.lease, OperationId::generate());
+    let step = NextStep::new(StepId::new("a").unwrap(), 0);
+    store.begin_step(BeginStep { lease: lease.clone(), step, operation }).await.unwrap();
+    let complete = CompleteStep {
+        lease,
+        step_id: StepId::new("a").unwrap(),
+        attempt: 1,
+        output: Payload::json("1"),
+        then: Then::CompleteRun(Payload::json("2")),
+        operation: OperationId::generate(),
+    };
+    store.complete_step(complete.clone()).await.unwrap();
+    store.complete_step(complete).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_is_an_error_and_nothing_happened() {
+    let database = database().await;
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let mut admin = PgConnection::connect(&database.url()).await.unwrap();
+    // Every statement succeeds; the commit does not.
+    admin
+        .execute(
+            "CREATE FUNCTION no_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN RAISE EXCEPTION 'this transaction is not to be'; END $$;
+             CREATE CONSTRAINT TRIGGER no_commit AFTER INSERT ON runs DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION no_commit()",
+        )
+        .await
+        .unwrap();
+    let request = start();
+    assert!(store.start(vec![request.clone()]).await.is_err(), "one start, gathered with others");
+    assert!(store.start(vec![start(), start()]).await.is_err(), "a batch of its own");
+    assert_eq!(store.count_runs(&namespace(), &RunFilter::default()).await.unwrap(), 0);
+    admin.execute("DROP TRIGGER no_commit ON runs").await.unwrap();
+    store.start(vec![request]).await.unwrap();
+    assert_eq!(store.count_runs(&namespace(), &RunFilter::default()).await.unwrap(), 1);
+}
