@@ -227,6 +227,12 @@ fn insertion_order(run: &Run) -> (Option<(&str, &str)>, RunId) {
     (run.idempotency_key.as_ref().map(|key| (run.namespace.as_str(), key.as_str())), run.run_id)
 }
 
+/// The same, but of two starts with one key neither comes first.
+fn collision_order(run: &Run) -> (Option<(&str, &str)>, Option<RunId>) {
+    let (key, run_id) = insertion_order(run);
+    (key, key.is_none().then_some(run_id))
+}
+
 /// The input of a run, which every run has.
 pub(crate) fn input_from_row(row: &PgRow) -> Result<Payload, Fault> {
     Ok(payload_from_row(row, "input_type", "input")?.ok_or_else(|| damaged("a run without input"))?)
@@ -247,8 +253,8 @@ async fn insert_new(
         .map(|&index| (decide::new_run(&batch[index], now), &batch[index].input))
         .filter(|(run, _)| seen.insert(run.run_id))
         .collect();
-    // Stable, and by key only: of two starts with one key the first stays in front.
-    new.sort_by(|(a, _), (b, _)| insertion_order(a).0.cmp(&insertion_order(b).0));
+    // Stable: of two starts with one key the first stays in front.
+    new.sort_by(|(a, _), (b, _)| collision_order(a).cmp(&collision_order(b)));
     let mut inserted = Vec::new();
     for piece in pieces(&new) {
         inserted.extend(insert_runs(tx, partition, piece).await?);
