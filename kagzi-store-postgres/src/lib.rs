@@ -89,8 +89,8 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidArgument`] for an option outside its range, or a number of partitions that
-    /// is not the schema's; [`StoreError::SchemaMismatch`] for a schema of a newer version;
+    /// [`StoreError::InvalidArgument`] for an option outside its range, a number of partitions that is
+    /// not the schema's, a schema with tables of another program, or a pooler that was not named; [`StoreError::SchemaMismatch`] for a schema of a newer version;
     /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let (options, connect, begin) = options.resolve()?;

@@ -95,6 +95,7 @@ impl Tx<'_> {
         match &mut self.held {
             Held::Pooled(connection) => Ok(connection),
             Held::Borrowed(connection) => Ok(connection),
+            // Cannot be: whoever ends a transaction gives it away.
             Held::Nothing => Err(sqlx::Error::WorkerCrashed),
         }
     }
@@ -123,13 +124,14 @@ impl Drop for Tx<'_> {
     fn drop(&mut self) {
         let Held::Pooled(mut connection) = std::mem::replace(&mut self.held, Held::Nothing) else { return };
         let Ok(runtime) = Handle::try_current() else {
-            connection.close_on_drop();
+            // Nobody is left to roll back; the server does when the connection closes.
+            drop(connection.detach());
             return;
         };
         runtime.spawn(async move {
             // Whatever was under way ends first. The pool does not get back what cannot be rolled back.
             if connection.execute("ROLLBACK").await.is_err() {
-                connection.close_on_drop();
+                drop(connection.detach());
             }
         });
     }
