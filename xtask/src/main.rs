@@ -57,12 +57,14 @@ mod tests {
     use crate::shell::root;
 
     #[test]
-    fn the_first_workflow_of_the_readme_is_the_example_to_the_letter() {
-        let readme = fs::read_to_string(root().join("README.md")).unwrap();
-        let example = fs::read_to_string(root().join("examples/examples/hello.rs")).unwrap();
-        assert!(
-            readme.contains(example.trim()),
-            "README.md does not show examples/examples/hello.rs as it is"
-        );
+    fn the_code_in_the_readme_is_that_of_the_examples_to_the_letter() {
+        let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+        let examples = ["hello", "order"].map(|name| read(&format!("examples/examples/{name}.rs")));
+        let readme = read("README.md");
+        let shown = readme.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap_or(rest));
+        let shown: Vec<&str> = shown.collect();
+        assert_eq!(shown.len(), examples.len());
+        assert_eq!(shown[0], examples[0], "the first workflow is an example as a whole");
+        assert!(examples[1].contains(shown[1]), "not in examples/examples/order.rs:\n{}", shown[1]);
     }
 }

@@ -75,6 +75,10 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a server.
+    ///
+    /// It listens until Ctrl-C or SIGTERM, then drains. A flag comes before its variable, a variable
+    /// before the file, the file before the default. Durations are numbers with units (us, ms, s, m, h,
+    /// d), such as 250ms or 1h30m, at most 100 years; sizes are in bytes.
     Serve(Box<kagzi_server::ServeArgs>),
     /// Run a server for development on a SQLite file, with nothing to set up.
     Dev(host::DevArgs),

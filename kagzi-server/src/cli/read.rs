@@ -31,17 +31,17 @@ pub struct FilterArgs {
     /// Only of this queue.
     #[arg(long)]
     queue: Option<QueueName>,
-    /// Only with this label; may be repeated.
+    /// Only with this label; may be repeated, each key once: a run has to have all of them.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::label)]
     labels: Vec<(String, String)>,
-    /// Only created at this moment or later, in RFC 3339.
+    /// Only created at this moment or later, in RFC 3339, such as 2026-11-24T10:31:20Z.
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
     /// Only created before this moment, in RFC 3339.
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
-    /// At most this many.
-    #[arg(long, default_value_t = 50, allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// At most this many, from 1 to 1000.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Go on where the page before ended: the cursor that it gave.
     #[arg(long)]
@@ -52,7 +52,7 @@ pub struct FilterArgs {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Only in this state: pending, running, sleeping, completed, failed or cancelled; may be repeated.
-    #[arg(long = "state", value_parser = args::state)]
+    #[arg(long = "state", value_name = "STATE", value_parser = args::state)]
     states: Vec<RunState>,
     #[command(flatten)]
     filter: FilterArgs,
