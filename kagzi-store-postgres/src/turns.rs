@@ -11,7 +11,8 @@ use crate::error::Fault;
 use crate::options::PostgresOptions;
 
 /// Operations that lock one run each and may wait for it: together they take half of the connections,
-/// and leave the other half to batches, claims and readers.
+/// and leave the other half to batches, claims and readers. Many at once wait here in turn for longer than
+/// for a connection: that there is a queue says nothing of the database.
 pub(crate) struct OneByOne {
     places: Semaphore,
     patience: Duration,
@@ -20,7 +21,7 @@ pub(crate) struct OneByOne {
 impl OneByOne {
     pub(crate) fn new(options: &PostgresOptions) -> Self {
         let half = (options.max_connections / 2).max(1);
-        Self { places: Semaphore::new(half as usize), patience: options.acquire_timeout }
+        Self { places: Semaphore::new(half as usize), patience: options.statement_timeout }
     }
 
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
