@@ -197,7 +197,7 @@ async fn a_start_with_any_field_out_of_range_is_refused_and_leaves_no_trace(s: S
         ("retry_policy.factor", |start| start.retry = Some(policy(|p| p.factor = f64::INFINITY))),
         ("retry_policy.jitter", |start| start.retry = Some(policy(|p| p.jitter = -0.1))),
         ("retry_policy.jitter", |start| start.retry = Some(policy(|p| p.jitter = 1.1))),
-        ("retry_policy.non_retryable_codes", |start| {
+        ("retry_policy.non_retryable_codes[0]", |start| {
             start.retry = Some(policy(|p| p.non_retryable_codes = vec!["c".repeat(129)]));
         }),
     ];
