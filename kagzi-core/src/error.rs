@@ -38,7 +38,7 @@ impl std::fmt::Display for LostReason {
 /// Everything a [`Store`](crate::Store) can answer instead of an outcome.
 ///
 /// No variant carries a payload, so an error can always be logged.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// A field of the request is outside its documented rule. Correct it; a retry cannot help.

@@ -137,7 +137,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Per lease [`StoreError::LeaseLost`] or [`StoreError::RunNotFound`].
+    /// Per lease [`StoreError::LeaseLost`] or [`StoreError::RunNotFound`]. A store that extends them in
+    /// pieces answers its trouble with one piece per lease too, once another was extended.
     async fn heartbeat(
         &self,
         batch: Vec<Heartbeat>,
@@ -196,7 +197,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Repairs what time did, the longest overdue first, at most `limit` runs, 1 to 10,000
     /// (invariant 14): wakes due sleepers, takes back expired leases, ends what is past its deadline
-    /// or timeout.
+    /// or timeout. A store that works in pieces answers what it did even if one of them failed.
     async fn reap(&self, limit: u32) -> Result<Reaped, StoreError>;
 
     /// The nearest moment at which there is something to reap.
@@ -206,7 +207,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError>;
 
     /// Removes finished runs, at most the limit; answers how many. Never touches a live run. A key of
-    /// a removed run may be used again.
+    /// a removed run may be used again. A store that works in pieces answers what it did even if one of
+    /// them failed.
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError>;
 
     /// Finishes what is in flight and closes the store. Later calls answer

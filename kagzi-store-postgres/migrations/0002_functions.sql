@@ -215,39 +215,116 @@ BEGIN
     END LOOP;
 END $$;
 
--- Takes leases on PENDING runs, in the order of claim_rank over all asked queues together.
+-- The first PENDING runs of some queues, in the order of claim_rank over all of them together, with the
+-- size of their inputs; it takes nothing. With types, each queue and type is a range of its own in the
+-- index, so that runs of other types are not looked at.
+CREATE FUNCTION kagzi_peek(
+    p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_types text[], p_limit integer
+) RETURNS TABLE (claim_rank bigint, run_id uuid, input_bytes integer) LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_now timestamptz := COALESCE(p_now, clock_timestamp());
+BEGIN
+    IF p_types IS NULL THEN
+        RETURN QUERY
+            SELECT c.claim_rank, c.run_id, p.input_bytes FROM (
+                SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
+                CROSS JOIN LATERAL (
+                    SELECT r.run_id, r.claim_rank FROM runs r
+                    WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                      AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                    ORDER BY r.claim_rank, r.run_id LIMIT p_limit) ready
+                ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c
+            LEFT JOIN LATERAL (
+                SELECT octet_length(p.bytes) AS input_bytes FROM payloads p
+                WHERE p.run_id = c.run_id AND p.slot = 'INPUT' AND p.partition = p_partition OFFSET 0) p ON true
+            ORDER BY c.claim_rank, c.run_id;
+    ELSE
+        RETURN QUERY
+            SELECT c.claim_rank, c.run_id, p.input_bytes FROM (
+                SELECT ready.* FROM UNNEST(p_queues) AS q(queue) CROSS JOIN UNNEST(p_types) AS t(workflow_type)
+                CROSS JOIN LATERAL (
+                    SELECT r.run_id, r.claim_rank FROM runs r
+                    WHERE r.namespace = p_namespace AND r.queue = q.queue
+                      AND r.workflow_type = t.workflow_type AND r.partition = p_partition
+                      AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                    ORDER BY r.claim_rank, r.run_id LIMIT p_limit) ready
+                ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c
+            LEFT JOIN LATERAL (
+                SELECT octet_length(p.bytes) AS input_bytes FROM payloads p
+                WHERE p.run_id = c.run_id AND p.slot = 'INPUT' AND p.partition = p_partition OFFSET 0) p ON true
+            ORDER BY c.claim_rank, c.run_id;
+    END IF;
+END $$;
+
+-- The write of kagzi_claim, by the places of rows that it has locked; see kagzi_steps_complete.
+CREATE FUNCTION kagzi_claim_take(
+    p_partition smallint, p_now timestamptz, p_expires timestamptz, p_worker text, p_operation uuid,
+    p_place tid[], p_input_type text[], p_input bytea[]
+) RETURNS TABLE (told text, taken runs, input_type text, input bytea) LANGUAGE plpgsql
+SET enable_indexscan = off SET enable_indexonlyscan = off
+AS $$
+DECLARE
+    v_written bigint;
+BEGIN
+    RETURN QUERY
+        UPDATE runs r
+        SET state = 'RUNNING', fencing_token = r.fencing_token + 1, worker_id = p_worker,
+            lease_expires_at = p_expires, attention_at = LEAST(p_expires, r.deadline_at),
+            claim_operation = p_operation, claims = r.claims + 1, updated_at = p_now
+        FROM UNNEST(p_place, p_input_type, p_input) AS u(place, input_type, input)
+        WHERE r.ctid = u.place AND r.partition = p_partition AND r.state = 'PENDING'
+        RETURNING 'TAKEN', r, u.input_type, u.input;
+    GET DIAGNOSTICS v_written = ROW_COUNT;
+    IF v_written <> cardinality(p_place) THEN
+        RAISE EXCEPTION '% of % runs were claimed', v_written, cardinality(p_place);
+    END IF;
+END $$;
+
+-- Takes leases on PENDING runs, in the order of claim_rank over all asked queues together, as long as
+-- their inputs have room. Answers a row for each with told = TAKEN, in no order, and perhaps one row
+-- without a run:
 --
--- Sent again, it gives what it took. If something is overdue in the queues and p_sweep is true, it
--- takes nothing and answers one row without a run: sweep first, then ask again.
+-- - OVERDUE: something is overdue in the queues, and p_sweep said to look for that. Nothing was taken.
+-- - HELD: nothing was taken, since others hold all that is there.
+-- - LEFT: there was no room for all that the limit would have allowed.
+--
+-- With p_repeat it first looks for what the same claim took before, and gives that again.
 CREATE FUNCTION kagzi_claim(
     p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_types text[],
-    p_worker text, p_length_micros bigint, p_limit integer, p_operation uuid, p_sweep boolean
-) RETURNS TABLE (taken runs, input_type text, input bytea) LANGUAGE plpgsql
+    p_worker text, p_length_micros bigint, p_limit integer, p_room bigint, p_operation uuid,
+    p_repeat boolean, p_sweep boolean
+) RETURNS TABLE (told text, taken runs, input_type text, input bytea) LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz;
-    v_repeated boolean := false;
-    v_run uuid;
+    -- One entry a run, the first in the order of claims in front; places and payloads only as far as
+    -- they have room.
+    v_run uuid[];
+    v_place tid[];
+    v_input_type text[];
+    v_input bytea[];
 BEGIN
     -- The same claim twice at one time: the second waits, and then finds what the first took.
     PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, 0));
     v_now := COALESCE(p_now, clock_timestamp());
 
-    FOR taken IN
-        SELECT r.* FROM runs r
-        WHERE r.claim_operation = p_operation AND r.partition = p_partition
-          AND r.namespace IS NOT DISTINCT FROM p_namespace AND r.state IS NOT DISTINCT FROM 'RUNNING'
-          AND r.worker_id = p_worker
-        ORDER BY r.claim_rank, r.run_id
-    LOOP
-        v_repeated := true;
-        SELECT p.content_type, p.bytes INTO input_type, input FROM payloads p
-        WHERE p.run_id = taken.run_id AND p.slot = 'INPUT' AND p.partition = p_partition;
-        RETURN NEXT;
-    END LOOP;
-    IF v_repeated THEN
-        RETURN;
+    IF p_repeat THEN
+        RETURN QUERY
+            SELECT 'TAKEN', r, p.content_type, p.bytes FROM runs r
+            LEFT JOIN LATERAL (
+                SELECT p.content_type, p.bytes FROM payloads p
+                WHERE p.run_id = r.run_id AND p.slot = 'INPUT' AND p.partition = p_partition OFFSET 0) p ON true
+            WHERE r.claim_operation = p_operation AND r.partition = p_partition
+              AND r.namespace IS NOT DISTINCT FROM p_namespace AND r.state IS NOT DISTINCT FROM 'RUNNING'
+              AND r.worker_id = p_worker;
+        IF FOUND THEN
+            RETURN;
+        END IF;
     END IF;
 
     IF p_sweep THEN
@@ -258,54 +335,69 @@ BEGIN
               AND r.attention_at <= v_now
             LIMIT 1) due;
         IF FOUND THEN
-            taken := NULL;
-            RETURN NEXT;
+            RETURN QUERY SELECT 'OVERDUE', NULL::runs, NULL::text, NULL::bytea;
             RETURN;
         END IF;
     END IF;
+    IF p_limit = 0 THEN
+        RETURN;
+    END IF;
 
-    FOR v_run IN
-        SELECT c.run_id FROM UNNEST(p_queues) AS q(queue)
-        CROSS JOIN LATERAL (
-            SELECT r.run_id, r.claim_rank FROM runs r
-            WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
-              AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
-              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))
-            ORDER BY r.claim_rank, r.run_id LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED) c
-        ORDER BY c.claim_rank, c.run_id LIMIT p_limit
-    LOOP
-        UPDATE runs r
-        SET state = 'RUNNING', fencing_token = r.fencing_token + 1, worker_id = p_worker,
-            lease_expires_at = LEAST(v_now + p_length_micros * interval '1 microsecond', kagzi_end_of_time()),
-            attention_at = LEAST(v_now + p_length_micros * interval '1 microsecond', kagzi_end_of_time(),
-                                 r.deadline_at),
-            claim_operation = p_operation, claims = r.claims + 1, updated_at = v_now
-        WHERE r.run_id = v_run AND r.partition = p_partition
-        RETURNING r.* INTO taken;
-        SELECT p.content_type, p.bytes INTO input_type, input FROM payloads p
-        WHERE p.run_id = v_run AND p.slot = 'INPUT' AND p.partition = p_partition;
-        RETURN NEXT;
-    END LOOP;
-END $$;
+    IF p_types IS NULL THEN
+        SELECT array_agg(c.run_id ORDER BY c.claim_rank, c.run_id),
+               array_agg(c.place ORDER BY c.claim_rank, c.run_id)
+        INTO v_run, v_place
+        FROM (
+            SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
+            CROSS JOIN LATERAL (
+                SELECT r.ctid AS place, r.run_id, r.claim_rank FROM runs r
+                WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED) ready
+            ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c;
+    ELSE
+        SELECT array_agg(c.run_id ORDER BY c.claim_rank, c.run_id),
+               array_agg(c.place ORDER BY c.claim_rank, c.run_id)
+        INTO v_run, v_place
+        FROM (
+            SELECT ready.* FROM UNNEST(p_queues) AS q(queue) CROSS JOIN UNNEST(p_types) AS t(workflow_type)
+            CROSS JOIN LATERAL (
+                SELECT r.ctid AS place, r.run_id, r.claim_rank FROM runs r
+                WHERE r.namespace = p_namespace AND r.queue = q.queue
+                  AND r.workflow_type = t.workflow_type AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED) ready
+            ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c;
+    END IF;
+    IF v_run IS NULL THEN
+        PERFORM FROM kagzi_peek(p_partition, v_now, p_namespace, p_queues, p_types, 1);
+        IF FOUND THEN
+            RETURN QUERY SELECT 'HELD', NULL::runs, NULL::text, NULL::bytea;
+        END IF;
+        RETURN;
+    END IF;
 
--- The PENDING runs that a claim would take, without taking them: where there are several partitions,
--- a claim first finds out how many to take from each.
-CREATE FUNCTION kagzi_peek(
-    p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_types text[], p_limit integer
-) RETURNS TABLE (claim_rank bigint, run_id uuid) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-AS $$
-BEGIN
+    -- Sizes are known without reading large payloads; of those that have no room nothing more is read.
+    SELECT array_agg(i.place ORDER BY i.i), array_agg(i.content_type ORDER BY i.i),
+           array_agg(i.bytes ORDER BY i.i)
+    INTO v_place, v_input_type, v_input
+    FROM (
+        SELECT u.i, u.place, p.content_type, p.bytes, sum(octet_length(p.bytes)) OVER (ORDER BY u.i) AS room
+        FROM UNNEST(v_run, v_place) WITH ORDINALITY AS u(run, place, i)
+        LEFT JOIN LATERAL (
+            SELECT p.content_type, p.bytes FROM payloads p
+            WHERE p.run_id = u.run AND p.slot = 'INPUT' AND p.partition = p_partition OFFSET 0) p ON true) i
+    WHERE i.i = 1 OR i.room <= p_room;
+
     RETURN QUERY
-        SELECT c.claim_rank, c.run_id FROM UNNEST(p_queues) AS q(queue)
-        CROSS JOIN LATERAL (
-            SELECT r.run_id, r.claim_rank FROM runs r
-            WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
-              AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > COALESCE(p_now, now()))
-              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))
-            ORDER BY r.claim_rank, r.run_id LIMIT p_limit) c
-        ORDER BY c.claim_rank, c.run_id LIMIT p_limit;
+        SELECT t.* FROM kagzi_claim_take(
+            p_partition, v_now, LEAST(v_now + p_length_micros * interval '1 microsecond', kagzi_end_of_time()),
+            p_worker, p_operation, v_place, v_input_type, v_input) t;
+    IF cardinality(v_place) < cardinality(v_run) THEN
+        RETURN QUERY SELECT 'LEFT', NULL::runs, NULL::text, NULL::bytea;
+    END IF;
 END $$;
 
 -- Locks runs whose moment has come, the longest overdue first: of the given queues, or of all where

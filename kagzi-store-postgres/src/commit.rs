@@ -17,12 +17,19 @@ use crate::error::RETRY_AFTER;
 /// A batch is cut off at this many bytes of payload, however few operations it holds.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// So much payload waits or is in flight at most, in units of a KiB; more callers wait for room.
+const MAX_QUEUED_KIB: u32 = 64 * 1024;
+
 /// What can be gathered. Cloning it must be cheap.
 pub(crate) trait Gathered: Clone + fmt::Debug + Send + Sync + 'static {
     /// The run it is about.
     fn run_id(&self) -> RunId;
     /// About how many bytes it sends.
     fn len_bytes(&self) -> usize;
+    /// What becomes of it.
+    type Answer: Send + 'static;
+    /// What to answer when its lane died, with or after its batch.
+    fn unanswered() -> Self::Answer;
 }
 
 /// What became of one operation of a batch.
@@ -41,10 +48,10 @@ pub(crate) enum Verdict {
     },
 }
 
-/// Who commits a batch of operations on runs of one partition. It answers a verdict for each.
+/// Who commits a batch of operations on runs of one partition. It gives an answer for each.
 #[async_trait]
-pub(crate) trait Committer<T>: Send + Sync + 'static {
-    async fn commit(&self, partition: i16, batch: &[T]) -> Vec<Verdict>;
+pub(crate) trait Committer<T: Gathered>: Send + Sync + 'static {
+    async fn commit(&self, partition: i16, batch: &[T]) -> Vec<T::Answer>;
     /// The partition of a run.
     fn partition_of(&self, run_id: RunId) -> i16;
 }
@@ -57,14 +64,14 @@ pub(crate) struct Bounds {
     pub(crate) max_queued: usize,
 }
 
-struct Waiting<T> {
+struct Waiting<T: Gathered> {
     operation: T,
-    answer: oneshot::Sender<Verdict>,
-    /// The place in the queue, given back when the operation is answered.
-    _place: OwnedSemaphorePermit,
+    answer: oneshot::Sender<T::Answer>,
+    /// The place in the queue and the room for its payload, given back when the operation is answered.
+    _place: [OwnedSemaphorePermit; 2],
 }
 
-struct State<T> {
+struct State<T: Gathered> {
     /// By partition.
     waiting: Vec<VecDeque<Waiting<T>>>,
     /// The partition whose turn it is.
@@ -74,17 +81,18 @@ struct State<T> {
     lanes_in_flight: usize,
 }
 
-struct Shared<T> {
+struct Shared<T: Gathered> {
     state: Mutex<State<T>>,
     committer: Box<dyn Committer<T>>,
     bounds: Bounds,
     places: Arc<Semaphore>,
+    room: Arc<Semaphore>,
 }
 
 /// Gathers operations of one kind into batches.
-pub(crate) struct Gatherer<T>(Arc<Shared<T>>);
+pub(crate) struct Gatherer<T: Gathered>(Arc<Shared<T>>);
 
-impl<T> fmt::Debug for Gatherer<T> {
+impl<T: Gathered> fmt::Debug for Gatherer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gatherer").field("bounds", &self.0.bounds).finish_non_exhaustive()
     }
@@ -103,21 +111,24 @@ impl<T: Gathered> Gatherer<T> {
             committer: Box::new(committer),
             bounds,
             places: Arc::new(Semaphore::new(bounds.max_queued)),
+            room: Arc::new(Semaphore::new(MAX_QUEUED_KIB as usize)),
         }))
     }
 
     /// Has `operation` committed with others. Cancel safe: dropped before it has a place, it is not
     /// done; dropped later, it is done all the same.
-    pub(crate) async fn submit(&self, operation: T) -> Result<Verdict, StoreError> {
+    pub(crate) async fn submit(&self, operation: T) -> Result<T::Answer, StoreError> {
         let closed =
             || StoreError::Unavailable { reason: "the store is closed".to_owned(), retry_after: RETRY_AFTER };
         let place = Arc::clone(&self.0.places).acquire_owned().await.map_err(|_| closed())?;
-        let (answer, verdict) = oneshot::channel();
+        let kib = u32::try_from(operation.len_bytes().div_ceil(1024)).unwrap_or(u32::MAX).min(MAX_QUEUED_KIB);
+        let room = Arc::clone(&self.0.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let (answer, answered) = oneshot::channel();
         let new_lane = {
             let mut state = self.0.lock();
             let partition = usize::try_from(self.0.committer.partition_of(operation.run_id())).unwrap_or(0);
             if let Some(queue) = state.waiting.get_mut(partition) {
-                queue.push_back(Waiting { operation, answer, _place: place });
+                queue.push_back(Waiting { operation, answer, _place: [place, room] });
             }
             let free = state.lanes_in_flight < self.0.bounds.lanes;
             state.lanes_in_flight += usize::from(free);
@@ -127,7 +138,7 @@ impl<T: Gathered> Gatherer<T> {
             tokio::spawn(lane.run());
         }
         // A lane that dies without an answer had sent its batch, perhaps.
-        Ok(verdict.await.unwrap_or(Verdict::FateOpen))
+        Ok(answered.await.unwrap_or_else(|_| T::unanswered()))
     }
 
     /// Takes no more operations and waits until those in flight are answered.
@@ -139,7 +150,7 @@ impl<T: Gathered> Gatherer<T> {
     }
 }
 
-impl<T> Shared<T> {
+impl<T: Gathered> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // The state is never left half changed, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -147,18 +158,18 @@ impl<T> Shared<T> {
 }
 
 /// One of the tasks that commit batches, alive as long as there is something to do.
-struct Lane<T>(InFlight<T>);
+struct Lane<T: Gathered>(InFlight<T>);
 
 impl<T: Gathered> Lane<T> {
     async fn run(self) {
         let Self(mut in_flight) = self;
         while let Some((partition, batch)) = in_flight.take() {
             let operations: Vec<T> = batch.iter().map(|one| one.operation.clone()).collect();
-            let verdicts = in_flight.shared.committer.commit(partition, &operations).await;
+            let answers = in_flight.shared.committer.commit(partition, &operations).await;
             in_flight.release_runs();
-            for (waiting, verdict) in batch.into_iter().zip(verdicts) {
+            for (waiting, answer) in batch.into_iter().zip(answers) {
                 // Whoever asked may have gone; the operation is done all the same.
-                waiting.answer.send(verdict).ok();
+                waiting.answer.send(answer).ok();
             }
             // Those who were just answered come back with their next operation at once: let them, so
             // that the next batch holds them all.
@@ -168,7 +179,7 @@ impl<T: Gathered> Lane<T> {
 }
 
 /// What a lane holds, given back however the lane ends.
-struct InFlight<T> {
+struct InFlight<T: Gathered> {
     shared: Arc<Shared<T>>,
     runs: Vec<RunId>,
     lane_ended: bool,
@@ -196,7 +207,7 @@ impl<T: Gathered> InFlight<T> {
     }
 }
 
-impl<T> InFlight<T> {
+impl<T: Gathered> InFlight<T> {
     /// For a lane that is counted already.
     const fn new(shared: Arc<Shared<T>>) -> Self {
         Self { shared, runs: Vec::new(), lane_ended: false }
@@ -210,7 +221,7 @@ impl<T> InFlight<T> {
     }
 }
 
-impl<T> Drop for InFlight<T> {
+impl<T: Gathered> Drop for InFlight<T> {
     fn drop(&mut self) {
         self.release_runs();
         if self.lane_ended {
@@ -263,14 +274,18 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    struct Op(RunId, u32);
+    struct Op(RunId, u32, usize);
 
     impl Gathered for Op {
         fn run_id(&self) -> RunId {
             self.0
         }
         fn len_bytes(&self) -> usize {
-            0
+            self.2
+        }
+        type Answer = Verdict;
+        fn unanswered() -> Verdict {
+            Verdict::FateOpen
         }
     }
 
@@ -326,10 +341,10 @@ mod tests {
             let gatherer = Arc::clone(&gatherer);
             tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
         };
-        let mut callers = vec![submit(Op(a, 1))];
+        let mut callers = vec![submit(Op(a, 1, 0))];
         let (first, go) = seen.recv().await.unwrap();
         assert_eq!(first, [1], "an idle lane waits for nobody");
-        for op in [Op(a, 2), Op(b, 3), Op(a, 4)] {
+        for op in [Op(a, 2, 0), Op(b, 3, 0), Op(a, 4, 0)] {
             callers.push(submit(op));
             tokio::task::yield_now().await;
         }
@@ -344,8 +359,31 @@ mod tests {
             assert_eq!(caller.await.unwrap(), Verdict::Done);
         }
         gatherer.close().await;
-        assert!(gatherer.submit(Op(a, 5)).await.is_err());
+        assert!(gatherer.submit(Op(a, 5, 0)).await.is_err());
     }
+
+    #[tokio::test]
+    async fn payloads_wait_for_room_and_one_of_any_size_gets_it() {
+        let (batches, mut seen) = mpsc::unbounded_channel();
+        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }));
+        let submit = |op| {
+            let gatherer = Arc::clone(&gatherer);
+            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
+        };
+        let huge = submit(Op(run(), 1, usize::MAX));
+        let (first, go) = seen.recv().await.unwrap();
+        assert_eq!(first, [1]);
+        let small = submit(Op(run(), 2, 1));
+        tokio::task::yield_now().await;
+        assert!(gatherer.0.lock().waiting[0].is_empty(), "there is no room for it");
+        go.send(()).unwrap();
+        let (second, go) = seen.recv().await.unwrap();
+        assert_eq!(second, [2]);
+        go.send(()).unwrap();
+        assert_eq!([huge.await.unwrap(), small.await.unwrap()], [Verdict::Done, Verdict::Done]);
+    }
+
     #[tokio::test]
     async fn a_lane_that_dies_leaves_nobody_waiting() {
         let (reached, mut batches) = mpsc::unbounded_channel();
@@ -355,9 +393,9 @@ mod tests {
             let gatherer = Arc::clone(&gatherer);
             tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
         };
-        let first = submit(Op(run(), 1));
+        let first = submit(Op(run(), 1, 0));
         let go = batches.recv().await.unwrap();
-        let second = submit(Op(run(), 2));
+        let second = submit(Op(run(), 2, 0));
         tokio::task::yield_now().await;
         go.send(()).unwrap();
         let long = std::time::Duration::from_secs(20);
@@ -375,7 +413,7 @@ mod tests {
         let gatherer = Gatherer::new(1, bounds, Stage { batches });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let entered = runtime.enter();
-        let mut caller = Box::pin(gatherer.submit(Op(run(), 1)));
+        let mut caller = Box::pin(gatherer.submit(Op(run(), 1, 0)));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(caller.as_mut().poll(&mut context).is_pending());
         drop(entered);

@@ -15,7 +15,8 @@ use crate::statement::{Query, query};
 
 type Beat = Result<GrantedLease, StoreError>;
 
-/// A statement extends at most this many leases.
+/// How many leases one statement extends at most: it holds their rows until it ends, and the writes of
+/// their workers wait.
 const MAX_BEATS: usize = 500;
 
 /// How often the heartbeats of a batch wait for runs that others hold, a second each time, before those
@@ -40,16 +41,30 @@ impl Inner {
             by_partition.entry(self.partition(beat.lease.run_id)).or_default().push((index, beat));
         }
         let mut answers: Vec<Option<Beat>> = batch.iter().map(|_| None).collect();
+        let (mut extended, mut failed) = (false, None);
         for (partition, mut beats) in by_partition {
             // Stable: of two heartbeats for one run the first stays in front.
             beats.sort_by_key(|(_, beat)| beat.lease.run_id);
             for piece in beats.chunks(MAX_BEATS) {
                 let together: Vec<&Heartbeat> = piece.iter().map(|(_, beat)| *beat).collect();
-                let beaten = self.beat_together(partition, &together).await?;
-                for ((index, beat), beaten) in piece.iter().zip(beaten) {
-                    answers[*index] = Some(self.answer(beat, beaten).await);
+                match self.beat_together(partition, &together).await {
+                    Ok(beaten) => {
+                        extended = true;
+                        for ((index, beat), beaten) in piece.iter().zip(beaten) {
+                            answers[*index] = Some(self.answer(beat, beaten).await);
+                        }
+                    }
+                    Err(error) => {
+                        for (index, _) in piece {
+                            answers[*index] = Some(Err(error.clone()));
+                        }
+                        failed = Some(error);
+                    }
                 }
             }
+        }
+        if let Some(error) = failed.filter(|_| !extended) {
+            return Err(error);
         }
         answers.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| StoreError::Internal {
             context: "extending leases",

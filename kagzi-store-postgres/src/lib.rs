@@ -22,6 +22,7 @@ mod listing;
 mod locked;
 mod notify;
 mod options;
+mod reads;
 mod reap;
 mod rows;
 mod runs;
@@ -53,6 +54,7 @@ pub use options::{Listen, Pooler, PostgresOptions};
 use crate::commit::{Bounds, Gatherer};
 use crate::error::Fault;
 use crate::notify::Notifier;
+use crate::reads::{ReadRun, Reader};
 use crate::rows::Moment;
 use crate::runs::StartCommitter;
 use crate::statement::{Begin, PIN_DURABILITY, Sessions};
@@ -67,6 +69,7 @@ pub struct PostgresStore {
     inner: Arc<Inner>,
     steps: Gatherer<StepOperation>,
     starts: Gatherer<Arc<StartRun>>,
+    reads: Gatherer<ReadRun>,
 }
 
 /// A connection that nobody used for so long is tried before it is used.
@@ -119,6 +122,7 @@ impl PostgresStore {
         Ok(Self {
             steps: Gatherer::new(partitions, bounds, StepCommitter(Arc::clone(&inner))),
             starts: Gatherer::new(partitions, bounds, StartCommitter(Arc::clone(&inner))),
+            reads: Gatherer::new(partitions, bounds, Reader(Arc::clone(&inner))),
             inner,
         })
     }
@@ -238,7 +242,7 @@ impl Store for PostgresStore {
     }
 
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
-        self.inner.get_run(namespace, run_id).await
+        self.read_run(namespace, run_id).await
     }
 
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
@@ -317,6 +321,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
+        self.reads.close().await;
         self.starts.close().await;
         self.steps.close().await;
         if let Some(notifier) = &self.inner.notifier {

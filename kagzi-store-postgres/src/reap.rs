@@ -53,7 +53,10 @@ impl Inner {
                 turn.found_stuck();
                 Ok(())
             }
-            swept => swept.map_err(|fault| fault.into_store_error("repairing overdue runs")),
+            swept => {
+                let failed = swept.err().map(|fault| fault.into_store_error("repairing overdue runs"));
+                done_in_part(reaped.total() > 0, failed).map(|_| ())
+            }
         }
     }
 
@@ -62,17 +65,26 @@ impl Inner {
         let mut reaped = Reaped::default();
         loop {
             let before = reaped.total();
-            let shares = self
-                .shares_due(limit - before)
-                .await
-                .map_err(|fault| fault.into_store_error("looking for what is due"))?;
+            let shares = match self.shares_due(limit - before).await {
+                Ok(shares) => shares,
+                Err(fault) => {
+                    done_in_part(before > 0, Some(fault.into_store_error("looking for what is due")))?;
+                    reaped.more = MoreDue::Maybe;
+                    return Ok(reaped);
+                }
+            };
+            let mut failed = None;
             for (partition, share) in shares {
-                self.repair(partition, Within::Everywhere, share.runs, &mut reaped)
+                // Trouble in one partition is no reason to leave the others.
+                let repaired = self
+                    .repair(partition, Within::Everywhere, share.runs, &mut reaped)
                     .await
-                    .map_err(|fault| fault.into_store_error("repairing overdue runs"))?;
-                self.time_out_attempts(partition, share.attempts, &mut reaped).await?;
+                    .map_err(|fault| fault.into_store_error("repairing overdue runs"));
+                let timed_out = self.time_out_attempts(partition, share.attempts, &mut reaped).await;
+                failed = failed.or(repaired.err()).or(timed_out.err());
             }
-            if reaped.total() >= limit {
+            let cut_short = done_in_part(reaped.total() > 0, failed)?;
+            if reaped.total() >= limit || cut_short {
                 reaped.more = MoreDue::Maybe;
                 return Ok(reaped);
             }
@@ -308,13 +320,19 @@ impl Inner {
             for (_, id, partition) in candidates.into_iter().take(request.limit as usize) {
                 by_partition.entry(partition).or_default().push(id);
             }
-            let mut deleted = 0;
-            for (partition, ids) in by_partition {
-                deleted += self.delete(partition, request, ids).await?;
-            }
-            Ok::<_, Fault>(deleted)
+            Ok::<_, Fault>(by_partition)
         };
-        work.await.map_err(|fault| fault.into_store_error("deleting finished runs"))
+        let context = "deleting finished runs";
+        let candidates = work.await.map_err(|fault| fault.into_store_error(context))?;
+        let (mut deleted, mut failed) = (0, None);
+        for (partition, ids) in candidates {
+            match self.delete(partition, request, ids).await {
+                Ok(count) => deleted += count,
+                Err(fault) => failed = failed.or(Some(fault.into_store_error(context))),
+            }
+        }
+        done_in_part(deleted > 0, failed)?;
+        Ok(deleted)
     }
 
     async fn finished(
@@ -345,7 +363,8 @@ impl Inner {
 
     /// Deletes runs with all that belongs to them; one that was requeued since is left alone.
     async fn delete(&self, partition: i16, request: &DeleteFinished, ids: Vec<Uuid>) -> Result<u64, Fault> {
-        let query = query(
+        let mut tx = self.pool.begin().await?;
+        let rows = query(
             "DELETE FROM runs
              WHERE run_id = ANY ($2) AND partition = $1 AND finished_at < $3
                AND state = ANY ($4::text[]::run_state[])
@@ -354,8 +373,32 @@ impl Inner {
         .bind(partition)
         .bind(ids)
         .bind(Moment(request.before))
-        .bind(final_states(request));
-        Ok(self.write_all(query).await?.len() as u64)
+        .bind(final_states(request))
+        .fetch_all(&mut tx)
+        .await?;
+        let deleted: Vec<Uuid> = rows.iter().map(|row| row.try_get("run_id")).collect::<Result<_, _>>()?;
+        let count = deleted.len() as u64;
+        // The rest follows by foreign keys.
+        query("DELETE FROM payloads WHERE run_id = ANY ($2) AND partition = $1")
+            .bind(partition)
+            .bind(deleted)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await.map_err(Fault::Committing)?;
+        Ok(count)
+    }
+}
+
+/// What becomes of an error on the way: once a piece of the work was committed the answer is what was
+/// done, since an error says that nothing was. Answers whether there was an error.
+fn done_in_part(done: bool, failed: Option<StoreError>) -> Result<bool, StoreError> {
+    match failed {
+        Some(error) if done => {
+            tracing::warn!(%error, "a part of the work failed, the rest was done");
+            Ok(true)
+        }
+        Some(error) => Err(error),
+        None => Ok(false),
     }
 }
 

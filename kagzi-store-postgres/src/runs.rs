@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kagzi_core::decide;
 use kagzi_core::{
-    CancelOutcome, CancelRun, Clock as _, Namespace, Payload, RequeueOutcome, RequeueRun, Run, RunId,
-    RunRecord, RunState, StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
+    CancelOutcome, CancelRun, Clock as _, Payload, RequeueOutcome, RequeueRun, Run, RunId, RunState,
+    StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
 };
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -17,7 +17,7 @@ use crate::commit::{Committer, Gathered, Verdict};
 use crate::error::{Fault, MAX_TRIES, damaged};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
-use crate::save::{insert_runs, is_among};
+use crate::save::{insert_runs, inserted_ids, is_among};
 use crate::statement::{Tx, query};
 use crate::steps::{after_fault, carefully};
 use crate::{Inner, PostgresStore};
@@ -33,6 +33,13 @@ impl Gathered for Arc<StartRun> {
 
     fn len_bytes(&self) -> usize {
         self.input.len_bytes()
+    }
+
+    type Answer = Verdict;
+
+    fn unanswered() -> Verdict {
+        // The lane had sent its batch, perhaps.
+        Verdict::FateOpen
     }
 }
 
@@ -109,10 +116,9 @@ impl Inner {
             batch.iter().map(|start| (decide::new_run(start, now), &start.input)).collect();
         // Two batches that bring the same keys must insert them in one order.
         new.sort_by(|(a, _), (b, _)| insertion_order(a).cmp(&insertion_order(b)));
-        let mut tx = self.pool.begin().await?;
-        let inserted = insert_runs(&mut tx, partition, &new).await?;
-        tx.commit().await.map_err(Fault::Committing)?;
-        let inserted: HashSet<Uuid> = inserted.into_iter().collect();
+        // One statement is a transaction of its own.
+        let rows = self.write_all(insert_runs(partition, &new)?).await?;
+        let inserted: HashSet<Uuid> = inserted_ids(&rows)?.into_iter().collect();
         for (run, _) in new.iter().filter(|(run, _)| inserted.contains(&run.run_id.as_uuid())) {
             self.announce_new(run);
         }
@@ -170,40 +176,6 @@ impl Inner {
         Ok((answers.ok_or_else(|| damaged("a start was not answered"))?, created))
     }
 
-    pub(crate) async fn get_run(
-        &self,
-        namespace: &Namespace,
-        run_id: RunId,
-    ) -> Result<RunRecord, StoreError> {
-        self.read_run(namespace, run_id).await.map_err(|fault| fault.into_store_error("reading a run"))
-    }
-
-    async fn read_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, Fault> {
-        const SQL: &str = concat!(
-            "SELECT ",
-            run_columns!(),
-            ", i.content_type AS input_type, i.bytes AS input, o.content_type AS output_type, o.bytes AS output
-             FROM runs
-             CROSS JOIN LATERAL (
-                 SELECT content_type, bytes FROM payloads p
-                 WHERE p.run_id = runs.run_id AND p.slot = 'INPUT' AND p.partition = $2 OFFSET 0) i
-             LEFT JOIN LATERAL (
-                 SELECT content_type, bytes FROM payloads p
-                 WHERE p.run_id = runs.run_id AND p.slot = 'OUTPUT' AND p.partition = $2 OFFSET 0) o ON true
-             WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3"
-        );
-        let query = query(SQL).bind(run_id.as_uuid()).bind(self.partition(run_id)).bind(namespace.as_str());
-        let rows = self.fetch_all(query).await?;
-        let row = rows.first().ok_or(StoreError::RunNotFound { run_id })?;
-        let run = run_from_row(row)?;
-        let output = if run.state == RunState::Completed {
-            payload_from_row(row, "output_type", "output")?
-        } else {
-            None
-        };
-        Ok(RunRecord { run, input: input_from_row(row)?, output })
-    }
-
     pub(crate) async fn cancel(&self, request: &CancelRun) -> Result<CancelOutcome, StoreError> {
         request.validate(&self.rules)?;
         let wanted = Wanted { recorded: Some(request.operation), ..Wanted::default() };
@@ -257,7 +229,7 @@ async fn insert_new(
     new.sort_by(|(a, _), (b, _)| collision_order(a).cmp(&collision_order(b)));
     let mut inserted = Vec::new();
     for piece in pieces(&new) {
-        inserted.extend(insert_runs(tx, partition, piece).await?);
+        inserted.extend(inserted_ids(&insert_runs(partition, piece)?.fetch_all(tx).await?)?);
     }
     Ok((new.into_iter().map(|(run, _)| run).collect(), inserted))
 }

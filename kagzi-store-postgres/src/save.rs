@@ -2,11 +2,12 @@
 
 use kagzi_core::{OperationId, Payload, Run, RunId, StoreError};
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::error::Fault;
 use crate::rows::{Moment, micros, moment, retry_text, to_json};
-use crate::statement::{Tx, query};
+use crate::statement::{Query, Tx, query};
 
 /// A run as it is to be from now on.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +56,16 @@ pub(crate) async fn save_runs(tx: &mut Tx<'_>, partition: i16, writes: &[RunWrit
     Ok(())
 }
 
-/// Inserts new runs with their inputs; a run whose id or key is there already is left out. Answers
-/// the ids of those that were inserted.
-pub(crate) async fn insert_runs(
-    tx: &mut Tx<'_>,
-    partition: i16,
-    new: &[(Run, &Payload)],
-) -> Result<Vec<Uuid>, Fault> {
+/// The statement that inserts new runs with their inputs, and answers the ids of those that it inserted
+/// ([`inserted_ids`]): a run whose id or key is there already is left out.
+pub(crate) fn insert_runs(partition: i16, new: &[(Run, &Payload)]) -> Result<Query, StoreError> {
     let writes: Vec<RunWrite<'_>> = new.iter().map(|(run, _)| RunWrite { run, abandon: false }).collect();
     let retries: Vec<Option<String>> =
         column::<_, Result<_, StoreError>>(&writes, |run| retry_text(run.retry.as_ref()))?;
     let labels: Vec<Option<String>> = column::<_, Result<_, StoreError>>(&writes, |run| {
         (!run.labels.is_empty()).then(|| to_json(&run.labels)).transpose()
     })?;
-    let rows = query(include_str!("insert_runs.sql"))
+    Ok(query(include_str!("insert_runs.sql"))
         .bind(partition)
         .bind(column::<_, Vec<_>>(&writes, |run| run.run_id.as_uuid()))
         .bind(column::<_, Vec<_>>(&writes, |run| run.namespace.as_str()))
@@ -89,13 +86,15 @@ pub(crate) async fn insert_runs(
         .bind(column::<_, Vec<_>>(&writes, |run| run.trace_context.as_deref()))
         .bind(column::<_, Vec<_>>(&writes, |run| Moment(run.created_at)))
         .bind(new.iter().map(|(_, input)| input.content_type.as_str()).collect::<Vec<_>>())
-        .bind(new.iter().map(|(_, input)| &input.bytes[..]).collect::<Vec<_>>())
-        .fetch_all(tx)
-        .await?;
+        .bind(new.iter().map(|(_, input)| &input.bytes[..]).collect::<Vec<_>>()))
+}
+
+/// Reads what [`insert_runs`] answered.
+pub(crate) fn inserted_ids(rows: &[PgRow]) -> Result<Vec<Uuid>, Fault> {
     rows.iter().map(|row| Ok(row.try_get("run_id")?)).collect()
 }
 
-/// Whether `run_id` is among the ids that [`insert_runs`] answered.
+/// Whether `run_id` is among the ids of [`inserted_ids`].
 pub(crate) fn is_among(inserted: &[Uuid], run_id: RunId) -> bool {
     inserted.contains(&run_id.as_uuid())
 }

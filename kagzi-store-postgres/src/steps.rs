@@ -82,6 +82,13 @@ impl Gathered for StepOperation {
         self.completes().map_or(0, |request| request.output.len_bytes())
             + self.finishes().map_or(0, Payload::len_bytes)
     }
+
+    type Answer = Verdict;
+
+    fn unanswered() -> Verdict {
+        // The lane had sent its batch, perhaps.
+        Verdict::FateOpen
+    }
 }
 
 /// Commits batches of [`StepOperation`].

@@ -96,7 +96,12 @@ async fn claim(store: &PostgresStore, round: u32) -> ClaimedRun {
     let claim = Claim {
         namespace: namespace(),
         queues: vec![queue(round), QueueName::new("other").unwrap()],
-        workflow_types: vec![WorkflowType::new("w").unwrap()],
+        // With a filter and without: each has an index.
+        workflow_types: if round.is_multiple_of(2) {
+            vec![WorkflowType::new("w").unwrap()]
+        } else {
+            Vec::new()
+        },
         worker_id: WorkerId::new("worker").unwrap(),
         lease_length: Duration::from_mins(1),
         limit: 1,

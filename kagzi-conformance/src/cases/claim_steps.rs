@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kagzi_core::{AttemptScope, AttemptState, Claim, ListAttempts, Page, PageRequest, Payload};
+use kagzi_core::{
+    Attempt, AttemptScope, AttemptState, Claim, Cursor, ListAttempts, Page, PageRequest, Payload, RunId,
+};
 
 use crate::case::cases;
 use crate::scenario::{Held, Scenario, check, equal, hiccup};
@@ -62,29 +64,34 @@ async fn carries_the_latest_attempt_of_each_step(s: Scenario) -> Verdict {
     equal("and no older one [5]", &expected, &steps)
 }
 
+/// The steps that a claim handed over, and those that its cursor leads to.
+async fn with_the_rest(
+    s: &Scenario,
+    run_id: RunId,
+    mut steps: Vec<Attempt>,
+    mut next: Option<Cursor>,
+) -> Result<Vec<Attempt>, Violation> {
+    while let Some(cursor) = next {
+        let page = PageRequest { limit: 3, cursor: Some(cursor) };
+        let request =
+            ListAttempts { namespace: s.namespace().clone(), run_id, scope: AttemptScope::Latest, page };
+        let read = s.store().list_attempts(&request).await;
+        let Page { items, next: more } = read.map_err(|e| Violation::refused("the claim's cursor", &e))?;
+        steps.extend(items);
+        next = more;
+    }
+    Ok(steps)
+}
+
 async fn says_how_to_get_the_steps_beyond_the_limit(s: Scenario) -> Verdict {
     let held = s.held().await?;
     many_steps(&held, 10).await?;
     held.release().await?;
     let mut claimed = s.claim_as(Claim { steps_limit: 4, ..s.claim_request("w2", 1)? }).await?;
     let run = claimed.pop().ok_or_else(|| Violation::new("a released run is claimable [10]", "1", "0"))?;
-    let mut steps = run.steps.clone();
-    equal("a claim carries at most its limit of steps", &4, &steps.len())?;
-    let mut next = run.more_steps;
-    check(next.is_some(), "it says how to get the others [4]", "a cursor", &next)?;
-    while let Some(cursor) = next {
-        let page = PageRequest { limit: 3, cursor: Some(cursor) };
-        let request = ListAttempts {
-            namespace: s.namespace().clone(),
-            run_id: held.run_id(),
-            scope: AttemptScope::Latest,
-            page,
-        };
-        let read = s.store().list_attempts(&request).await;
-        let Page { items, next: more } = read.map_err(|e| Violation::refused("the claim's cursor", &e))?;
-        steps.extend(items);
-        next = more;
-    }
+    equal("a claim carries at most its limit of steps", &4, &run.steps.len())?;
+    check(run.more_steps.is_some(), "it says how to get the others [4]", "a cursor", &run.more_steps)?;
+    let steps = with_the_rest(&s, held.run_id(), run.steps, run.more_steps).await?;
     let recorded = s.attempts_in(held.run_id(), AttemptScope::Latest).await?;
     equal("together they are all the steps, without gap or repeat [4]", &recorded, &steps)
 }
