@@ -90,20 +90,6 @@ impl Batch {
         }
     }
 
-    /// Cancels what is not finished, so that it can be removed.
-    ///
-    /// # Errors
-    ///
-    /// Those of listing and cancelling runs.
-    pub async fn cancel_live(&self) -> Result<(), ClientError> {
-        for run in self.runs().await? {
-            if !run.state.is_terminal() {
-                self.client.cancel(run.run_id, "the demo was stopped").await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Reads every history, a few at a time, and adds it up.
     ///
     /// # Errors

@@ -4,10 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use kagzi_core::{DeleteFinished, Namespace, QueueName, SharedStore, StoreError, Timestamp};
+use kagzi_core::{Namespace, QueueName};
 use kagzi_sdk::Client;
 use kagzi_server::{Server, ServerConfig, ServerHandle};
-use uuid::Uuid;
 
 use super::batch::Batch;
 use super::child::WorkerPlan;
@@ -15,6 +14,7 @@ use super::hold::Hold;
 use super::summary::shell_quoted;
 use super::workspace::{Keep, Workspace};
 use crate::cli::{CliError, DEFAULT_NAMESPACE, complain, server_failed, sqlite_url};
+use crate::scratch::{self, unique_name};
 
 /// How long the leases of the first worker last: short, so that its files are taken up soon.
 const LEASE_OF_THE_DOOMED: Duration = Duration::from_millis(1500);
@@ -28,9 +28,6 @@ const CONCURRENCY: u32 = 32;
 
 /// How long the server waits for calls in flight at the end. There are none but polls.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// How many runs are removed in one go.
-const PURGE_BATCH: u32 = 500;
 
 /// A server and everything around it.
 #[derive(Debug)]
@@ -59,7 +56,7 @@ impl Stage {
     ///
     /// If any of it is refused.
     pub async fn set_up(output: Option<&Path>, store: Option<String>, keep: Keep) -> Result<Self, CliError> {
-        let demo = format!("demo-{}", short_id());
+        let demo = unique_name("demo");
         let name_refused = |why| CliError::failed("could not name the demo", why);
         let workspace = Workspace::create(&demo, output, keep)?;
         let (kind, store, namespace) = match store {
@@ -133,8 +130,8 @@ impl Stage {
         let everything_stays = self.workspace.keep() == Keep::Everything;
         let hint = everything_stays.then(|| self.where_to_look());
         if self.store == StoreKind::Shared && !everything_stays {
-            let purged = purge(self.server.store(), &self.namespace).await;
-            purged.map_err(|why| {
+            let cleared = scratch::clear(self.server.store(), &self.namespace).await;
+            cleared.map_err(|why| {
                 CliError::failed("could not remove the runs of the demo from the store", why)
             })?;
         }
@@ -149,9 +146,7 @@ impl Stage {
     /// Stops at once. What could not be taken away is said, and no more: something else went wrong before.
     pub async fn abandon(self) {
         if self.store == StoreKind::Shared && self.workspace.keep() == Keep::Manifest {
-            let cancelled = self.batch().cancel_live().await.map_err(|why| why.to_string());
-            let purged = purge(self.server.store(), &self.namespace).await.map_err(|why| why.to_string());
-            if let Err(why) = cancelled.and(purged) {
+            if let Err(why) = scratch::clear(self.server.store(), &self.namespace).await {
                 complain(format_args!("runs of the demo are left in namespace {}: {why}", self.namespace));
             }
         }
@@ -195,22 +190,4 @@ impl Stage {
              its SHA-256; zstd -dc restores it."
         )
     }
-}
-
-/// Enough of a random id to tell demos apart.
-fn short_id() -> String {
-    let id = Uuid::now_v7().simple().to_string();
-    id[id.len() - 10..].to_owned()
-}
-
-/// Removes every finished run of the demo's namespace, which nobody else uses.
-async fn purge(store: &SharedStore, namespace: &Namespace) -> Result<(), StoreError> {
-    let request = DeleteFinished {
-        namespace: Some(namespace.clone()),
-        states: Vec::new(),
-        before: Timestamp::MAX,
-        limit: PURGE_BATCH,
-    };
-    while store.delete_finished(&request).await? > 0 {}
-    Ok(())
 }

@@ -5,7 +5,6 @@
 //! so is the worker.
 
 use std::fmt;
-use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use super::archive::Archive;
 use super::hold::{Countdown, Hold};
 use super::workflow::{Backup, WORKFLOW_TYPE, backup_file};
 use crate::cli::{CliError, one_line, print};
+use crate::lifeline::end_with_the_parent;
 
 /// What precedes the run id in the line that announces a hold.
 pub const HELD: &str = "held ";
@@ -54,7 +54,7 @@ pub struct WorkerArgs {
 
 /// Tells the demo that a step of this run waits to be killed.
 pub fn announce_hold(run_id: RunId) {
-    // If nobody listens, the demo is gone, and `die_with_the_demo` ends this process.
+    // If nobody listens, the demo is gone, and `end_with_the_parent` ends this process.
     print(&format!("{HELD}{run_id}")).ok();
 }
 
@@ -78,23 +78,13 @@ impl Troubles {
     }
 }
 
-/// Ends the process when the demo that started it ends, however that happens: the other end of the
-/// standard input closes even if the demo is killed.
-fn die_with_the_demo() {
-    std::thread::spawn(|| {
-        // Nothing is ever sent: whatever ends the read, the demo is gone.
-        io::stdin().lock().read_to_end(&mut Vec::new()).ok();
-        std::process::exit(0);
-    });
-}
-
 /// Works until it is killed or the demo is gone.
 ///
 /// # Errors
 ///
 /// If the server cannot be reached, or refuses to hand out work.
 pub async fn work(args: WorkerArgs, server: &str, namespace: &Namespace) -> Result<(), CliError> {
-    die_with_the_demo();
+    end_with_the_parent();
     kagzi_server::telemetry::init(LogFormat::Text, "warn")
         .map_err(|why| CliError::failed("could not log", why))?;
     let troubles = Arc::new(Troubles::default());
