@@ -102,7 +102,9 @@ async fn a_heartbeat_changes_nothing_but_the_expiry(s: Scenario) -> Verdict {
 
 async fn every_lease_of_a_batch_gets_its_own_verdict_in_order(s: Scenario) -> Verdict {
     s.start_many(4).await?;
-    let held: Vec<Held> = s.claim("w1", 4).await?.into_iter().map(|run| Held::new(s.clone(), run)).collect();
+    let claimed = s.claim("w1", 4).await?;
+    // Not in the order of their ids, which is the one in which a store would lock them.
+    let held: Vec<Held> = claimed.into_iter().rev().map(|run| Held::new(s.clone(), run)).collect();
     s.cancel(held[0].run_id()).await?;
     held[2].complete_run("1").await?;
     s.turn(Duration::from_secs(10));

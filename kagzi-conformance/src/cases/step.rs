@@ -320,15 +320,18 @@ async fn fail_then_begin_gives_the_next_number_and_keeps_the_failure(s: Scenario
     first.begin("a").await?;
     s.turn(Duration::from_secs(1));
     let failed_at = s.now();
-    first.fail("a", 1, hiccup()).await?;
+    let request = first.fail_request("a", 1, hiccup())?;
+    let operation = request.operation;
+    first.store().fail_step(request).await.map_err(|e| Violation::refused("failing a step", &e))?;
     s.turn(Duration::from_secs(10));
     let second = s.claim_one("w1").await?;
     equal("the next number is opened [5]", &2, &second.begin("a").await?)?;
     let attempts = s.attempts(first.run_id()).await?;
-    let found = (attempts[0].state, attempts[0].failure.clone(), attempts[0].finished_at);
+    let failed = &attempts[0];
+    let found = (failed.state, failed.failure.clone(), failed.finished_at, failed.end_operation);
     equal(
-        "the failed attempt keeps its failure [5]",
-        &(AttemptState::Failed, Some(hiccup()), Some(failed_at)),
+        "the failed attempt keeps its failure, its time and its operation [5]",
+        &(AttemptState::Failed, Some(hiccup()), Some(failed_at), Some(operation)),
         &found,
     )?;
     equal("and the new one runs [5]", &AttemptState::Running, &attempts[1].state)

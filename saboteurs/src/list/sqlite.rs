@@ -157,6 +157,15 @@ fn history() -> Vec<Saboteur> {
             ),
         ),
         one(
+            "a failure forgets which operation it was",
+            &["step::fail_then_begin"],
+            after!(
+                "UPDATE OF state ON steps WHEN new.state = 'FAILED'",
+                "UPDATE steps SET end_operation = NULL
+                 WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt"
+            ),
+        ),
+        one(
             "outputs end at their first NUL",
             &["step::outputs_come_back"],
             after!(

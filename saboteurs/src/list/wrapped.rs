@@ -7,7 +7,8 @@ use kagzi_core::Rules;
 use super::{Kind, Saboteur};
 use crate::stores::memory::Memory;
 use crate::wrapped::answers::{
-    AcknowledgesFirst, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease, StartsOneByOne, WakesEarly,
+    AcknowledgesFirst, BeatsAnsweredAsLocked, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease,
+    StartsOneByOne, WakesEarly,
 };
 use crate::wrapped::claims::CarelessClaim;
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
@@ -145,6 +146,11 @@ fn answers() -> Vec<Saboteur> {
             "one lost lease fails the heartbeats beside it",
             &["lease::every_lease_of_a_batch", "fencing::a_batch_of_the_frozen"],
             Memory::wrapped(BeatsFailAsOne),
+        ),
+        one(
+            "the verdicts of a batch of heartbeats come in another order",
+            &["lease::every_lease_of_a_batch"],
+            Memory::wrapped(BeatsAnsweredAsLocked),
         ),
         one("a sleeper wakes a microsecond early", &["sleep::a_sleeper"], Memory::wrapped(WakesEarly)),
         one(

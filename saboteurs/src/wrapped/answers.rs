@@ -65,6 +65,20 @@ impl Bug for BeatsFailAsOne {
     }
 }
 
+/// Answers heartbeats in the order in which it locked the runs.
+#[derive(Debug)]
+pub struct BeatsAnsweredAsLocked;
+
+#[async_trait]
+impl Bug for BeatsAnsweredAsLocked {
+    async fn heartbeat(&self, store: &SharedStore, batch: Vec<Heartbeat>) -> Beats {
+        let runs: Vec<_> = batch.iter().map(|beat| beat.lease.run_id).collect();
+        let mut verdicts: Vec<_> = runs.into_iter().zip(store.heartbeat(batch).await?).collect();
+        verdicts.sort_by_key(|(run_id, _)| *run_id);
+        Ok(verdicts.into_iter().map(|(_, verdict)| verdict).collect())
+    }
+}
+
 /// Lets a sleeper wake a microsecond early.
 #[derive(Debug)]
 pub struct WakesEarly;
