@@ -258,17 +258,17 @@ const ROWS: &[Entry] = &[
     ),
     (
         "names are sorted as people sort them, not by their bytes",
-        &["step::steps_at_one_place", "reading::"],
+        &["step::steps_at_one_place"],
         Tampering::Script("ALTER TABLE steps ALTER COLUMN step_id TYPE text COLLATE \"und-x-icu\""),
     ),
     (
         "the answers of rare operations are forgotten",
-        &["sent_again", "_again_", "durability::answers_are_remembered"],
+        &["lease::a_release_sent_again", "durability::answers_are_remembered"],
         Tampering::Script("CREATE RULE saboteur AS ON INSERT TO operations DO INSTEAD NOTHING"),
     ),
     (
         "a heartbeat lets a finished run live on",
-        &["finish::", "fencing::heartbeat"],
+        &["finish::a_reap_moves_no_finished_run"],
         Tampering::Script(
             "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  NEW.attention_at := COALESCE(NEW.attention_at, OLD.attention_at);

@@ -40,12 +40,12 @@ const STEPS: &[Entry] = &[
     ),
     (
         "step writes do not lock the run",
-        &["_against_", "concurrent", "batching::", "is_one_order"],
+        &["_against_", "is_one_order"],
         Tampering::Function("kagzi_steps", &[Patch { from: "OFFSET 0 FOR NO KEY UPDATE", to: "OFFSET 0" }]),
     ),
     (
         "a begin does not look whether the step is there",
-        &["step::"],
+        &["step::the_same_begin_again", "step::another_begin", "step::begin_after_complete"],
         Tampering::FunctionAndScript(
             "kagzi_steps",
             &[Patch { from: " AND begun.found IS NULL", to: "" }],
@@ -113,7 +113,7 @@ const STEPS: &[Entry] = &[
     ),
     (
         "a begin reads before it writes, with no key to stop it",
-        &["step::thirty_two_concurrent_begins_of_one_step", "step::never_more", "fencing::", "batching::"],
+        &["step::thirty_two_concurrent_begins_of_one_step", "step::never_more", "step::begin_after"],
         Tampering::FunctionAndScript(
             "kagzi_steps",
             &[

@@ -28,7 +28,7 @@ fn leases() -> Vec<Saboteur> {
     vec![
         one(
             "a token is used again after a release",
-            &["lease::tokens_never_repeat", "fencing::"],
+            &["lease::tokens_never_repeat", "by_the_same_worker_id"],
             after!(
                 "UPDATE OF state ON runs WHEN old.state = 'RUNNING' AND new.state = 'PENDING'",
                 "UPDATE runs SET fencing_token = new.fencing_token - 1 WHERE run_id = new.run_id"
@@ -90,7 +90,7 @@ fn waiting() -> Vec<Saboteur> {
         ),
         one(
             "a sleep keeps the lease",
-            &["sleep::a_sleeper", "sleep::the_old_lease", "fencing::"],
+            &["sleep::a_sleeper", "sleep::the_old_lease", "fencing::sleep"],
             after!(
                 "UPDATE OF state ON runs WHEN new.state = 'SLEEPING'",
                 "UPDATE runs SET state = 'RUNNING', worker_id = old.worker_id,
