@@ -218,7 +218,7 @@ const REAPING: &[Entry] = &[
 const ROWS: &[Entry] = &[
     (
         "a key is looked up and not enforced",
-        &["start::"],
+        &["start::the_same_key", "start::thirty_two", "start::concurrent"],
         Tampering::Script("DROP INDEX runs_idempotency_key"),
     ),
     (
