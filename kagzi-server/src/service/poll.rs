@@ -3,8 +3,8 @@
 use std::mem::take;
 
 use kagzi_core::{
-    AttemptScope, ClaimedRun, Lease, ListAttempts, OperationId, PageRequest, ReleaseRun, SharedStore,
-    StoreError,
+    Attempt, AttemptScope, ClaimedRun, Lease, ListAttempts, OperationId, PageRequest, ReleaseRun,
+    SharedStore, StoreError,
 };
 use kagzi_sdk::wire::Poll;
 use tokio::runtime::Handle;
@@ -91,31 +91,29 @@ impl Services {
     }
 }
 
-/// Cuts claimed runs to what one response holds: every run that is handed over comes with its input and
-/// its first step at least, so that a cursor can say where the others begin. The first run comes
-/// whatever its size. Answers the leases of the runs that have no room.
+/// Cuts claimed runs to what one response holds: every run that is handed over comes with its input, and
+/// with as many of its steps as there is room for; a cursor says where the others begin. The first run
+/// comes whatever its size. Answers the leases of the runs that have no room.
 fn fit(mut runs: Vec<ClaimedRun>) -> (Vec<ClaimedRun>, Vec<Lease>) {
-    let least = |run: &ClaimedRun| weight::claimed(run) + run.steps.first().map_or(0, weight::attempt);
-    let kept = weight::fitting(&runs, least);
+    let kept = weight::fitting(&runs, weight::claimed);
     let left_over = runs.split_off(kept).into_iter().map(|run| run.lease.lease).collect();
-    let mut room = RESPONSE_BYTES.saturating_sub(runs.iter().map(least).sum());
+    let mut room = RESPONSE_BYTES.saturating_sub(runs.iter().map(weight::claimed).sum());
     for run in &mut runs {
         cut_steps(run, &mut room);
     }
     (runs, left_over)
 }
 
-/// Keeps the first step and as many more as there is room for.
+/// Keeps the first steps that there is room for.
 fn cut_steps(run: &mut ClaimedRun, room: &mut usize) {
-    let mut kept = run.steps.len().min(1);
-    for step in run.steps.iter().skip(1) {
-        let Some(left) = room.checked_sub(weight::attempt(step)) else { break };
-        *room = left;
-        kept += 1;
-    }
-    if kept == run.steps.len() {
-        return;
-    }
+    let no_room = |step: &Attempt| match room.checked_sub(weight::attempt(step)) {
+        Some(left) => {
+            *room = left;
+            false
+        }
+        None => true,
+    };
+    let Some(kept) = run.steps.iter().position(no_room) else { return };
     run.steps.truncate(kept);
     let listing = ListAttempts {
         namespace: run.run.namespace.clone(),
@@ -123,5 +121,6 @@ fn cut_steps(run: &mut ClaimedRun, room: &mut usize) {
         scope: AttemptScope::Latest,
         page: PageRequest::first(1),
     };
-    run.more_steps = run.steps.last().map(|last| listing.cursor_after(last));
+    let next = run.steps.last().map_or_else(|| listing.cursor_at_start(), |last| listing.cursor_after(last));
+    run.more_steps = Some(next);
 }
