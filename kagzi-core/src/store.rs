@@ -97,6 +97,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// One run with its payloads.
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError>;
 
+    /// Many runs with their payloads, each with its own verdict, in order: what
+    /// [`get_run`](Self::get_run) gives of each. A backend that can read them at once should.
+    ///
+    /// # Errors
+    ///
+    /// Per run [`StoreError::RunNotFound`].
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        let mut records = Vec::with_capacity(wanted.len());
+        for (namespace, run_id) in wanted {
+            records.push(self.get_run(namespace, *run_id).await);
+        }
+        Ok(records)
+    }
+
     /// A page of runs, the youngest first; see [`ListRuns`].
     ///
     /// # Errors

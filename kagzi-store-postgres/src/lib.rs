@@ -245,6 +245,15 @@ impl Store for PostgresStore {
         self.read_run(namespace, run_id).await
     }
 
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        // The reads that are in flight together are one statement.
+        let reads = wanted.iter().map(|(namespace, run_id)| self.read_run(namespace, *run_id));
+        Ok(futures::future::join_all(reads).await)
+    }
+
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         self.inner.list_runs(request).await
     }

@@ -158,6 +158,14 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| runs::record(connection, &namespace, run_id)).await
     }
 
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        let wanted = wanted.to_vec();
+        self.readers.read(move |connection| runs::records(connection, &wanted)).await
+    }
+
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         let place = request.place()?;
         let request = request.clone();

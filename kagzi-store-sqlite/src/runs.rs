@@ -99,6 +99,18 @@ pub(crate) fn record(
     Ok(RunRecord { input: load_input(connection, run_id)?, run, output })
 }
 
+/// Runs with their payloads, each with its own verdict.
+pub(crate) fn records(
+    connection: &Connection,
+    wanted: &[(Namespace, RunId)],
+) -> Result<Vec<Result<RunRecord, StoreError>>, Error> {
+    let read = |(namespace, run_id): &(Namespace, RunId)| match record(connection, namespace, *run_id) {
+        Err(Error::Refused(refused)) => Ok(Err(refused)),
+        other => other.map(Ok),
+    };
+    wanted.iter().map(read).collect()
+}
+
 /// Starts runs, all or none: first every verdict, then every write. A single one is written at once,
 /// which finds out by itself whether it is new.
 pub(crate) fn start(tx: &mut Tx<'_>, batch: &[StartRun]) -> Result<Vec<Started>, Error> {

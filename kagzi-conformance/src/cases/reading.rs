@@ -16,6 +16,7 @@ use crate::violation::{Verdict, Violation};
 cases! {
     "reading";
     [11] a_run_that_does_not_exist_is_not_found;
+    [11] many_runs_are_read_each_as_if_alone;
     [13] runs_are_listed_youngest_first_ties_by_id;
     [12] a_listed_run_is_the_recorded_one;
     [12] runs_are_found_by_state;
@@ -76,6 +77,29 @@ async fn a_run_that_does_not_exist_is_not_found(s: Scenario) -> Verdict {
     run_not_found(&s.store().get_run(s.namespace(), missing).await, "a missing run is not found")?;
     run_not_found(&s.store().cancel(s.cancel_request(missing)).await, "nor cancelled")?;
     run_not_found(&s.store().requeue(s.requeue_request(missing)).await, "nor put back to work")
+}
+
+async fn many_runs_are_read_each_as_if_alone(s: Scenario) -> Verdict {
+    let done = s.held().await?;
+    done.complete_run("out").await?;
+    let open = s.start(s.start_request()).await?.run_id;
+    let missing = s.start_request().run_id();
+    let other = s.in_namespace("globex")?;
+    let ours = |run_id| (s.namespace().clone(), run_id);
+    let foreign = (other.namespace().clone(), done.run_id());
+    let wanted = [ours(open), ours(missing), ours(done.run_id()), foreign, ours(open)];
+    let records = s.store().get_runs(&wanted).await.map_err(failed("reading many runs"))?;
+    equal("a verdict for each that was asked for", &wanted.len(), &records.len())?;
+    for ((namespace, run_id), record) in wanted.iter().zip(records) {
+        match s.store().get_run(namespace, *run_id).await {
+            Ok(alone) => {
+                let together = record.map_err(failed("reading a run among many"))?;
+                equal("a run among many is the run read alone, in its place [12]", &alone, &together)?;
+            }
+            Err(_) => run_not_found(&record, "what is not found alone is not found among many [11]")?,
+        }
+    }
+    Ok(())
 }
 
 async fn runs_are_listed_youngest_first_ties_by_id(s: Scenario) -> Verdict {

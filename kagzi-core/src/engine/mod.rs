@@ -2,7 +2,9 @@
 //! Long polls that wait for work, waiting for a run's end, and the reaper.
 
 mod finished;
+mod fresh;
 mod group;
+mod looks;
 mod poll;
 mod reaper;
 #[cfg(test)]
@@ -68,12 +70,14 @@ pub struct Engine {
     store: SharedStore,
     options: EngineOptions,
     groups: Arc<group::Groups>,
+    fresh: Arc<fresh::Fresh>,
+    looks: Arc<looks::Looks>,
 }
 
 impl Engine {
     /// An engine over `store`. Somebody must run its [`reaper`](Engine::run_reaper).
     pub fn new(store: SharedStore, options: EngineOptions) -> Self {
-        Self { store, options, groups: Arc::default() }
+        Self { store, options, groups: Arc::default(), fresh: Arc::default(), looks: Arc::default() }
     }
 
     /// The store below.

@@ -61,6 +61,7 @@ impl Engine {
     /// Reaps until there is nothing left to do here.
     async fn reap_all_due(&self) -> Result<Due, StoreError> {
         loop {
+            self.fresh.forget_old();
             // Before the look, so that a deadline written meanwhile is heard.
             self.store.wake_hub().arm(Timestamp::MAX);
             let next = self.store.next_due().await?;

@@ -166,6 +166,105 @@ async fn waiting_for_the_end_of_a_run_ends_with_it() {
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
+fn start_now() -> StartRun {
+    StartRun::new(namespace(), queue(), WorkflowType::new("t").unwrap(), Payload::empty())
+}
+
+async fn cancel(store: &SharedStore, run_id: RunId) {
+    let reason = String::new();
+    let cancel = CancelRun { namespace: namespace(), run_id, reason, operation: OperationId::generate() };
+    store.cancel(cancel).await.unwrap();
+}
+
+fn wait_for(engine: &Engine, run_id: RunId) -> tokio::task::JoinHandle<RunState> {
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let wait = Duration::from_hours(2);
+        engine.await_finished(&namespace(), run_id, wait).await.unwrap().run.state
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_started_here_is_looked_at_once_it_has_finished() {
+    let (engine, clock) = engine(rarely());
+    let run_id = engine.start(vec![start_now()]).await.unwrap()[0].run_id;
+    let waiter = wait_for(&engine, run_id);
+    sleep(Duration::from_millis(1)).await;
+    let before = clock.asked.load(Ordering::SeqCst);
+    cancel(engine.store(), run_id).await;
+    assert_eq!(waiter.await.unwrap(), RunState::Cancelled);
+    assert_eq!(clock.asked.load(Ordering::SeqCst) - before, 2, "the cancellation and one look");
+    assert_eq!(before, 1, "the start and no look");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_run_before_anybody_waits_for_it_is_not_missed() {
+    let (engine, _) = engine(rarely());
+    let run_id = engine.start(vec![start_now()]).await.unwrap()[0].run_id;
+    cancel(engine.store(), run_id).await;
+    let before = Instant::now();
+    assert_eq!(wait_for(&engine, run_id).await.unwrap(), RunState::Cancelled);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_no_hint_told_of_is_found_within_the_poll_interval() {
+    let (engine, _) = engine(EngineOptions::default());
+    let start = start_now();
+    let run_id = start.run_id();
+    let fresh = super::fresh::Fresh::default();
+    // Its hints go nowhere, as those of another process may.
+    let deaf = super::fresh::Fresh::listen(std::slice::from_ref(&start), &crate::wake::WakeHub::new());
+    let started = engine.store().start(vec![start]).await.unwrap();
+    fresh.keep(deaf, &started);
+    let engine = Engine { fresh: Arc::new(fresh), ..engine };
+    let waiter = wait_for(&engine, run_id);
+    yield_now().await;
+    cancel(engine.store(), run_id).await;
+    let before = Instant::now();
+    assert_eq!(waiter.await.unwrap(), RunState::Cancelled);
+    assert_eq!(before.elapsed(), engine.options().poll_interval);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_listens_for_long_for_runs_that_nobody_waits_for() {
+    let (engine, _) = engine(rarely());
+    engine.start(vec![start_now()]).await.unwrap();
+    let waits = || engine.store().wake_hub().anyone_waits(|topic| matches!(topic, crate::Topic::Run(_)));
+    assert!(waits());
+    engine.run_reaper(sleep(Duration::from_secs(11))).await;
+    assert!(!waits());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_runs_of_another_namespace_are_not_found_at_once() {
+    let (engine, _) = engine(rarely());
+    let run_id = engine.start(vec![start_now()]).await.unwrap()[0].run_id;
+    let other = Namespace::new("other").unwrap();
+    let error = engine.await_finished(&other, run_id, Duration::from_hours(2)).await.unwrap_err();
+    assert!(matches!(error, crate::StoreError::RunNotFound { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_look_at_the_same_time_share_a_few_reads() {
+    let (engine, clock) = engine(rarely());
+    let mut runs = Vec::new();
+    for _ in 0..64 {
+        runs.push(start(engine.store(), StartAt::Now).await);
+    }
+    let before = clock.asked.load(Ordering::SeqCst);
+    let waiters: Vec<_> = runs.iter().map(|run_id| wait_for(&engine, *run_id)).collect();
+    sleep(Duration::from_millis(1)).await;
+    let looked = clock.asked.load(Ordering::SeqCst) - before;
+    assert!(looked <= 3, "{looked} reads for 64 waiters");
+    for run_id in runs {
+        cancel(engine.store(), run_id).await;
+    }
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap(), RunState::Cancelled);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_reaper_hears_of_a_deadline_written_after_it_went_to_sleep() {
     let options = EngineOptions { reap_interval: Duration::from_hours(1), ..EngineOptions::default() };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::MemoryStore;
+use super::state::State;
 use crate::clock::Timestamp;
 use crate::decide;
 use crate::error::StoreError;
@@ -48,8 +49,15 @@ impl MemoryStore {
 
     pub(super) fn record(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
         let (state, _) = self.open()?;
-        let run = state.run(namespace, run_id)?.clone();
-        Ok(RunRecord { run, input: state.input(run_id), output: state.output(run_id) })
+        record_of(&state, namespace, run_id)
+    }
+
+    pub(super) fn records(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        let (state, _) = self.open()?;
+        Ok(wanted.iter().map(|(namespace, run_id)| record_of(&state, namespace, *run_id)).collect())
     }
 
     pub(super) fn cancel_run(&self, request: &CancelRun) -> Result<CancelOutcome, StoreError> {
@@ -87,4 +95,9 @@ impl MemoryStore {
         }
         Ok(found.len() as u64)
     }
+}
+
+fn record_of(state: &State, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
+    let run = state.run(namespace, run_id)?.clone();
+    Ok(RunRecord { run, input: state.input(run_id), output: state.output(run_id) })
 }

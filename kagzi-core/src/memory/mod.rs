@@ -132,6 +132,13 @@ impl Store for MemoryStore {
         self.record(namespace, run_id)
     }
 
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        self.records(wanted)
+    }
+
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         self.page_of_runs(request)
     }

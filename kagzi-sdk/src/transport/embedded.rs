@@ -52,7 +52,7 @@ impl Embedded {
 #[async_trait]
 impl Transport for Embedded {
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
-        self.store().start(batch).await
+        self.engine().start(batch).await
     }
 
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {

@@ -19,7 +19,7 @@ impl WorkflowService for Services {
         request: Request<v1::StartWorkflowRequest>,
     ) -> Result<Response<v1::StartWorkflowResponse>, Status> {
         self.call("StartWorkflow", request, |start: StartRun| async {
-            let started = self.store().start(vec![start]).await?;
+            let started = self.engine().start(vec![start]).await?;
             started.into_iter().next().ok_or_else(|| StoreError::Internal {
                 context: "starting a run",
                 detail: "the store named no run".to_owned(),
@@ -101,7 +101,7 @@ impl Services {
         for (at, start) in starts.iter().enumerate() {
             within(&format!("starts[{at}]"), start.validate(&self.limits().rules))?;
         }
-        self.store().start(starts).await
+        self.engine().start(starts).await
     }
 
     async fn get_run(&self, get: GetRun) -> Result<RunRecord, StoreError> {
