@@ -139,7 +139,8 @@ impl RetryPolicy {
         let grown = (self.first_delay.as_secs_f64() * self.factor.powi(exponent)).min(ceiling);
         let chance = fastrand::Rng::with_seed(seed).f64() * 2.0 - 1.0;
         let moved = (grown * (1.0 + self.jitter * chance)).clamp(0.0, ceiling);
-        Duration::try_from_secs_f64(moved).unwrap_or(self.max_delay)
+        // Seconds as a fraction are not exact: over years they are off by a microsecond or so.
+        Duration::try_from_secs_f64(moved).map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 }
 
@@ -196,6 +197,15 @@ mod tests {
         }
         let at_once = RetryPolicy { first_delay: Duration::ZERO, ..policy };
         assert_eq!(at_once.delay(u32::MAX, 7), Duration::ZERO, "no delay stays no delay");
+    }
+
+    #[test]
+    fn a_ceiling_of_years_is_kept_to_the_microsecond() {
+        for micros in (2_482_579_440_731_872..).take(1000) {
+            let ceiling = Duration::from_micros(micros);
+            let policy = RetryPolicy { first_delay: ceiling, max_delay: ceiling, ..policy() };
+            assert!(policy.delay(1, 0) <= ceiling, "{ceiling:?}");
+        }
     }
 
     #[test]
