@@ -82,7 +82,7 @@ fn keep(ended: &Ended, report: CaseReport) {
     ended.lock().unwrap_or_else(PoisonError::into_inner).push(report);
 }
 
-fn publish(report: &Report) -> io::Result<()> {
+pub(crate) fn publish(report: &Report) -> io::Result<()> {
     writeln!(io::stdout(), "{report}")?;
     match std::env::var_os(REPORT_VARIABLE) {
         Some(path) => append(Path::new(&path), &report.to_json_line()?),
@@ -95,7 +95,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     OpenOptions::new().create(true).append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
 }
 
-fn complain(message: &str) -> ExitCode {
+pub(crate) fn complain(message: &str) -> ExitCode {
     // If even standard error is gone, the exit code still tells.
     writeln!(io::stderr(), "{message}").map_or(ExitCode::from(2), |()| ExitCode::from(2))
 }

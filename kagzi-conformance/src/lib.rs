@@ -15,8 +15,10 @@
 
 mod case;
 mod cases;
+mod crash;
 mod fixture;
 mod harness;
+mod invariant;
 mod record;
 mod report;
 mod runner;
@@ -25,6 +27,9 @@ mod violation;
 
 pub use case::Case;
 pub use cases::all_cases;
+pub use crash::{
+    CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess, crash_main,
+};
 pub use fixture::{Capability, Fixture, FixtureError, Instance};
 pub use harness::{REPORT_VARIABLE, test_main};
 pub use report::{CaseReport, Outcome, Report, Totals};

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::case::Case;
 
 /// How a case ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "result", content = "detail")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The store kept the rule.
     Passed,
@@ -20,8 +19,29 @@ pub enum Outcome {
     NotApplicable(String),
 }
 
-/// One case and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl Outcome {
+    /// The name used in JSON: `passed`, `failed` or `not_applicable`.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed(_) => "failed",
+            Self::NotApplicable(_) => "not_applicable",
+        }
+    }
+
+    /// What there is to say about it.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Passed => None,
+            Self::Failed(told) => Some(told.trim()),
+            Self::NotApplicable(reason) => Some(reason),
+        }
+    }
+}
+
+/// One case and how it ended. In JSON: `{"group", "name", "invariant": [numbers], "verdict"}`, with
+/// `"detail"` unless it passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseReport {
     /// The topic.
     pub group: String,
@@ -31,6 +51,24 @@ pub struct CaseReport {
     pub invariants: Vec<u8>,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+#[derive(Serialize)]
+struct CaseView<'a> {
+    group: &'a str,
+    name: &'a str,
+    invariant: &'a [u8],
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+impl Serialize for CaseReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { group, name, invariants: invariant, outcome } = self;
+        let (verdict, detail) = (outcome.as_str(), outcome.detail());
+        CaseView { group, name, invariant, verdict, detail }.serialize(serializer)
+    }
 }
 
 impl CaseReport {
@@ -65,13 +103,29 @@ impl Totals {
     }
 }
 
-/// What a run of the suite found about one store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What a run of the suite found about one store. In JSON: `{"store", "passed", "failed",
+/// "not_applicable", "cases"}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The fixture's name.
     pub store: String,
     /// Every case, in the order of the catalogue.
     pub cases: Vec<CaseReport>,
+}
+
+#[derive(Serialize)]
+struct ReportView<'a> {
+    store: &'a str,
+    #[serde(flatten)]
+    totals: Totals,
+    cases: &'a [CaseReport],
+}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { store, cases } = self;
+        ReportView { store, totals: self.totals(), cases }.serialize(serializer)
+    }
 }
 
 #[derive(Serialize)]
@@ -99,6 +153,42 @@ impl Report {
         groups
     }
 
+    /// The cases that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &CaseReport> {
+        self.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_)))
+    }
+
+    /// The report in Markdown: the table, what failed and why, and what did not apply.
+    pub fn to_markdown(&self) -> String {
+        let row = |name: &str, Totals { passed, failed, not_applicable }| {
+            format!("| {name} | {passed} | {failed} | {not_applicable} |\n")
+        };
+        let mut text = format!("# Conformance of {}\n\n", self.store);
+        text.push_str("| group | passed | failed | not applicable |\n| --- | ---: | ---: | ---: |\n");
+        text.extend(self.groups().into_iter().map(|(group, totals)| row(group, totals)));
+        text.push_str(&row("**all**", self.totals()));
+        for case in self.failures() {
+            let told = case.outcome.detail().unwrap_or_default();
+            // Longer than any run of backticks within, so that nothing in the text can end it.
+            let fence = "`".repeat(longest_run(told, '`').max(2) + 1);
+            text.extend([format!("\n## {}::{}\n\n{fence}text\n{told}\n{fence}\n", case.group, case.name)]);
+        }
+        let not_applicable: String = self
+            .cases
+            .iter()
+            .filter_map(|case| match &case.outcome {
+                Outcome::NotApplicable(reason) => {
+                    Some(format!("- `{}::{}`: {reason}\n", case.group, case.name))
+                }
+                _ => None,
+            })
+            .collect();
+        if !not_applicable.is_empty() {
+            text.extend(["\n## Not applicable\n\n", &not_applicable]);
+        }
+        text
+    }
+
     /// The numbers as one line of JSON: `{"store", "groups": {group: numbers}, "passed", "failed",
     /// "not_applicable"}`.
     ///
@@ -123,5 +213,55 @@ impl fmt::Display for Report {
             row(f, group, totals)?;
         }
         row(f, "all", self.totals())
+    }
+}
+
+fn longest_run(text: &str, of: char) -> usize {
+    text.split(|c| c != of).map(str::len).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let case = |name: &str, outcome| CaseReport {
+            group: "claim".to_owned(),
+            name: name.to_owned(),
+            invariants: vec![1, 15],
+            outcome,
+        };
+        Report {
+            store: "mine".to_owned(),
+            cases: vec![
+                case("a", Outcome::Passed),
+                case("b", Outcome::Failed("\nrule ```x```".to_owned())),
+                case("c", Outcome::NotApplicable("needs reopening".to_owned())),
+            ],
+        }
+    }
+
+    #[test]
+    fn json_has_a_verdict_for_each_case_and_the_totals() {
+        let json = serde_json::to_value(report()).unwrap();
+        let expected = serde_json::json!({
+            "store": "mine", "passed": 1, "failed": 1, "not_applicable": 1,
+            "cases": [
+                {"group": "claim", "name": "a", "invariant": [1, 15], "verdict": "passed"},
+                {"group": "claim", "name": "b", "invariant": [1, 15], "verdict": "failed", "detail": "rule ```x```"},
+                {"group": "claim", "name": "c", "invariant": [1, 15], "verdict": "not_applicable", "detail": "needs reopening"},
+            ],
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn markdown_has_the_table_and_fences_that_no_text_can_end() {
+        let text = report().to_markdown();
+        for part in
+            ["| claim | 1 | 1 | 1 |", "## claim::b", "````text\nrule ```x```\n````", "- `claim::c`: needs"]
+        {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
     }
 }

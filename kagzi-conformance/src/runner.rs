@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::case::Case;
 use crate::cases::all_cases;
 use crate::fixture::Fixture;
+use crate::invariant::invariant;
 use crate::report::{CaseReport, Outcome, Report};
 use crate::scenario::{Scenario, suite_rules};
 
@@ -24,6 +25,8 @@ const AT_ONE_TIME: usize = 4;
 /// Which cases to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// Only cases of these groups; empty: of all.
+    pub groups: Vec<String>,
     /// Only cases whose `group::name` contains one of these; empty: all.
     pub containing: Vec<String>,
     /// No cases whose `group::name` contains one of these.
@@ -35,7 +38,9 @@ impl Filter {
     pub fn accepts(&self, case: &Case) -> bool {
         let name = case.full_name();
         let found = |texts: &[String]| texts.iter().any(|text| name.contains(text));
-        (self.containing.is_empty() || found(&self.containing)) && !found(&self.except)
+        (self.groups.is_empty() || self.groups.iter().any(|group| group == case.group))
+            && (self.containing.is_empty() || found(&self.containing))
+            && !found(&self.except)
     }
 }
 
@@ -89,14 +94,16 @@ pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case) -> Outcome
         Ok(ready) => ready,
         Err(violation) => return Outcome::Failed(violation.to_string()),
     };
-    // A task of its own, so that a panic in the store fails this case and no other.
-    let mut playing = tokio::spawn(case.body(scenario));
-    let told = match tokio::time::timeout(HUNG, &mut playing).await {
-        Ok(Ok(Ok(()))) => None,
-        Ok(Ok(Err(violation))) => Some(violation.to_string()),
-        Ok(Err(error)) => Some(format!("the case or the store panicked: {error}")),
+    // A task of its own, so that a panic in the store fails this case and no other; in a set, so that
+    // it ends with whoever runs the case.
+    let mut playing = JoinSet::new();
+    playing.spawn(case.body(scenario));
+    let told = match tokio::time::timeout(HUNG, playing.join_next()).await {
+        Ok(Some(Ok(Ok(()))) | None) => None,
+        Ok(Some(Ok(Err(violation)))) => Some(violation.to_string()),
+        Ok(Some(Err(error))) => Some(format!("the case or the store panicked: {error}")),
         Err(_) => {
-            playing.abort();
+            playing.abort_all();
             Some(format!("rule      every call ends\nseen      no end after {} s", HUNG.as_secs()))
         }
     };
@@ -119,5 +126,9 @@ fn cited(invariants: &[u8]) -> String {
         return String::new();
     }
     let numbers: Vec<String> = invariants.iter().map(ToString::to_string).collect();
-    format!("  [invariants {}]", numbers.join(", "))
+    let rules = invariants
+        .iter()
+        .filter_map(|number| Some(format!("\ninvariant {number}: {}", invariant(*number)?)))
+        .collect::<String>();
+    format!("  [invariants {}]{rules}", numbers.join(", "))
 }

@@ -13,12 +13,20 @@ pub struct Violation {
     pub expected: String,
     /// What the store did.
     pub seen: String,
+    /// The seed that plays the same again, where chance had a hand in it.
+    pub seed: Option<u64>,
 }
 
 impl Violation {
     /// A violation of `rule`.
     pub fn new(rule: impl Into<String>, expected: impl Into<String>, seen: impl Into<String>) -> Self {
-        Self { rule: rule.into(), expected: expected.into(), seen: seen.into() }
+        Self { rule: rule.into(), expected: expected.into(), seen: seen.into(), seed: None }
+    }
+
+    /// The same, found with this seed.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
     }
 
     /// An operation that the contract accepts was refused.
@@ -35,7 +43,8 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seen = self.seen.replace('\n', "\n          ");
         let expected = self.expected.replace('\n', "\n          ");
-        write!(f, "rule      {}\nexpected  {expected}\nseen      {seen}", self.rule)
+        write!(f, "rule      {}\nexpected  {expected}\nseen      {seen}", self.rule)?;
+        self.seed.map_or(Ok(()), |seed| write!(f, "\nseed      {seed}"))
     }
 }
 

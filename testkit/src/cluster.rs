@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -26,6 +27,9 @@ esac
 wait "$server" 2>/dev/null
 [ "$word" = keep ] || rm -rf "$directory"
 "#;
+
+/// How long a killed process may take to be gone.
+const DEATH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a cluster is started.
 #[derive(Clone, Debug)]
@@ -122,18 +126,33 @@ impl PostgresCluster {
     }
 
     /// Kills the server and all its backends with SIGKILL, as a crash of the machine would; the data
-    /// stay as they are.
+    /// stay as they are. All of them are gone when this returns, so that the server can be started
+    /// again: one that still lived would hold the shared memory, and a new postmaster refuses it.
     ///
     /// # Errors
     ///
-    /// [`TestkitError::Program`] if it does not run.
+    /// [`TestkitError::Program`] if it does not run, [`TestkitError::NotReady`] if it does not die.
     pub fn kill(&mut self) -> Result<(), TestkitError> {
         let postmaster = self.postmaster_pid()?;
-        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
-            .unwrap_or_default();
-        let mut kill = Command::new("kill");
-        kill.arg("-KILL").arg(&postmaster).args(children.split_whitespace());
-        run(&mut kill)?;
+        // Stopped first, so that it starts no backend between the look and the kill.
+        run(Command::new("kill").arg("-STOP").arg(&postmaster))?;
+        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
+        let all: Vec<&str> = std::iter::once(&*postmaster).chain(children.split_whitespace()).collect();
+        for pid in &all {
+            // A backend may have ended by itself since the look.
+            run(Command::new("kill").arg("-KILL").arg(pid)).ok();
+        }
+        let started = Instant::now();
+        while let Some(alive) = all.iter().find(|pid| is_alive(pid)) {
+            if started.elapsed() > DEATH_LIMIT {
+                return Err(TestkitError::NotReady {
+                    url: self.url(),
+                    waited_secs: DEATH_LIMIT.as_secs(),
+                    detail: format!("process {alive} does not die"),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         self.stop()
     }
 
@@ -195,6 +214,13 @@ impl Drop for PostgresCluster {
         // finds nothing to do.
         drop(self.running.take());
     }
+}
+
+/// Whether a process still has its memory: a zombie that nobody has waited for has none.
+fn is_alive(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 /// The directory with `initdb` and `postgres`: from PATH, else the newest under `/usr/lib/postgresql`,

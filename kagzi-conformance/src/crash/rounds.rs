@@ -1,0 +1,195 @@
+//! The rounds: start a writer, kill it or its database in mid-write, open the data again, judge.
+
+use std::io::{self, BufRead as _, BufReader};
+use std::process::{Child, ChildStdout, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kagzi_core::{ManualClock, Run, SharedStore};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use super::judge::{Acknowledged, all_runs, judge};
+use super::script::{Script, rules};
+use super::writer::{self, Task};
+use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess};
+use crate::fixture::FixtureError;
+use crate::harness::publish;
+use crate::report::{CaseReport, Outcome, Report};
+
+/// After how many acknowledgements a writer is killed at most.
+const MOST: usize = 60;
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Writer,
+    Database,
+}
+
+impl Victim {
+    const fn case(self) -> &'static str {
+        match self {
+            Self::Writer => "a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half",
+            Self::Database => "a_killed_database_loses_nothing_acknowledged_and_leaves_nothing_half",
+        }
+    }
+}
+
+/// The `main` of the test target, unless it is a child.
+pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
+    let args = Arguments::from_args();
+    let victims = match fixture.database() {
+        DatabaseProcess::Embedded => vec![Victim::Writer],
+        DatabaseProcess::Server => vec![Victim::Writer, Victim::Database],
+    };
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let trials = victims.into_iter().map(|victim| {
+        let (fixture, ended) = (Arc::clone(fixture), Arc::clone(&ended));
+        Trial::test(format!("crash::{}", victim.case()), move || {
+            let told = all_rounds(&*fixture, victim).err();
+            let outcome = told.clone().map_or(Outcome::Passed, Outcome::Failed);
+            let report = CaseReport {
+                group: "crash".to_owned(),
+                name: victim.case().to_owned(),
+                invariants: vec![8, 9, 15],
+                outcome,
+            };
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+            told.map_or(Ok(()), |told| Err(Failed::from(told)))
+        })
+    });
+    let conclusion = libtest_mimic::run(&args, trials.collect());
+    let cases = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
+    if !args.list
+        && !cases.is_empty()
+        && let Err(error) = publish(&Report { store: format!("{}, crashes", fixture.name()), cases })
+    {
+        return crate::harness::complain(&format!("the report could not be written: {error}"));
+    }
+    conclusion.exit_code()
+}
+
+fn number_from(variable: &str) -> Result<Option<u64>, String> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| format!("{variable}: expected a number, got {text:?}"))
+}
+
+/// A round that was judged, to be looked at once more when all are over.
+struct Judged {
+    script: Script,
+    runs: Vec<Run>,
+}
+
+fn all_rounds(fixture: &dyn CrashFixture, victim: Victim) -> Result<(), String> {
+    let rounds = number_from(CRASH_ROUNDS_VARIABLE)?.unwrap_or(50);
+    let rounds = if victim == Victim::Writer { rounds } else { (rounds / 10).max(3) };
+    let first_seed = number_from(CRASH_SEED_VARIABLE)?.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    let runtime = Runtime::new().map_err(|error| error.to_string())?;
+    let mut place = runtime.block_on(fixture.place()).map_err(|error| format!("no place: {error}"))?;
+    let mut judged = Vec::new();
+    for round in 0..rounds {
+        let task = Task {
+            address: place.address(),
+            round: format!("round-{round}"),
+            seed: first_seed.wrapping_add(round),
+        };
+        let told = |why: String| {
+            format!(
+                "{why}\nround     {round} of {rounds}, of a killed {victim:?}\nseed      {}: {CRASH_SEED_VARIABLE}={} plays the same scripts again",
+                task.seed, task.seed
+            )
+        };
+        judged.push(one_round(&runtime, fixture, &mut place, &task, victim).map_err(told)?);
+    }
+    // Later crashes took nothing from earlier rounds.
+    runtime.block_on(async {
+        let store = open(fixture, &place.address()).await.map_err(|error| error.to_string())?;
+        for Judged { script, runs } in &judged {
+            let now = all_runs(&*store, script).await.map_err(|violation| violation.to_string())?;
+            if now != *runs {
+                return Err(format!("{}: its runs changed in a later round", script.namespace()));
+            }
+        }
+        store.close().await.map_err(|error| error.to_string())
+    })
+}
+
+async fn open(fixture: &dyn CrashFixture, address: &str) -> Result<SharedStore, FixtureError> {
+    fixture.open(address, Arc::new(ManualClock::default()), rules()).await
+}
+
+fn one_round(
+    runtime: &Runtime,
+    fixture: &dyn CrashFixture,
+    place: &mut Box<dyn CrashPlace>,
+    task: &Task,
+    victim: Victim,
+) -> Result<Judged, String> {
+    let enough = fastrand::Rng::with_seed(task.seed).usize(1..=MOST);
+    let mut acknowledged = Acknowledged::default();
+    let mut child = Killed::on_drop(task).map_err(|error| format!("the writer does not start: {error}"))?;
+    child.listen(&mut acknowledged, enough)?;
+    if acknowledged.total() < enough {
+        return Err(format!(
+            "the writer ended after {} acknowledgements, before {enough}",
+            acknowledged.total()
+        ));
+    }
+    if victim == Victim::Database {
+        let killed = runtime.block_on(place.kill_database());
+        killed.map_err(|error| format!("the database does not come back: {error}"))?;
+    }
+    child.kill().map_err(|error| format!("the writer does not die: {error}"))?;
+    // What was printed before the end, and not read yet, was acknowledged too.
+    child.listen(&mut acknowledged, usize::MAX)?;
+    runtime.block_on(async {
+        let opened = open(fixture, &task.address).await;
+        let store = opened.map_err(|error| format!("the data cannot be opened after the crash: {error}"))?;
+        let runs = judge(&store, &task.round, task.seed, &acknowledged).await?;
+        store.close().await.map_err(|error| format!("closing: {error}"))?;
+        let script = Script::new(&task.round, task.seed, 0).map_err(|error| error.to_string())?;
+        Ok(Judged { script, runs })
+    })
+}
+
+/// The child and what it says. It does not outlive the round.
+struct Killed {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Killed {
+    fn on_drop(task: &Task) -> io::Result<Self> {
+        let mut child = writer::command(task)?.spawn()?;
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("a child without output"))?;
+        Ok(Self { child, lines: BufReader::new(stdout) })
+    }
+
+    /// Reads what the child says until `enough` operations are acknowledged, or it says no more.
+    fn listen(&mut self, acknowledged: &mut Acknowledged, enough: usize) -> Result<(), String> {
+        let mut line = String::new();
+        while acknowledged.total() < enough {
+            line.clear();
+            let read = self.lines.read_line(&mut line).map_err(|error| error.to_string())?;
+            // A line without its end was being printed when the child died.
+            if read == 0 || !line.ends_with('\n') {
+                break;
+            }
+            acknowledged.note(&line)?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // An error means that it is gone already, which is what is wanted.
+        self.kill().ok();
+    }
+}
