@@ -24,6 +24,7 @@ mod notify;
 mod options;
 mod reads;
 mod reap;
+mod remove;
 mod rows;
 mod runs;
 mod save;
