@@ -1,6 +1,6 @@
 //! Claims: due runs out, under leases.
 
-use kagzi_core::decide;
+use kagzi_core::decide::{self, ClaimRoom};
 use kagzi_core::{
     AttemptScope, Claim, ClaimedRun, GrantedLease, Lease, ListAttempts, PageRequest, QueueName, Run,
     Timestamp,
@@ -19,34 +19,60 @@ const SWEEP_AT_LEAST: u32 = 256;
 pub(crate) fn claim(writing: &mut Writing<'_>, claim: &Claim) -> Result<Vec<ClaimedRun>> {
     claim.validate()?;
     let now = writing.now();
-    let held = already_held(writing, claim)?;
-    if !held.is_empty() {
+    let mut room = ClaimRoom::new(&writing.shared.rules);
+    let mut taken = already_held(writing, claim)?;
+    if taken.is_empty() {
+        let mut queues = claim.queues.clone();
+        queues.sort_unstable();
+        queues.dedup();
+        sweep(writing, claim, &queues, now)?;
+        taken = take(writing, claim, &queues, now, &mut room)?;
+    } else {
         // The claim was made before and its reply was lost (invariant 8).
-        return held.into_iter().map(|(run, lease)| hand_over(writing, run, lease, claim)).collect();
+        for (run, _) in &taken {
+            room.takes(input_bytes(writing, id(run.run_id))?);
+        }
     }
-    let mut queues = claim.queues.clone();
-    queues.sort_unstable();
-    queues.dedup();
-    sweep(writing, claim, &queues, now)?;
-    let mut claimed = Vec::new();
-    while claimed.len() < claim.limit as usize {
-        let first = first_in_order(writing, claim, &queues, claim.limit as usize - claimed.len())?;
+    taken.into_iter().map(|(run, lease)| hand_over(writing, run, lease, claim, &mut room)).collect()
+}
+
+/// Takes PENDING runs in the order of claims, while there is room for them.
+fn take(
+    writing: &mut Writing<'_>,
+    claim: &Claim,
+    queues: &[QueueName],
+    now: Timestamp,
+    room: &mut ClaimRoom,
+) -> Result<Vec<(Run, GrantedLease)>> {
+    let mut taken = Vec::new();
+    while taken.len() < claim.limit as usize {
+        let first = first_in_order(writing, claim, queues, claim.limit as usize - taken.len())?;
         if first.is_empty() {
             break;
         }
         for run_id in first {
-            let run = load::run(&writing.tables.runs, run_id)?;
-            let run =
-                run.ok_or_else(|| Error::Damaged("an index names a run that is not there".to_owned()))?;
+            let run = load::run(&writing.tables.runs, run_id)?.ok_or_else(Error::dangling)?;
             // The sweep is bounded: a run past its deadline may still stand here, and ends here.
-            if reap::repair(writing, &run, now)?.is_none() {
-                let (run, lease) = decide::claimed(&run, claim, now);
-                writing.save_run(&run)?;
-                claimed.push(hand_over(writing, run, lease, claim)?);
+            if reap::repair(writing, &run, now)?.is_some() {
+                continue;
             }
+            if !room.takes(input_bytes(writing, run_id)?) {
+                // Fewer than were asked for, and yet there are more: others should look.
+                for queue in queues {
+                    writing.news.note_queue(&claim.namespace, queue);
+                }
+                return Ok(taken);
+            }
+            let (run, lease) = decide::claimed(&run, claim, now);
+            writing.save_run(&run)?;
+            taken.push((run, lease));
         }
     }
-    Ok(claimed)
+    Ok(taken)
+}
+
+fn input_bytes(writing: &Writing<'_>, run_id: Id) -> Result<usize> {
+    Ok(writing.tables.inputs.get(run_id)?.map_or(0, |input| input.value().1.len()))
 }
 
 /// The runs that this very claim took before and that are still held by it.
@@ -122,18 +148,27 @@ fn first_in_order(
     Ok(first.into_iter().map(|(_, run_id)| run_id).collect())
 }
 
-/// A claimed run with everything that a replay needs.
-fn hand_over(writing: &Writing<'_>, run: Run, lease: GrantedLease, claim: &Claim) -> Result<ClaimedRun> {
-    let steps = load::page_of_attempts(
-        &writing.tables.attempts,
-        &ListAttempts {
-            namespace: run.namespace.clone(),
-            run_id: run.run_id,
-            scope: AttemptScope::Latest,
-            page: PageRequest::first(claim.steps_limit),
-        },
-    )?;
-    let input = writing.input(run.run_id)?;
-    debug_assert_eq!(id(run.run_id), id(lease.lease.run_id), "the lease is on this run");
-    Ok(ClaimedRun { lease, run, input, steps: steps.items, more_steps: steps.next })
+/// A claimed run with everything that a replay needs, as far as there is room.
+fn hand_over(
+    writing: &Writing<'_>,
+    run: Run,
+    lease: GrantedLease,
+    claim: &Claim,
+    room: &mut ClaimRoom,
+) -> Result<ClaimedRun> {
+    let listing = ListAttempts {
+        namespace: run.namespace.clone(),
+        run_id: run.run_id,
+        scope: AttemptScope::Latest,
+        page: PageRequest::first(claim.steps_limit),
+    };
+    let page = load::page_of_attempts(&writing.tables.attempts, &listing, room.left_bytes())?;
+    let steps = room.steps(&run, page);
+    Ok(ClaimedRun {
+        lease,
+        input: writing.input(run.run_id)?,
+        run,
+        steps: steps.items,
+        more_steps: steps.next,
+    })
 }

@@ -49,6 +49,11 @@ impl From<serde_json::Error> for Error {
 }
 
 impl Error {
+    /// An entry of an index leads nowhere.
+    pub(crate) fn dangling() -> Self {
+        Self::Damaged("an index names a row that is not there".to_owned())
+    }
+
     /// What the caller hears. Nothing was changed.
     pub(crate) fn into_store_error(self) -> StoreError {
         match self {

@@ -71,15 +71,14 @@ fn youngest_first(
     let range = reading.open_table(CREATED)?.range((namespace, from.0, from.1)..(namespace, end.0, end.1))?;
     Ok(range.rev().map(move |entry| {
         let (_, _, run_id) = entry?.0.value();
-        load::run(&runs, run_id)?
-            .ok_or_else(|| Error::Damaged("an index names a run that is not there".to_owned()))
+        load::run(&runs, run_id)?.ok_or_else(Error::dangling)
     }))
 }
 
 pub(crate) fn list_attempts(reading: &ReadTransaction, request: &ListAttempts) -> Result<Page<Attempt>> {
     request.place()?; // a bad cursor is refused whether the run exists or not
     run(reading, &request.namespace, request.run_id)?;
-    load::page_of_attempts(&reading.open_table(ATTEMPTS)?, request)
+    load::page_of_attempts(&reading.open_table(ATTEMPTS)?, request, usize::MAX)
 }
 
 /// The queues with live runs, by name: one pass over the index of live runs, which is in that order.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use kagzi_core::{Run, RunState, Timestamp, Topic, WakeHub};
+use kagzi_core::{Namespace, QueueName, Run, RunState, Timestamp, Topic, WakeHub};
 
 #[derive(Debug, Default)]
 pub(crate) struct News {
@@ -14,7 +14,7 @@ impl News {
     /// A run was written: who waits for it?
     pub(crate) fn note_run(&mut self, run: &Run) {
         if run.state == RunState::Pending {
-            self.topics.insert(Topic::Queue(run.namespace.clone(), run.queue.clone()));
+            self.note_queue(&run.namespace, &run.queue);
         }
         if run.state.is_terminal() {
             self.topics.insert(Topic::Run(run.run_id));
@@ -22,6 +22,11 @@ impl News {
         if let Some(at) = run.attention_at() {
             self.note_deadline(at);
         }
+    }
+
+    /// There may be work in this queue.
+    pub(crate) fn note_queue(&mut self, namespace: &Namespace, queue: &QueueName) {
+        self.topics.insert(Topic::Queue(namespace.clone(), queue.clone()));
     }
 
     /// Something will be due at `at`.

@@ -9,7 +9,7 @@ use redb::{Key, ReadableTable as _, Table, Value, WriteTransaction};
 
 use crate::error::{Error, Result};
 use crate::news::News;
-use crate::tables::{Tables, id, micros, operation};
+use crate::tables::{Tables, attempts_of, id, micros, operation};
 use crate::{Shared, load, row};
 
 /// One transaction that writes. Every operation of a batch works on it, one after the other.
@@ -90,8 +90,10 @@ impl<'a> Writing<'a> {
     /// The attempts of one step, by number.
     pub(crate) fn attempts_of_step(&self, run_id: RunId, step_id: &StepId) -> Result<Vec<Attempt>> {
         let step = self.tables.steps.get((id(run_id), step_id.as_str()))?.map(|step| step.value());
-        let Some((position, _)) = step else { return Ok(Vec::new()) };
-        load::attempts_of_step(&self.tables.attempts, run_id, position, step_id)?.collect()
+        let Some((position, latest)) = step else { return Ok(Vec::new()) };
+        let (run, step) = (id(run_id), step_id.as_str());
+        let range = self.tables.attempts.range((run, position, step, 1)..=(run, position, step, latest))?;
+        range.map(|entry| row::attempt(entry?.1.value())).collect()
     }
 
     /// The FAILED attempts of a step that count against its budget; see [`kagzi_core::decide::fail_step`].
@@ -106,8 +108,10 @@ impl<'a> Writing<'a> {
 
     /// Whether a step finished under the run's current token.
     pub(crate) fn progress(&self, run: &Run) -> Result<Progress> {
-        for attempt in load::attempts_of_run(&self.tables.attempts, run.run_id)? {
-            let attempt = attempt?;
+        for entry in self.tables.attempts.range(attempts_of(run.run_id))? {
+            let (_, found) = entry?;
+            // Without the output, which may be long.
+            let attempt = row::attempt((found.value().0, None))?;
             if attempt.state == AttemptState::Completed && attempt.fencing_token == run.fencing_token {
                 return Ok(Progress::Made);
             }
@@ -193,7 +197,6 @@ impl<'a> Writing<'a> {
     }
 
     /// Writes what a decision says about the run `run_id`.
-    // ANCHOR: apply
     pub(crate) fn apply(&mut self, run_id: RunId, effects: &Effects, now: Timestamp) -> Result<()> {
         for write in &effects.attempts {
             match write {
@@ -217,15 +220,13 @@ impl<'a> Writing<'a> {
         }
         Ok(())
     }
-    // ANCHOR_END: apply
 
     fn abandon_open_attempts(&mut self, run_id: RunId, now: Timestamp) -> Result<()> {
-        let run = id(run_id);
-        let open = self.tables.open_attempts.range((run, 0, "", 0)..(run.saturating_add(1), 0, "", 0))?;
+        let open = self.tables.open_attempts.range(attempts_of(run_id))?;
         let mut abandoned = Vec::new();
         for entry in open {
             let found = self.tables.attempts.get(entry?.0.value())?;
-            let found = found.ok_or_else(|| Error::Damaged(format!("run {run_id} lacks an open attempt")))?;
+            let found = found.ok_or_else(Error::dangling)?;
             abandoned.push(Attempt {
                 state: AttemptState::Abandoned,
                 updated_at: now,
@@ -247,7 +248,7 @@ impl<'a> Writing<'a> {
         tables.runs.remove(run_id)?;
         tables.inputs.remove(run_id)?;
         tables.outputs.remove(run_id)?;
-        tables.attempts.retain_in((run_id, 0, "", 0)..(after, 0, "", 0), |_, _| false)?;
+        tables.attempts.retain_in(attempts_of(run.run_id), |_, _| false)?;
         tables.steps.retain_in((run_id, "")..(after, ""), |_, _| false)?;
         tables.answers.retain_in((run_id, 0)..(after, 0), |_, _| false)?;
         Ok(())

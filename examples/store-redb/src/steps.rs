@@ -9,7 +9,6 @@ use kagzi_core::{
 use crate::error::Result;
 use crate::save::Writing;
 
-// ANCHOR: begin_step
 pub(crate) fn begin(writing: &mut Writing<'_>, request: &BeginStep) -> Result<BeginOutcome> {
     request.validate()?; // bad input is refused before anything is touched
     let (lease, now) = (&request.lease, writing.now());
@@ -19,7 +18,6 @@ pub(crate) fn begin(writing: &mut Writing<'_>, request: &BeginStep) -> Result<Be
     writing.apply(run.run_id, &decision.effects, now)?;
     Ok(decision.answer) // which the caller hears once the commit is durable (invariant 9)
 }
-// ANCHOR_END: begin_step
 
 pub(crate) fn complete(writing: &mut Writing<'_>, request: &CompleteStep) -> Result<CompleteStepOutcome> {
     request.validate(&writing.shared.rules)?;

@@ -4,6 +4,8 @@
 //! secondary index is a table of its own whose key begins with what is looked for and ends with the run
 //! id, and "the next due run" is the first entry of a range.
 
+use std::ops::Range;
+
 use kagzi_core::{OperationId, RunId, Timestamp};
 use redb::{Table, TableDefinition, WriteTransaction};
 
@@ -33,6 +35,11 @@ pub(crate) fn operation(operation: OperationId) -> u128 {
 
 pub(crate) fn micros(moment: Timestamp) -> Micros {
     moment.as_micros()
+}
+
+/// The keys of all attempts of a run.
+pub(crate) fn attempts_of(run_id: RunId) -> Range<(Id, u32, &'static str, u32)> {
+    (id(run_id), 0, "", 0)..(id(run_id).saturating_add(1), 0, "", 0)
 }
 
 macro_rules! tables {
