@@ -7,13 +7,19 @@ use std::time::Duration;
 use kagzi_core::SharedStore;
 use kagzi_core::engine::Engine;
 use kagzi_proto::FILE_DESCRIPTOR_SET;
+use kagzi_sdk::wire::error::explained;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -211,7 +217,18 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServerError>
     Ok((listener, local_addr))
 }
 
-fn router(config: &ServerConfig, services: &Services) -> Result<Router, ServerError> {
+/// What every answer goes through on its way out.
+type Outgoing = Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>;
+
+/// Requests that the transport itself refuses get the details that every other error has.
+fn explain_refusals(response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions().get::<Status>().and_then(explained) {
+        Some(status) => status.into_http(),
+        None => response,
+    }
+}
+
+fn router(config: &ServerConfig, services: &Services) -> Result<Router<Outgoing>, ServerError> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -222,6 +239,7 @@ fn router(config: &ServerConfig, services: &Services) -> Result<Router, ServerEr
         // A payload at its limit arrives without waiting for the receiver's leave.
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

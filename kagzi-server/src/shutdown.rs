@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use kagzi_sdk::wire::error::shutting_down;
+use kagzi_sdk::wire::error::{Refusal, shutting_down};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tonic::Status;
 
 /// How long a client is told to wait before it tries again: about as long as a restart takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is said to whoever asks for something new.
+pub(crate) fn shutting_down_now() -> Refusal {
+    shutting_down(RETRY_AFTER)
+}
 
 /// Whether the server takes calls, and how many are in flight. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
@@ -25,10 +29,10 @@ pub(crate) struct InFlight(#[expect(dead_code, reason = "held, not read")] TaskT
 
 impl Drain {
     /// Lets a call in, or refuses it with UNAVAILABLE and a retry delay.
-    pub(crate) fn admit(&self) -> Result<InFlight, Box<Status>> {
+    pub(crate) fn admit(&self) -> Result<InFlight, Refusal> {
         // Counted first, so that a drain that begins now waits for it.
         let call = InFlight(self.in_flight.token());
-        if self.began.is_cancelled() { Err(Box::new(shutting_down(RETRY_AFTER))) } else { Ok(call) }
+        if self.began.is_cancelled() { Err(shutting_down_now()) } else { Ok(call) }
     }
 
     /// Ready when the drain has begun: whoever waits for something stops waiting.

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +20,8 @@ use kagzi_proto::v1::{CountWorkflowsResponse, GetQueueDepthsRequest};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::Transport;
+use super::stream::Streamed;
+use super::{Transport, WorkerScope};
 use crate::error::ClientError;
 use crate::wire::error::error_from_status;
 use crate::wire::{
@@ -39,6 +41,21 @@ pub struct GrpcOptions {
     pub keep_alive: Duration,
     /// The longest answer that is read, in bytes. 16 MiB by default.
     pub max_message_bytes: usize,
+    /// How workers speak with the server. A stream by default.
+    pub worker_protocol: WorkerProtocol,
+}
+
+/// How a worker speaks with its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerProtocol {
+    /// By one stream over a connection of its own: many times cheaper than calls, and a server that is
+    /// gone is noticed at once. Where the server has no streams, by calls.
+    #[default]
+    Stream,
+    /// By a call for each request, over the connection that it shares with its client: for what lies
+    /// between and does not let long streams through.
+    Calls,
 }
 
 impl Default for GrpcOptions {
@@ -48,6 +65,7 @@ impl Default for GrpcOptions {
             connect_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(10),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            worker_protocol: WorkerProtocol::default(),
         }
     }
 }
@@ -57,7 +75,8 @@ impl Default for GrpcOptions {
 pub struct Grpc {
     workflows: WorkflowServiceClient<Channel>,
     workers: WorkerServiceClient<Channel>,
-    timeout: Duration,
+    endpoint: Endpoint,
+    options: GrpcOptions,
 }
 
 impl Grpc {
@@ -67,11 +86,12 @@ impl Grpc {
     ///
     /// [`ClientError::Address`] if it is not an address, [`ClientError::Connect`] if no server answers.
     pub async fn connect(address: &str, options: &GrpcOptions) -> Result<Self, ClientError> {
-        let channel = endpoint(address, options)?.connect().await.map_err(|error| ClientError::Connect {
+        let endpoint = endpoint(address, options)?;
+        let channel = endpoint.connect().await.map_err(|error| ClientError::Connect {
             address: address.to_owned(),
             problem: root_cause(&error),
         })?;
-        Ok(Self::over(channel, options))
+        Ok(Self::over(channel, endpoint, options))
     }
 
     /// Connects with the first call, so that the server need not be there yet.
@@ -80,15 +100,17 @@ impl Grpc {
     ///
     /// [`ClientError::Address`] if it is not an address.
     pub fn connect_lazy(address: &str, options: &GrpcOptions) -> Result<Self, ClientError> {
-        Ok(Self::over(endpoint(address, options)?.connect_lazy(), options))
+        let endpoint = endpoint(address, options)?;
+        Ok(Self::over(endpoint.connect_lazy(), endpoint, options))
     }
 
-    fn over(channel: Channel, options: &GrpcOptions) -> Self {
+    fn over(channel: Channel, endpoint: Endpoint, options: &GrpcOptions) -> Self {
         let limit = options.max_message_bytes;
         Self {
             workflows: WorkflowServiceClient::new(channel.clone()).max_decoding_message_size(limit),
             workers: WorkerServiceClient::new(channel).max_decoding_message_size(limit),
-            timeout: options.timeout,
+            endpoint,
+            options: options.clone(),
         }
     }
 }
@@ -114,7 +136,7 @@ fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientErro
 }
 
 /// What lies at the bottom of an error: its outer layers only say "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -151,7 +173,7 @@ where
     }
 }
 
-fn error_of(status: &Status) -> StoreError {
+pub(super) fn error_of(status: &Status) -> StoreError {
     match error_from_status(status) {
         // A status with a source was made here, about a connection that broke: no server has spoken.
         StoreError::Internal { .. } if status.source().is_some() => {
@@ -163,9 +185,20 @@ fn error_of(status: &Status) -> StoreError {
 
 #[async_trait]
 impl Transport for Grpc {
+    fn for_worker(&self, scope: WorkerScope) -> Option<Arc<dyn Transport>> {
+        match self.options.worker_protocol {
+            WorkerProtocol::Calls => None,
+            WorkerProtocol::Stream => {
+                let GrpcOptions { max_message_bytes, timeout, .. } = self.options;
+                let endpoint = self.endpoint.clone();
+                Some(Arc::new(Streamed::new(self.clone(), endpoint, max_message_bytes, timeout, scope)))
+            }
+        }
+    }
+
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         let mut client = self.workflows.clone();
-        ask(batch.into_wire(), self.timeout, |request| client.start_workflows(request)).await
+        ask(batch.into_wire(), self.options.timeout, |request| client.start_workflows(request)).await
     }
 
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
@@ -180,47 +213,49 @@ impl Transport for Grpc {
     ) -> Result<RunRecord, StoreError> {
         let mut client = self.workflows.clone();
         let get = GetRun { namespace: namespace.clone(), run_id, wait };
-        let timeout = self.timeout.saturating_add(wait);
+        let timeout = self.options.timeout.saturating_add(wait);
         ask(get.into_wire(), timeout, |request| client.get_workflow(request)).await
     }
 
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         let mut client = self.workflows.clone();
-        ask(request.clone().into_wire(), self.timeout, |request| client.list_workflows(request)).await
+        ask(request.clone().into_wire(), self.options.timeout, |request| client.list_workflows(request)).await
     }
 
     async fn count_runs(&self, namespace: &Namespace, filter: &RunFilter) -> Result<u64, StoreError> {
         let mut client = self.workflows.clone();
         let count = CountRuns { namespace: namespace.clone(), filter: filter.clone() };
         let CountWorkflowsResponse { count } =
-            answer(count.into_wire(), self.timeout, |request| client.count_workflows(request)).await?;
+            answer(count.into_wire(), self.options.timeout, |request| client.count_workflows(request))
+                .await?;
         Ok(count)
     }
 
     async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
         let mut client = self.workflows.clone();
-        ask(request.clone().into_wire(), self.timeout, |request| client.list_step_attempts(request)).await
+        ask(request.clone().into_wire(), self.options.timeout, |request| client.list_step_attempts(request))
+            .await
     }
 
     async fn cancel(&self, request: CancelRun) -> Result<CancelOutcome, StoreError> {
         let mut client = self.workflows.clone();
-        ask(request.into_wire(), self.timeout, |request| client.cancel_workflow(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.cancel_workflow(request)).await
     }
 
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
         let mut client = self.workflows.clone();
-        ask(request.into_wire(), self.timeout, |request| client.requeue_workflow(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.requeue_workflow(request)).await
     }
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         let mut client = self.workflows.clone();
         let depths = GetQueueDepthsRequest { namespace: namespace.as_str().to_owned() };
-        ask(depths, self.timeout, |request| client.get_queue_depths(request)).await
+        ask(depths, self.options.timeout, |request| client.get_queue_depths(request)).await
     }
 
     async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {
         let mut client = self.workers.clone();
-        let timeout = self.timeout.saturating_add(wait);
+        let timeout = self.options.timeout.saturating_add(wait);
         ask(Poll { claim, wait }.into_wire(), timeout, |request| client.poll_activity(request)).await
     }
 
@@ -230,45 +265,46 @@ impl Transport for Grpc {
     ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
         let mut client = self.workers.clone();
         let expected = batch.len();
-        let verdicts =
-            answer(heartbeats_to_wire(batch), self.timeout, |request| client.record_heartbeat(request))
-                .await?;
+        let verdicts = answer(heartbeats_to_wire(batch), self.options.timeout, |request| {
+            client.record_heartbeat(request)
+        })
+        .await?;
         verdicts_from_wire(verdicts, expected)
     }
 
     async fn begin_step(&self, request: BeginStep) -> Result<BeginOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.begin_step(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.begin_step(request)).await
     }
 
     async fn complete_step(&self, request: CompleteStep) -> Result<CompleteStepOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.complete_step(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.complete_step(request)).await
     }
 
     async fn fail_step(&self, request: FailStep) -> Result<FailureOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.fail_step(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.fail_step(request)).await
     }
 
     async fn sleep(&self, request: Sleep) -> Result<SleepOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.schedule_sleep(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.schedule_sleep(request)).await
     }
 
     async fn complete_run(&self, request: CompleteRun) -> Result<CompleteRunOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.complete_workflow(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.complete_workflow(request)).await
     }
 
     async fn fail_run(&self, request: FailRun) -> Result<FailureOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.fail_workflow(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.fail_workflow(request)).await
     }
 
     async fn release(&self, request: ReleaseRun) -> Result<ReleaseOutcome, StoreError> {
         let mut client = self.workers.clone();
-        ask(request.into_wire(), self.timeout, |request| client.release_workflow(request)).await
+        ask(request.into_wire(), self.options.timeout, |request| client.release_workflow(request)).await
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod embedded;
 mod grpc;
+mod stream;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +18,19 @@ use kagzi_core::{
 };
 
 pub use embedded::Embedded;
-pub use grpc::{Grpc, GrpcOptions};
+pub use grpc::{Grpc, GrpcOptions, WorkerProtocol};
+
+use crate::backoff::Backoff;
+
+/// A worker as a transport knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerScope {
+    /// What it claims; the limit and the operation are those of no claim in particular.
+    pub claim: Claim,
+    /// How long it waits between attempts to reach the engine.
+    pub backoff: Backoff,
+}
 
 /// The operations of an engine that clients and workers use, in the words of the domain.
 ///
@@ -30,6 +44,13 @@ pub use grpc::{Grpc, GrpcOptions};
 /// - every method is cancel safe as the store's is.
 #[async_trait]
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// A way to the same engine for one worker alone, which will send all its requests there; its polls
+    /// are those of `scope`. Nothing, the default, if workers go the same way as everybody.
+    fn for_worker(&self, scope: WorkerScope) -> Option<Arc<dyn Transport>> {
+        drop(scope);
+        None
+    }
+
     /// Starts runs, all or none.
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError>;
 

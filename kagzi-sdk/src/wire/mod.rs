@@ -20,6 +20,7 @@ mod run;
 mod start;
 mod step;
 mod step_call;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -32,6 +33,7 @@ pub use client::GetRun;
 pub use field::within;
 pub use listing::CountRuns;
 pub use page::DEFAULT_PAGE_LIMIT;
+pub use stream::{open_from_wire, open_to_wire, take_from_wire, take_to_wire};
 pub use time::{duration_to_wire, moment_to_wire};
 pub use worker::{
     DEFAULT_STEPS_LIMIT, Poll, heartbeats_from_wire, heartbeats_to_wire, poll_from_wire, verdicts_from_wire,

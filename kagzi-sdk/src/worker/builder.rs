@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::{MAX_BATCH, QueueName, StoreError, WorkerId, WorkflowType};
+use kagzi_core::{Claim, MAX_BATCH, OperationId, QueueName, StoreError, WorkerId, WorkflowType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::context::Context;
 use crate::error::{WorkerError, WorkflowError};
 use crate::stats::{FailedCall, Reporter};
+use crate::transport::WorkerScope;
 
 /// Sets up a [`Worker`]. Mistakes are told by [`build`](Self::build).
 #[derive(Debug)]
@@ -154,17 +155,27 @@ impl WorkerBuilder {
             .collect::<Result<Vec<_>, _>>()
             .map_err(WorkerError::Setting)?;
         let worker_id = WorkerId::new(self.worker_id.unwrap_or_else(random_worker_id));
+        let claim = Claim {
+            namespace: self.client.namespace().clone(),
+            queues,
+            workflow_types: self.registry.types(),
+            worker_id: worker_id.map_err(WorkerError::Setting)?,
+            lease_length: self.settings.lease_length,
+            limit: 1,
+            steps_limit: self.settings.steps_limit,
+            operation: OperationId::generate(),
+        };
+        let shared = self.client.transport();
+        let scope = WorkerScope { claim: claim.clone(), backoff: self.backoff };
         Ok(Worker {
             calls: Calls {
-                transport: Arc::clone(self.client.transport()),
+                transport: shared.for_worker(scope).unwrap_or_else(|| Arc::clone(shared)),
                 backoff: self.backoff,
                 reporter: self.reporter,
             },
-            namespace: self.client.namespace().clone(),
             client: self.client,
-            queues,
+            claim,
             registry: Arc::new(self.registry),
-            id: worker_id.map_err(WorkerError::Setting)?,
             settings: self.settings,
         })
     }

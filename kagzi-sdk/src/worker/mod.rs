@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::{ClaimedRun, Namespace, QueueName, WorkerId};
+use kagzi_core::{Claim, ClaimedRun, WorkerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,10 +63,9 @@ pub struct Worker {
     /// Keeps an embedded engine alive.
     client: Client,
     calls: Calls,
-    namespace: Namespace,
-    queues: Vec<QueueName>,
+    /// What it claims, each time with another limit and operation.
+    claim: Claim,
     registry: Arc<Registry>,
-    id: WorkerId,
     settings: Settings,
 }
 
@@ -89,7 +88,7 @@ impl Worker {
 
     /// The name under which the worker holds leases.
     pub fn worker_id(&self) -> &WorkerId {
-        &self.id
+        &self.claim.worker_id
     }
 
     /// The client that the worker was built with.

@@ -30,16 +30,7 @@ impl Poller {
             calls: worker.calls.clone(),
             leases,
             wait: worker.settings.poll_wait,
-            template: Claim {
-                namespace: worker.namespace.clone(),
-                queues: worker.queues.clone(),
-                workflow_types: worker.registry.types(),
-                worker_id: worker.id.clone(),
-                lease_length: worker.settings.lease_length,
-                limit: 1,
-                steps_limit: worker.settings.steps_limit,
-                operation: OperationId::generate(),
-            },
+            template: worker.claim.clone(),
             unanswered: None,
         }
     }

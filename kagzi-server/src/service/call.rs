@@ -1,7 +1,7 @@
 //! The frame of every call: admit, read, check the namespace, do, answer or report.
 
 use kagzi_core::{Namespace, RunId, StoreError};
-use kagzi_sdk::wire::error::{error_to_status, namespace_not_found};
+use kagzi_sdk::wire::error::{Refusal, namespace_not_found};
 use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
 
@@ -21,10 +21,8 @@ impl Services {
         O: IntoWire<R>,
         F: Future<Output = Result<O, StoreError>>,
     {
-        self.answer(method, D::from_wire(request.into_inner()), |request| async {
-            act(request).await.map(IntoWire::into_wire)
-        })
-        .await
+        let reply = self.reply(method, D::from_wire(request.into_inner()), act).await;
+        reply.map(|outcome| Response::new(outcome.into_wire())).map_err(Refusal::into_status)
     }
 
     /// Answers a call whose message was read, or not.
@@ -38,7 +36,21 @@ impl Services {
         D: Subject,
         F: Future<Output = Result<R, StoreError>>,
     {
-        let in_flight = self.0.drain.admit().map_err(|status| *status)?;
+        self.reply(method, read, act).await.map(Response::new).map_err(Refusal::into_status)
+    }
+
+    /// Does what a request asks, whatever carried it here.
+    pub(super) async fn reply<O, D, F>(
+        &self,
+        method: &'static str,
+        read: Result<D, StoreError>,
+        act: impl FnOnce(D) -> F,
+    ) -> Result<O, Refusal>
+    where
+        D: Subject,
+        F: Future<Output = Result<O, StoreError>>,
+    {
+        let in_flight = self.0.drain.admit()?;
         let request = read.map_err(|error| self.refused(method, None, &error))?;
         if let Some(unknown) = self.not_served(&request) {
             tracing::info!(method, namespace = %unknown, reason = "NAMESPACE_NOT_FOUND", "call failed");
@@ -46,9 +58,10 @@ impl Services {
         }
         let run_id = request.run_id();
         self.0.health.admit().map_err(|error| self.refused(method, run_id, &error))?;
+        let admitted = self.0.load.admit(request.errand()).await?;
         let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
-        drop(in_flight);
-        Ok(Response::new(answer))
+        drop((admitted, in_flight));
+        Ok(answer)
     }
 
     /// The first namespace of a request that this server does not serve.
@@ -56,8 +69,8 @@ impl Services {
         request.namespaces().find(|namespace| !self.limits().namespaces.contains(*namespace))
     }
 
-    /// Reports a failed call, once, and makes its status. Errors hold no payload.
-    fn refused(&self, method: &'static str, run_id: Option<RunId>, error: &StoreError) -> Status {
+    /// Reports a failed call, once, and makes its refusal. Errors hold no payload.
+    fn refused(&self, method: &'static str, run_id: Option<RunId>, error: &StoreError) -> Refusal {
         let run_id = run_id.map(tracing::field::display);
         match error {
             StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
@@ -69,6 +82,6 @@ impl Services {
             }
             _ => tracing::info!(method, run_id, reason = error.reason(), %error, "call failed"),
         }
-        error_to_status(error)
+        Refusal::from(error)
     }
 }

@@ -3,8 +3,10 @@
 mod admin;
 mod call;
 mod limits;
+mod load;
 mod page;
 mod poll;
+mod stream;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use crate::config::ServerConfig;
 use crate::health::Health;
 use crate::shutdown::Drain;
 use limits::Limits;
+use load::Load;
 
 /// What every call needs. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -35,11 +38,12 @@ struct Shared {
     limits: Limits,
     drain: Drain,
     health: Health,
+    load: Load,
 }
 
 impl Services {
     pub(crate) fn new(config: &ServerConfig, engine: Engine, drain: Drain, health: Health) -> Self {
-        Self(Arc::new(Shared { engine, limits: Limits::of(config), drain, health }))
+        Self(Arc::new(Shared { engine, limits: Limits::of(config), drain, health, load: Load::default() }))
     }
 
     fn store(&self) -> &SharedStore {

@@ -31,8 +31,13 @@ impl Handover {
         Self { runs, store, drain, runtime: Handle::current() }
     }
 
-    fn take(mut self) -> Vec<ClaimedRun> {
-        take(&mut self.runs)
+    /// Hands over what one response holds, and gives the rest back.
+    pub(super) fn hand_over(mut self, services: &Services) -> Vec<ClaimedRun> {
+        let (fitting, left_over) = fit(take(&mut self.runs));
+        if !left_over.is_empty() {
+            services.0.drain.spawn(&self.runtime, give_back(services.store().clone(), left_over));
+        }
+        fitting
     }
 }
 
@@ -83,11 +88,7 @@ impl Services {
             context: "polling",
             detail: "the poll's task ended without an answer".to_owned(),
         })??;
-        let (fitting, left_over) = fit(handover.take());
-        if !left_over.is_empty() {
-            self.0.drain.spawn(&Handle::current(), give_back(self.store().clone(), left_over));
-        }
-        Ok(fitting)
+        Ok(handover.hand_over(self))
     }
 }
 

@@ -6,10 +6,17 @@ use kagzi_core::{
 };
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
+use super::load::Errand;
+
 /// What a request is about.
 pub(super) trait Subject {
     /// The namespaces that it touches.
     fn namespaces(&self) -> impl Iterator<Item = &Namespace>;
+
+    /// What it does to the server's load.
+    fn errand(&self) -> Errand {
+        Errand::Other
+    }
 
     /// The run that it names, if it names one.
     fn run_id(&self) -> Option<RunId> {
@@ -25,6 +32,9 @@ macro_rules! about_a_leased_run {
             }
             fn run_id(&self) -> Option<RunId> {
                 Some(self.lease.run_id)
+            }
+            fn errand(&self) -> Errand {
+                Errand::Work
             }
         }
     )+};
@@ -54,7 +64,7 @@ macro_rules! about_a_namespace {
         }
     )+};
 }
-about_a_namespace!(StartRun, Claim, ListRuns, CountRuns);
+about_a_namespace!(Claim, ListRuns, CountRuns);
 
 impl Subject for Namespace {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
@@ -72,17 +82,35 @@ impl Subject for Poll {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.claim.namespaces()
     }
+    fn errand(&self) -> Errand {
+        Errand::Claim
+    }
+}
+
+impl Subject for StartRun {
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.namespace].into_iter()
+    }
+    fn errand(&self) -> Errand {
+        Errand::Start
+    }
 }
 
 impl Subject for Vec<StartRun> {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.iter().map(|start| &start.namespace)
     }
+    fn errand(&self) -> Errand {
+        Errand::Start
+    }
 }
 
 impl Subject for Vec<Heartbeat> {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.iter().map(|heartbeat| &heartbeat.lease.namespace)
+    }
+    fn errand(&self) -> Errand {
+        Errand::Work
     }
 }
 

@@ -23,7 +23,7 @@ use tonic_types::StatusExt as _;
 use super::*;
 use crate::shutdown::Drained;
 
-fn services() -> Services {
+pub(super) fn services() -> Services {
     services_with(ServerConfig::default().max_batch)
 }
 
@@ -57,13 +57,13 @@ fn poll(limit: u32, wait: Duration) -> Request<v1::PollActivityRequest> {
     })
 }
 
-async fn start(services: &Services, input_bytes: usize) {
+pub(super) async fn start(services: &Services, input_bytes: usize) {
     let input = Payload::raw(vec![7_u8; input_bytes]);
     let start = StartRun::new(namespace(), queue(), WorkflowType::new("t").unwrap(), input);
     services.store().start(vec![start]).await.unwrap();
 }
 
-async fn claim(services: &Services) -> ClaimedRun {
+pub(super) async fn claim(services: &Services) -> ClaimedRun {
     let claim = Claim {
         namespace: namespace(),
         queues: vec![queue()],
@@ -107,7 +107,7 @@ async fn release(services: &Services, claimed: &ClaimedRun) {
     services.store().release(release).await.unwrap();
 }
 
-async fn states(services: &Services) -> Vec<RunState> {
+pub(super) async fn states(services: &Services) -> Vec<RunState> {
     let list = kagzi_core::ListRuns {
         namespace: namespace(),
         filter: kagzi_core::RunFilter::default(),
@@ -117,7 +117,7 @@ async fn states(services: &Services) -> Vec<RunState> {
 }
 
 /// Whether somebody waits for work.
-fn anyone_polls(services: &Services) -> bool {
+pub(super) fn anyone_polls(services: &Services) -> bool {
     services.store().wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..)))
 }
 

@@ -4,10 +4,11 @@ use kagzi_core::{Heartbeat, StoreError};
 use kagzi_proto::v1;
 use kagzi_proto::v1::worker_service_server::WorkerService;
 use kagzi_sdk::wire::{IntoWire, Poll, heartbeats_from_wire, poll_from_wire, verdicts_to_wire};
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::Services;
 use super::limits::check_batch;
+use super::stream::Answers;
 
 #[async_trait]
 impl WorkerService for Services {
@@ -79,20 +80,38 @@ impl WorkerService for Services {
     ) -> Result<Response<v1::ReleaseWorkflowResponse>, Status> {
         self.call("ReleaseWorkflow", request, |release| self.store().release(release)).await
     }
+
+    type StreamWorkStream = Answers;
+
+    async fn stream_work(
+        &self,
+        request: Request<Streaming<v1::StreamWorkRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        self.open_stream(request.into_inner()).await.map(Response::new)
+    }
 }
 
 impl Services {
     fn read_poll(&self, wire: v1::PollActivityRequest) -> Result<Poll, StoreError> {
         let limits = self.limits();
-        let mut poll = poll_from_wire(wire, limits.default_lease)?;
+        let poll = poll_from_wire(wire, limits.default_lease)?;
         limits.check_lease_length("lease_length", poll.claim.lease_length)?;
+        Ok(self.bounded(poll))
+    }
+
+    /// A poll, cut to what the server allows.
+    pub(super) fn bounded(&self, mut poll: Poll) -> Poll {
+        let limits = self.limits();
         poll.claim.limit = poll.claim.limit.min(limits.max_batch);
         poll.claim.steps_limit = poll.claim.steps_limit.min(limits.max_batch);
         poll.wait = limits.wait(poll.wait);
-        Ok(poll)
+        poll
     }
 
-    fn read_heartbeats(&self, wire: v1::RecordHeartbeatRequest) -> Result<Vec<Heartbeat>, StoreError> {
+    pub(super) fn read_heartbeats(
+        &self,
+        wire: v1::RecordHeartbeatRequest,
+    ) -> Result<Vec<Heartbeat>, StoreError> {
         let limits = self.limits();
         check_batch("heartbeats", wire.heartbeats.len())?;
         let batch = heartbeats_from_wire(wire, limits.default_lease)?;

@@ -6,4 +6,7 @@
 mod errors;
 mod every_call;
 mod lifecycle;
+mod proxy;
+mod raw;
+mod stream;
 mod support;

@@ -7,17 +7,17 @@ use std::time::Duration;
 use kagzi_core::{AttemptState, FencingToken, IdempotencyKey, LostReason, RunState, StepId, StoreError};
 use tonic::{Code, Status};
 
-use super::Described;
+use super::Refusal;
 
 /// How long to wait where the other side does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The error that was described, or, if the description cannot be read, one that behaves like it.
-pub(super) fn rebuild(described: &Described) -> StoreError {
+pub(super) fn rebuild(described: &Refusal) -> StoreError {
     exact(described).unwrap_or_else(|| by_code(described.code, &described.message, described.retry_delay))
 }
 
-fn exact(described: &Described) -> Option<StoreError> {
+fn exact(described: &Refusal) -> Option<StoreError> {
     let text = |name: &str| described.metadata.get(name).cloned();
     let run_id = || parsed(described, "run_id");
     let step_id = || text("step_id").and_then(|id| StepId::new(id).ok());
@@ -62,7 +62,7 @@ fn exact(described: &Described) -> Option<StoreError> {
             supported: parsed(described, "supported_version")?,
             remedy: "see the log of the server for what to do",
         },
-        "UNAVAILABLE" | "SHUTTING_DOWN" => StoreError::Unavailable {
+        "UNAVAILABLE" | "SHUTTING_DOWN" | "OVERLOADED" => StoreError::Unavailable {
             reason: text("cause")?,
             retry_after: described.retry_delay.unwrap_or(RETRY_AFTER),
         },
@@ -83,20 +83,20 @@ fn exact(described: &Described) -> Option<StoreError> {
     })
 }
 
-fn parsed<T: FromStr>(described: &Described, name: &str) -> Option<T> {
+fn parsed<T: FromStr>(described: &Refusal, name: &str) -> Option<T> {
     described.metadata.get(name)?.parse().ok()
 }
 
-fn token(described: &Described, name: &str) -> Option<FencingToken> {
+fn token(described: &Refusal, name: &str) -> Option<FencingToken> {
     FencingToken::new(parsed(described, name)?).ok()
 }
 
-fn run_state(described: &Described) -> Option<RunState> {
+fn run_state(described: &Refusal) -> Option<RunState> {
     let name = described.metadata.get("state")?;
     RunState::ALL.into_iter().find(|state| state.as_str() == name)
 }
 
-fn lost(described: &Described) -> Option<LostReason> {
+fn lost(described: &Refusal) -> Option<LostReason> {
     Some(match described.metadata.get("lost_reason")?.as_str() {
         "TOKEN_STALE" => LostReason::TokenStale { current: token(described, "current_token")? },
         "OTHER_WORKER" => LostReason::OtherWorker,

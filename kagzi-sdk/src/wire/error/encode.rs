@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kagzi_core::{LostReason, StoreError};
 
-use super::{Described, MAX_TEXT_BYTES, code_of};
+use super::{MAX_TEXT_BYTES, Refusal, UNAVAILABLE_RETRY_AFTER, code_of};
 
 /// The particulars of an error, by name.
 #[derive(Default)]
@@ -17,12 +17,13 @@ impl Metadata {
     }
 }
 
-pub(super) fn describe(error: &StoreError) -> Described {
+pub(super) fn describe(error: &StoreError) -> Refusal {
     let retry_delay = match error {
         StoreError::Unavailable { retry_after, .. } => Some(*retry_after),
+        StoreError::OutcomeUnknown { .. } => Some(UNAVAILABLE_RETRY_AFTER),
         _ => None,
     };
-    Described {
+    Refusal {
         code: code_of(error),
         reason: error.reason().to_owned(),
         message: cut(error.to_string()),

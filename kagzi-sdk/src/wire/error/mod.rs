@@ -11,8 +11,9 @@
 //! | `RunNotFound` | `NOT_FOUND` |
 //! | `LeaseLost`, `AttemptNotRunning`, `StepKindMismatch`, `WrongState`, `SchemaMismatch` | `FAILED_PRECONDITION` |
 //! | `IdempotencyConflict`, `OperationConflict` | `ALREADY_EXISTS` |
-//! | `Unavailable`, `OutcomeUnknown` | `UNAVAILABLE` |
+//! | `Unavailable`, `OutcomeUnknown` | `UNAVAILABLE`, always with a retry delay |
 //! | `Internal` | `INTERNAL` |
+//! | [`overloaded`], read as `Unavailable` | `RESOURCE_EXHAUSTED`, with a retry delay |
 //!
 //! `LeaseLost` is not `ABORTED`: retrying middleware repeats `ABORTED`, and a worker that lost its
 //! lease must stop. `OutcomeUnknown` is `UNAVAILABLE` because that is what it asks of the caller: send
@@ -20,6 +21,7 @@
 
 mod decode;
 mod encode;
+mod unread;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -31,6 +33,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::time::{duration, duration_to_wire};
 
+pub use unread::explained;
+
 /// The longest free text in an error on the wire, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1024;
 
@@ -40,9 +44,15 @@ pub const NAMESPACE_NOT_FOUND: &str = "NAMESPACE_NOT_FOUND";
 /// The reason of a status from a server that is shutting down.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 
-/// An error in the form that the wire carries, whatever carries it.
+/// How long a client is told to wait where the store does not say: every UNAVAILABLE carries a delay.
+const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The reason of a status from a server that has too much to do.
+pub const OVERLOADED: &str = "OVERLOADED";
+
+/// An error in the form that the wire carries: the status of a call, or the verdict on one item of many.
 #[derive(Debug)]
-struct Described {
+pub struct Refusal {
     code: Code,
     reason: String,
     message: String,
@@ -78,7 +88,7 @@ pub fn error_to_status(error: &StoreError) -> Status {
 pub fn error_from_status(status: &Status) -> StoreError {
     let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN);
     let Some(info) = info else { return decode::foreign(status) };
-    decode::rebuild(&Described {
+    decode::rebuild(&Refusal {
         code: status.code(),
         reason: info.reason,
         message: status.message().to_owned(),
@@ -89,19 +99,12 @@ pub fn error_from_status(status: &Status) -> StoreError {
 
 /// The refusal of one item of a batch.
 pub fn error_to_item(error: &StoreError) -> v1::ItemError {
-    let described = encode::describe(error);
-    v1::ItemError {
-        code: described.code.into(),
-        message: described.message,
-        reason: described.reason,
-        metadata: described.metadata,
-        retry_delay: described.retry_delay.map(duration_to_wire),
-    }
+    encode::describe(error).into_item()
 }
 
 /// The error inside the refusal of an item.
 pub fn error_from_item(item: &v1::ItemError) -> StoreError {
-    decode::rebuild(&Described {
+    decode::rebuild(&Refusal {
         code: Code::from_i32(item.code),
         reason: item.reason.clone(),
         message: item.message.clone(),
@@ -110,12 +113,12 @@ pub fn error_from_item(item: &v1::ItemError) -> StoreError {
     })
 }
 
-/// The status about a namespace that the server does not serve. Clients read it as a
+/// The refusal of a namespace that the server does not serve. Clients read it as a
 /// [`StoreError::InvalidArgument`] about the field.
-pub fn namespace_not_found(namespace: &str) -> Status {
+pub fn namespace_not_found(namespace: &str) -> Refusal {
     let expected =
         "a namespace that this server serves; add it to `namespaces` in the server's configuration";
-    Described {
+    Refusal {
         code: Code::NotFound,
         reason: NAMESPACE_NOT_FOUND.to_owned(),
         message: format!("namespace: expected {expected}, got {namespace:?}"),
@@ -126,24 +129,50 @@ pub fn namespace_not_found(namespace: &str) -> Status {
         ]),
         retry_delay: None,
     }
-    .into_status()
 }
 
-/// The status of a server that takes no new calls. Clients read it as [`StoreError::Unavailable`].
-pub fn shutting_down(retry_after: Duration) -> Status {
+/// The refusal of a server that takes no new calls. Clients read it as [`StoreError::Unavailable`].
+pub fn shutting_down(retry_after: Duration) -> Refusal {
     let cause = "the server is shutting down; retry, on another server if there is one";
-    Described {
-        code: Code::Unavailable,
-        reason: SHUTTING_DOWN.to_owned(),
+    not_now(Code::Unavailable, SHUTTING_DOWN, cause, retry_after)
+}
+
+/// The refusal of a server that has too much to do. Clients read it as [`StoreError::Unavailable`].
+pub fn overloaded(retry_after: Duration) -> Refusal {
+    let cause = "the server has as much in flight as it bears; retry later, and slower";
+    not_now(Code::ResourceExhausted, OVERLOADED, cause, retry_after)
+}
+
+fn not_now(code: Code, reason: &str, cause: &str, retry_after: Duration) -> Refusal {
+    Refusal {
+        code,
+        reason: reason.to_owned(),
         message: cause.to_owned(),
         metadata: BTreeMap::from([("cause".to_owned(), cause.to_owned())]),
         retry_delay: Some(retry_after),
     }
-    .into_status()
 }
 
-impl Described {
-    fn into_status(self) -> Status {
+impl From<&StoreError> for Refusal {
+    fn from(error: &StoreError) -> Self {
+        encode::describe(error)
+    }
+}
+
+impl Refusal {
+    /// As the verdict on one item of many.
+    pub fn into_item(self) -> v1::ItemError {
+        v1::ItemError {
+            code: self.code.into(),
+            message: self.message,
+            reason: self.reason,
+            metadata: self.metadata,
+            retry_delay: self.retry_delay.map(duration_to_wire),
+        }
+    }
+
+    /// As the status of a call.
+    pub fn into_status(self) -> Status {
         let mut details = ErrorDetails::new();
         if let Some(field) = self.metadata.get("field") {
             details.add_bad_request_violation(field.clone(), self.message.clone());

@@ -82,7 +82,7 @@ fn codes_and_typed_details_are_the_documented_ones() {
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations);
         assert_eq!(violations.is_some(), status.code() == Code::InvalidArgument, "{error}");
         let delay = status.get_details_retry_info().is_some();
-        assert_eq!(delay, matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert_eq!(delay, status.code() == Code::Unavailable, "{error}");
     }
 }
 
@@ -96,7 +96,7 @@ fn long_texts_are_cut_between_characters() {
 
 #[test]
 fn a_namespace_that_is_not_served_is_an_invalid_argument_of_the_client() {
-    let status = namespace_not_found("sales");
+    let status = namespace_not_found("sales").into_status();
     assert_eq!(status.code(), Code::NotFound);
     let error = error_from_status(&status);
     assert!(
@@ -107,12 +107,18 @@ fn a_namespace_that_is_not_served_is_an_invalid_argument_of_the_client() {
 }
 
 #[test]
-fn a_server_that_shuts_down_is_unavailable_for_the_delay_it_names() {
-    let error = error_from_status(&shutting_down(Duration::from_secs(3)));
-    assert!(
-        matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after == Duration::from_secs(3)),
-        "{error:?}"
-    );
+fn a_server_that_takes_nothing_now_is_unavailable_for_the_delay_it_names() {
+    let delay = Duration::from_secs(3);
+    for refusal in [shutting_down, overloaded] {
+        for error in
+            [error_from_status(&refusal(delay).into_status()), error_from_item(&refusal(delay).into_item())]
+        {
+            assert!(
+                matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after == delay),
+                "{error:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -129,7 +135,7 @@ fn foreign_statuses_become_errors_that_behave_right() {
 
 #[test]
 fn a_description_without_its_particulars_still_behaves_like_its_code() {
-    let described = Described {
+    let described = Refusal {
         code: Code::Unavailable,
         reason: "LEASE_LOST".to_owned(),
         message: "cut off".to_owned(),
