@@ -31,7 +31,7 @@ async fn an_address_that_is_none_is_named_with_the_remedy() {
     let config =
         ServerConfig { listen: "nowhere".to_owned(), store: "memory:".to_owned(), ..ServerConfig::default() };
     let text = Server::bind(config).await.unwrap_err().to_string();
-    assert!(text.contains("nowhere") && text.contains("--listen"), "{text}");
+    assert!(text.contains("nowhere") && text.contains("listen: expected HOST:PORT"), "{text}");
 }
 
 #[tokio::test]
