@@ -116,7 +116,7 @@ mod tests {
     async fn claims_wait_while_many_writes_are_in_flight_and_writes_do_not() {
         let load = Load::default();
         let mut writes = Vec::new();
-        for _ in 0..MANY_WRITES + 1 {
+        for _ in 0..=MANY_WRITES {
             writes.push(load.admit(Errand::Work).now_or_never().unwrap().unwrap());
         }
         let mut claim = std::pin::pin!(load.admit(Errand::Claim));
