@@ -81,19 +81,9 @@ impl Looks {
             }
             Err(error) => {
                 for asked in batch {
-                    asked.answer.send(Err(repeated(&error))).ok();
+                    asked.answer.send(Err(error.clone())).ok();
                 }
             }
         }
-    }
-}
-
-/// The error of a read, for one of those it was for.
-fn repeated(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable { reason, retry_after } => {
-            StoreError::Unavailable { reason: reason.clone(), retry_after: *retry_after }
-        }
-        other => StoreError::Internal { context: "reading runs", detail: other.to_string() },
     }
 }
