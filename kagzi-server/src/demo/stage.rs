@@ -145,10 +145,11 @@ impl Stage {
 
     /// Stops at once. What could not be taken away is said, and no more: something else went wrong before.
     pub async fn abandon(self) {
-        if self.store == StoreKind::Shared && self.workspace.keep() == Keep::Manifest {
-            if let Err(why) = scratch::clear(self.server.store(), &self.namespace).await {
-                complain(format_args!("runs of the demo are left in namespace {}: {why}", self.namespace));
-            }
+        if self.store == StoreKind::Shared
+            && self.workspace.keep() == Keep::Manifest
+            && let Err(why) = scratch::clear(self.server.store(), &self.namespace).await
+        {
+            complain(format_args!("runs of the demo are left in namespace {}: {why}", self.namespace));
         }
         if let Err(why) = self.server.shutdown().await {
             complain(format_args!("the server did not end well: {why}"));
