@@ -2,6 +2,7 @@
 
 mod act;
 mod args;
+mod conformance;
 mod connection;
 mod error;
 mod host;
@@ -108,6 +109,8 @@ enum Command {
     /// A part of a bench: a server or a worker in a process of its own.
     #[command(hide = true)]
     BenchPart(PartArgs),
+    /// Judge a store: run the conformance suite against a live database, without touching your data.
+    Conformance(conformance::ConformanceArgs),
     /// Write a completion script for a shell to the standard output.
     Completions {
         /// Which shell.
@@ -137,9 +140,9 @@ pub fn run() -> ExitCode {
 
 /// Those who serve or work use every core; a single question needs no threads.
 fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CliError> {
-    use Command::{Bench, BenchPart, Demo, DemoWorker, Dev, Serve};
+    use Command::{Bench, BenchPart, Conformance, Demo, DemoWorker, Dev, Serve};
     let mut builder = match command {
-        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) | Bench(_) | BenchPart(_) => {
+        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) | Bench(_) | BenchPart(_) | Conformance(_) => {
             tokio::runtime::Builder::new_multi_thread()
         }
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -166,6 +169,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::DemoWorker(args) => demo::work(args, &server, &namespace).await?,
         Command::Bench(args) => return bench::bench(args, output).await,
         Command::BenchPart(args) => bench::play(args, &server, namespace).await?,
+        Command::Conformance(args) => return conformance::conformance(args, output).await,
         Command::Completions { shell } => completions(shell)?,
     }
     Ok(Exit::Ok)
@@ -216,6 +220,8 @@ mod tests {
             "kagzi queues",
             "kagzi demo --keep --json",
             "kagzi demo /some/dir --store postgres://localhost/x --output /out",
+            "kagzi conformance --store memory: --group claim --except races lease --json",
+            "kagzi conformance --store postgres://u@h/d --markdown",
             "kagzi completions bash",
         ] {
             if let Err(error) = parse(line) {
@@ -241,6 +247,8 @@ mod tests {
             "kagzi list --limit 0",
             "kagzi list --label novalue",
             "kagzi requeue",
+            "kagzi conformance",
+            "kagzi conformance --store memory: --markdown --json",
             "kagzi queues --namespace bad\u{1}name",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
