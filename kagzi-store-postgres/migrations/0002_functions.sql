@@ -315,7 +315,7 @@ BEGIN
 
     IF p_repeat THEN
         RETURN QUERY
-            SELECT 'TAKEN', r, p.content_type, p.bytes FROM runs r
+            SELECT 'AGAIN', r, p.content_type, p.bytes FROM runs r
             LEFT JOIN LATERAL (
                 SELECT p.content_type, p.bytes FROM payloads p
                 WHERE p.run_id = r.run_id AND p.slot = 'INPUT' AND p.partition = p_partition OFFSET 0) p ON true

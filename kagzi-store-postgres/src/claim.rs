@@ -52,6 +52,8 @@ struct Taken {
     runs: Vec<(Run, Payload)>,
     /// Whether some were left for want of room.
     left: bool,
+    /// Whether an earlier look of the same operation took them, so that all may have steps by now.
+    again: bool,
 }
 
 impl Taken {
@@ -62,6 +64,7 @@ impl Taken {
     fn add(&mut self, more: Self) {
         self.runs.extend(more.runs);
         self.left |= more.left;
+        self.again |= more.again;
     }
 }
 
@@ -115,7 +118,7 @@ impl Inner {
                 self.announce_topic(Topic::Queue(request.namespace.clone(), queue.clone()));
             }
         }
-        self.hand_over(&request, taken.runs).await
+        self.hand_over(&request, taken).await
     }
 
     async fn take(&self, request: &Claim) -> Result<Taken, StoreError> {
@@ -292,13 +295,9 @@ impl Inner {
 
     /// Adds the steps to runs that were taken. Only their holder writes steps from now on, so they may
     /// be read after the claim was committed.
-    async fn hand_over(
-        &self,
-        request: &Claim,
-        taken: Vec<(Run, Payload)>,
-    ) -> Result<Vec<ClaimedRun>, StoreError> {
+    async fn hand_over(&self, request: &Claim, taken: Taken) -> Result<Vec<ClaimedRun>, StoreError> {
         let mut room = ClaimRoom::new(&self.rules);
-        for (_, input) in &taken {
+        for (_, input) in &taken.runs {
             room.takes(input.len_bytes());
         }
         let mut steps = self
@@ -309,6 +308,7 @@ impl Inner {
                 reason: fault.into_store_error("reading steps of claimed runs").to_string(),
             })?;
         taken
+            .runs
             .into_iter()
             .map(|(run, input)| {
                 let steps = steps.remove(&run.run_id).unwrap_or_default();
@@ -322,12 +322,12 @@ impl Inner {
     async fn latest_attempts(
         &self,
         request: &Claim,
-        taken: &[(Run, Payload)],
+        taken: &Taken,
         room_bytes: usize,
     ) -> Result<HashMap<RunId, Steps>, Fault> {
         let mut by_partition: BTreeMap<i16, Vec<Uuid>> = BTreeMap::new();
         // A run that was never claimed before has no steps.
-        for (run, _) in taken.iter().filter(|(run, _)| run.claims > 1) {
+        for (run, _) in taken.runs.iter().filter(|(run, _)| taken.again || run.claims > 1) {
             by_partition.entry(self.partition(run.run_id)).or_default().push(run.run_id.as_uuid());
         }
         let mut steps: HashMap<RunId, Steps> = HashMap::new();
@@ -356,6 +356,10 @@ fn found(partition: i16, rows: &[PgRow]) -> Result<Found, Fault> {
     for row in rows {
         match row.try_get("told")? {
             "TAKEN" => taken.runs.push((run_from_row(row)?, input_from_row(row)?)),
+            "AGAIN" => {
+                taken.runs.push((run_from_row(row)?, input_from_row(row)?));
+                taken.again = true;
+            }
             "LEFT" => taken.left = true,
             "OVERDUE" => return Ok(Found::Overdue(vec![partition])),
             "HELD" => return Ok(Found::Held),

@@ -16,6 +16,7 @@ cases! {
     [4, 5] carries_the_latest_attempt_of_each_step;
     [4] says_how_to_get_the_steps_beyond_the_limit;
     [4] exactly_as_many_steps_as_the_limit_leave_no_more;
+    [4, 8] a_first_claim_sent_again_carries_the_steps_made_since;
 }
 
 /// Completes steps `0..count`, begun in an order that neither place nor name gives.
@@ -103,4 +104,21 @@ async fn exactly_as_many_steps_as_the_limit_leave_no_more(s: Scenario) -> Verdic
     let claimed = s.claim_as(Claim { steps_limit: 4, ..s.claim_request("w2", 1)? }).await?;
     let found: Vec<_> = claimed.iter().map(|run| (run.steps.len(), run.more_steps.clone())).collect();
     equal("all steps fit, so there is no cursor", &vec![(4, None)], &found)
+}
+
+async fn a_first_claim_sent_again_carries_the_steps_made_since(s: Scenario) -> Verdict {
+    s.start_one().await?;
+    let claim = s.claim_request("w1", 1)?;
+    let first = s.claim_as(claim.clone()).await?;
+    let Some(claimed) = first.first().cloned() else {
+        return Err(Violation::new("a due run is claimable [10]", "1 claimed run", "none"));
+    };
+    equal("a run that was never claimed has no steps", &0, &claimed.steps.len())?;
+    let held = Held::new(s.clone(), claimed);
+    held.step("a", "1").await?;
+    held.begin("b").await?;
+    let again = s.claim_as(claim).await?;
+    let recorded = s.attempts_in(held.run_id(), AttemptScope::Latest).await?;
+    let steps = again.first().map(|claimed| claimed.steps.clone()).unwrap_or_default();
+    equal("sent again, the claim carries every recorded step [4, 8]", &recorded, &steps)
 }
