@@ -16,13 +16,18 @@
 mod case;
 mod cases;
 mod crash;
+mod faults;
 mod fixture;
 mod harness;
+mod history;
+mod interleavings;
 mod invariant;
+mod model;
 mod record;
 mod report;
 mod runner;
 mod scenario;
+mod settings;
 mod violation;
 
 pub use case::Case;
@@ -35,6 +40,7 @@ pub use harness::{REPORT_VARIABLE, test_main};
 pub use report::{CaseReport, Outcome, Report, Totals};
 pub use runner::{Filter, run};
 pub use scenario::suite_rules;
+pub use settings::{FAULT_VARIABLE, HISTORY_VARIABLE, MODEL_VARIABLE, SEED_VARIABLE};
 pub use violation::{Verdict, Violation};
 
 /// The guide for authors of backends; its examples are tests.

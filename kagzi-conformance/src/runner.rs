@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::ManualClock;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -13,11 +12,17 @@ use crate::cases::all_cases;
 use crate::fixture::Fixture;
 use crate::invariant::invariant;
 use crate::report::{CaseReport, Outcome, Report};
-use crate::scenario::{Scenario, suite_rules};
+use crate::scenario::Scenario;
 
 /// A case that has not ended by then hangs: a deadlock of the store, or a machine that is far too slow.
 /// No case waits for time, so this is a guard and no measure.
 const HUNG: Duration = Duration::from_mins(2);
+
+/// The same for random cases, which play as much as a variable asks for.
+const HUNG_AT_RANDOM: Duration = Duration::from_mins(10);
+
+/// The groups of random cases.
+const RANDOM: [&str; 4] = ["history", "model", "fault", "interleaving"];
 
 /// How many cases [`run`] plays at one time.
 const AT_ONE_TIME: usize = 4;
@@ -85,26 +90,22 @@ pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case) -> Outcome
     if let Some(reason) = case.not_applicable(&fixture.capabilities()) {
         return Outcome::NotApplicable(reason);
     }
-    let clock = ManualClock::default();
-    let instance = match fixture.open(Arc::new(clock.clone()), suite_rules()).await {
-        Ok(instance) => instance,
-        Err(error) => return Outcome::Failed(format!("the fixture could not open a store: {error}")),
-    };
-    let (scenario, stage) = match Scenario::new(instance, clock) {
+    let (scenario, stage) = match Scenario::open(fixture).await {
         Ok(ready) => ready,
         Err(violation) => return Outcome::Failed(violation.to_string()),
     };
     // A task of its own, so that a panic in the store fails this case and no other; in a set, so that
     // it ends with whoever runs the case.
     let mut playing = JoinSet::new();
+    let patience = if RANDOM.contains(&case.group) { HUNG_AT_RANDOM } else { HUNG };
     playing.spawn(case.body(scenario));
-    let told = match tokio::time::timeout(HUNG, playing.join_next()).await {
+    let told = match tokio::time::timeout(patience, playing.join_next()).await {
         Ok(Some(Ok(Ok(()))) | None) => None,
         Ok(Some(Ok(Err(violation)))) => Some(violation.to_string()),
         Ok(Some(Err(error))) => Some(format!("the case or the store panicked: {error}")),
         Err(_) => {
             playing.abort_all();
-            Some(format!("rule      every call ends\nseen      no end after {} s", HUNG.as_secs()))
+            Some(format!("rule      every call ends\nseen      no end after {} s", patience.as_secs()))
         }
     };
     let calls = stage.log().render();

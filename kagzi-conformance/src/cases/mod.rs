@@ -56,6 +56,11 @@ pub fn all_cases() -> Vec<Case> {
         durability::operation_cases(),
         wake::cases(),
         batching::cases(),
+        crate::model::cases(),
+        crate::history::cases(),
+        crate::faults::cases(),
+        crate::faults::more_cases(),
+        crate::interleavings::cases(),
     ]
     .into_iter()
     .flatten()

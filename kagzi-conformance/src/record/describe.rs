@@ -11,7 +11,8 @@ use kagzi_core::{
 /// How many items of a list are described one by one.
 const SHOWN: usize = 4;
 
-pub(super) trait Describe {
+/// A few words about a request or an answer.
+pub(crate) trait Describe {
     fn describe(&self) -> String;
 }
 

@@ -49,6 +49,15 @@ impl Log {
         self.answer(entry, String::new());
     }
 
+    /// Forgets what was noted here and keeps what `other` noted instead.
+    pub(crate) fn replace_by(&self, other: &Self) {
+        let (first, kept) = {
+            let theirs = other.entries();
+            (theirs.first, theirs.kept.clone())
+        };
+        *self.entries() = Entries { first, kept };
+    }
+
     /// The log as text, with runs called by their order of appearance.
     pub(crate) fn render(&self) -> Calls {
         let entries = self.entries();

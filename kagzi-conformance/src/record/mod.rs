@@ -1,8 +1,11 @@
 //! A store that keeps a log of what it was asked and what it answered.
 
+mod call;
 mod describe;
 mod log;
 
+pub(crate) use call::{Answer, Call, Refusal, Reply};
+pub(crate) use describe::Describe;
 pub(crate) use log::Log;
 
 use async_trait::async_trait;
@@ -13,8 +16,6 @@ use kagzi_core::{
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
     Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
 };
-
-use self::describe::Describe;
 
 /// A wrapper round any store: passes every call on and logs it. `handle` tells several handles apart.
 #[derive(Debug)]

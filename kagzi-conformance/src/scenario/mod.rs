@@ -21,9 +21,9 @@ pub(crate) use check::{
 };
 pub(crate) use held::{Held, fatal, hiccup};
 pub(crate) use race::race;
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::{Snapshot, differing_lines};
 
-use crate::fixture::{FixtureError, Instance};
+use crate::fixture::{Fixture, FixtureError, Instance};
 use crate::record::{Log, Recorded};
 use crate::violation::Violation;
 
@@ -80,6 +80,7 @@ pub(crate) struct Scenario {
 /// What stays when the case has ended: the instance, to be discarded, and the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
+    fixture: Arc<dyn Fixture>,
     instance: Arc<Mutex<Option<Box<dyn Instance>>>>,
     log: Log,
 }
@@ -102,10 +103,20 @@ fn fixture_failed(what: &str, error: &FixtureError) -> Violation {
 }
 
 impl Scenario {
-    pub(crate) fn new(instance: Box<dyn Instance>, clock: ManualClock) -> Result<(Self, Stage), Violation> {
+    /// Opens a fresh store with a clock of its own.
+    pub(crate) async fn open(fixture: &Arc<dyn Fixture>) -> Result<(Self, Stage), Violation> {
+        let clock = ManualClock::default();
+        let instance = fixture
+            .open(Arc::new(clock.clone()), suite_rules())
+            .await
+            .map_err(|error| fixture_failed("open a store", &error))?;
         let log = Log::default();
         let store = Arc::new(Recorded::new(instance.store(), log.clone(), ""));
-        let stage = Stage { instance: Arc::new(Mutex::new(Some(instance))), log: log.clone() };
+        let stage = Stage {
+            fixture: Arc::clone(fixture),
+            instance: Arc::new(Mutex::new(Some(instance))),
+            log: log.clone(),
+        };
         let scenario = Self {
             store,
             clock,
@@ -118,9 +129,30 @@ impl Scenario {
         Ok((scenario, stage))
     }
 
+    /// Another fresh store of the same fixture, which shares nothing with this one. Whoever asks for
+    /// it discards its stage.
+    pub(crate) async fn fresh(&self) -> Result<(Self, Stage), Violation> {
+        Self::open(&self.stage.fixture).await
+    }
+
     /// The store, every call logged.
     pub(crate) fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// The store, every call logged, to be handed on.
+    pub(crate) fn shared_store(&self) -> SharedStore {
+        Arc::clone(&self.store) as SharedStore
+    }
+
+    /// The clock that the store goes by.
+    pub(crate) fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    /// What was called and answered so far.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The namespace that everything happens in unless a case says otherwise.

@@ -25,7 +25,7 @@ impl Snapshot {
 }
 
 /// The lines in which two texts differ, each with its number, or both texts if they differ in length.
-fn differing_lines(before: &str, after: &str) -> (String, String) {
+pub(crate) fn differing_lines(before: &str, after: &str) -> (String, String) {
     if before.lines().count() != after.lines().count() {
         return (before.to_owned(), after.to_owned());
     }
