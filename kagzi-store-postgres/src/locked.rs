@@ -72,7 +72,14 @@ impl Inner {
         let mut tx = self.pool.begin().await?;
         let loaded = self.load(&mut tx, partition, namespace, run_id, wanted).await?;
         let (before, now) = (loaded.run.clone(), loaded.now);
-        let decision = rule(loaded)?;
+        let decision = match rule(loaded) {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                // The lock on the run must not outlast the answer: a claim would pass the run by.
+                tx.rollback().await?;
+                return Err(refusal.into());
+            }
+        };
         if decision.effects == Effects::default() {
             tx.rollback().await?;
             return Ok(decision.answer);
