@@ -136,6 +136,19 @@ impl Inner {
              ORDER BY position, step_id, attempt LIMIT $6"
         );
         let partition = self.partition(request.run_id);
+        let sql = match request.scope {
+            AttemptScope::All => ALL,
+            AttemptScope::Latest => LATEST,
+        };
+        let listed = query(sql)
+            .bind(request.run_id.as_uuid())
+            .bind(partition)
+            .bind(place.as_ref().map(|(position, ..)| i64::from(*position)))
+            .bind(place.as_ref().map(|(_, step_id, _)| step_id.as_str()))
+            .bind(place.as_ref().map(|(.., attempt)| i64::from(*attempt)))
+            .bind(i64::from(request.page.limit) + 1);
+        let attempts = self.fetch_all(listed).await?.iter().map(attempt_from_row).collect();
+        // Asked afterwards: a run that is removed in between is not found, and never one without steps.
         let known = query(
             "SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3",
         )
@@ -145,18 +158,7 @@ impl Inner {
         if self.fetch_all(known).await?.is_empty() {
             return Err(StoreError::RunNotFound { run_id: request.run_id }.into());
         }
-        let sql = match request.scope {
-            AttemptScope::All => ALL,
-            AttemptScope::Latest => LATEST,
-        };
-        let query = query(sql)
-            .bind(request.run_id.as_uuid())
-            .bind(partition)
-            .bind(place.as_ref().map(|(position, ..)| i64::from(*position)))
-            .bind(place.as_ref().map(|(_, step_id, _)| step_id.as_str()))
-            .bind(place.as_ref().map(|(.., attempt)| i64::from(*attempt)))
-            .bind(i64::from(request.page.limit) + 1);
-        self.fetch_all(query).await?.iter().map(attempt_from_row).collect()
+        attempts
     }
 
     pub(crate) async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
