@@ -20,7 +20,7 @@ cases! {
     [13] a_run_that_lost_its_lease_goes_behind_those_that_wait;
     [13] a_busy_queue_does_not_starve_another;
     [13] runs_of_one_rank_over_several_queues_are_all_taken;
-    [10, 13] a_type_filter_finds_one_run_behind_many_of_another_type;
+    [10, 13] a_type_filter_finds_runs_behind_many_of_another_type;
 }
 
 fn with_priority(s: &Scenario, level: i64) -> Result<StartRun, Violation> {
@@ -154,11 +154,17 @@ async fn runs_of_one_rank_over_several_queues_are_all_taken(s: Scenario) -> Verd
     equal("runs of equal rank are taken by id, and none is passed by [13]", &ids, &taken)
 }
 
-async fn a_type_filter_finds_one_run_behind_many_of_another_type(s: Scenario) -> Verdict {
-    s.start_many(20).await?;
+async fn a_type_filter_finds_runs_behind_many_of_another_type(s: Scenario) -> Verdict {
     let wanted = workflow_type("wanted")?;
-    let behind = s.start(StartRun { workflow_type: wanted.clone(), ..s.start_request() }).await?.run_id;
-    let claim = Claim { workflow_types: vec![wanted], ..s.claim_request("w1", 1)? };
+    let start = || StartRun { workflow_type: wanted.clone(), ..s.start_request() };
+    let mut expected = vec![s.start(start()).await?.run_id];
+    s.turn(Duration::from_micros(1));
+    s.start_many(20).await?;
+    for _ in 0..5 {
+        s.turn(Duration::from_micros(1));
+        expected.push(s.start(start()).await?.run_id);
+    }
+    let claim = Claim { workflow_types: vec![wanted.clone()], ..s.claim_request("w1", 6)? };
     let taken: Vec<RunId> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
-    equal("a due run of the asked type is found, whatever stands before it [10]", &vec![behind], &taken)
+    equal("due runs of the asked type are found, whatever stands among them [10, 13]", &expected, &taken)
 }

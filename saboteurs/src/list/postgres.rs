@@ -29,18 +29,40 @@ type Entry = (&'static str, &'static [&'static str], Tampering);
 const CLAIMS: &[Entry] = &[
     (
         "a claim does not lock what it takes",
-        &["claim::sixty_four", "claim::claimers_on_two_handles", "claim::concurrent_claimers", "claim::of_many_thieves"],
-        Tampering::Function("kagzi_claim", &[Patch { from: "            FOR NO KEY UPDATE SKIP LOCKED) c", to: ") c" }]),
+        &[
+            "claim::sixty_four",
+            "claim::claimers_on_two_handles",
+            "claim::concurrent_claimers",
+            "claim::of_many_thieves",
+        ],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED",
+                to: "AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit",
+            }],
+        ),
     ),
     (
         "a claim goes by age, whatever the priority",
         &["claim::higher_priority", "claim::the_order_is_by_due_time"],
         Tampering::Function(
             "kagzi_claim",
-            &[
-                Patch { from: "ORDER BY r.claim_rank, r.run_id LIMIT p_limit", to: "ORDER BY r.run_id LIMIT p_limit" },
-                Patch { from: "ORDER BY c.claim_rank, c.run_id LIMIT p_limit", to: "ORDER BY c.run_id LIMIT p_limit" },
-            ],
+            &[Patch {
+                from: "AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED",
+                to: "AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED",
+            }],
         ),
     ),
     (
@@ -48,7 +70,7 @@ const CLAIMS: &[Entry] = &[
         &["claim::only_the_asked_types", "claim::a_type_filter"],
         Tampering::Function(
             "kagzi_claim",
-            &[Patch { from: "              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))\n", to: "" }],
+            &[Patch { from: "AND r.workflow_type = t.workflow_type AND", to: "AND" }],
         ),
     ),
     (
@@ -57,9 +79,14 @@ const CLAIMS: &[Entry] = &[
         Tampering::Function(
             "kagzi_claim",
             &[Patch {
-                from: "            WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
-              AND r.state = 'PENDING'",
-                to: "            WHERE r.queue = q.queue AND r.partition = p_partition AND r.state = 'PENDING'",
+                from: "r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED",
+                to: "r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)
+                ORDER BY r.claim_rank, r.run_id LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED",
             }],
         ),
     ),
@@ -72,37 +99,45 @@ const CLAIMS: &[Entry] = &[
         "a claim gives out the old token",
         &["lease::tokens_never_repeat", "fencing::begin_step_after_a_steal", "claim::sets_worker_token"],
         Tampering::Function(
-            "kagzi_claim",
-            &[Patch { from: "fencing_token = r.fencing_token + 1", to: "fencing_token = GREATEST(r.fencing_token, 1)" }],
+            "kagzi_claim_take",
+            &[Patch {
+                from: "fencing_token = r.fencing_token + 1",
+                to: "fencing_token = GREATEST(r.fencing_token, 1)",
+            }],
         ),
     ),
     (
         "a claim sent again is a new one",
         &["claim::the_same_claim_again", "claim::concurrent_repeats"],
-        Tampering::Function("kagzi_claim", &[Patch { from: "IF v_repeated THEN", to: "IF false THEN" }]),
+        Tampering::Function("kagzi_claim", &[Patch { from: "IF p_repeat THEN", to: "IF false THEN" }]),
     ),
     (
         "a claim sent again is answered to any worker",
         &["claim::the_same_claim_by_another_worker"],
-        Tampering::Function("kagzi_claim", &[Patch { from: "\n          AND r.worker_id = p_worker", to: "" }]),
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch { from: "\n              AND r.worker_id = p_worker;", to: ";" }],
+        ),
     ),
     (
         "the same claim twice at one time takes twice",
         &["claim::concurrent_repeats", "batching::a_dropped_claim"],
         Tampering::Function(
             "kagzi_claim",
-            &[Patch { from: "PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, 0));", to: "" }],
+            &[Patch {
+                from: "PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, 0));",
+                to: "",
+            }],
         ),
     ),
     (
         "the expiry of a claim hides the deadline of the run",
         &["reap::a_held_run_times_out", "reap::next_due", "reap::a_run_times_out"],
         Tampering::Function(
-            "kagzi_claim",
+            "kagzi_claim_take",
             &[Patch {
-                from: "kagzi_end_of_time(),
-                                 r.deadline_at)",
-                to: "kagzi_end_of_time())",
+                from: "attention_at = LEAST(p_expires, r.deadline_at)",
+                to: "attention_at = p_expires",
             }],
         ),
     ),
@@ -287,8 +322,12 @@ const SPREAD: &[Entry] = &[
         Tampering::Function(
             "kagzi_peek",
             &[Patch {
-                from: "SELECT c.claim_rank, c.run_id FROM UNNEST",
-                to: "SELECT 0::bigint, c.run_id FROM UNNEST",
+                from: "SELECT c.claim_rank, c.run_id, p.input_bytes FROM (
+                SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
+                CROSS JOIN LATERAL",
+                to: "SELECT 0::bigint, c.run_id, p.input_bytes FROM (
+                SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
+                CROSS JOIN LATERAL",
             }],
         ),
     ),
@@ -297,10 +336,21 @@ const SPREAD: &[Entry] = &[
         &["claim::a_type_filter_finds"],
         Tampering::Function(
             "kagzi_peek",
-            &[Patch {
-                from: "\n              AND (p_types IS NULL OR r.workflow_type = ANY (p_types))",
-                to: "",
-            }],
+            &[Patch { from: "AND r.workflow_type = t.workflow_type AND", to: "AND" }],
         ),
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_patch_fits_the_functions_as_they_are() {
+        let here = [CLAIMS, REAPING, ROWS, SPREAD];
+        let all = here.into_iter().chain(super::super::postgres_steps::ALL).flatten();
+        for (name, _, tampering) in all {
+            assert!(tampering.script().is_ok(), "{name}: {:?}", tampering.script().err());
+        }
+    }
+}

@@ -14,10 +14,13 @@ pub(super) fn saboteurs(database: &Database) -> Vec<Saboteur> {
         meant,
         fixture: Arc::new(Postgres::new(database, tampering, 1)),
     };
-    STEPS.iter().chain(HEARTBEATS).copied().map(one).collect()
+    ALL.into_iter().flatten().copied().map(one).collect()
 }
 
-type Entry = (&'static str, &'static [&'static str], Tampering);
+pub(super) type Entry = (&'static str, &'static [&'static str], Tampering);
+
+/// Every entry.
+pub(super) const ALL: [&[Entry]; 2] = [STEPS, HEARTBEATS];
 
 /// Looks without a lock, and gives others the time to do the same: a race that is lost once a month is
 /// to be lost here each time.

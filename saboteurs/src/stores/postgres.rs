@@ -30,7 +30,12 @@ pub enum Tampering {
 }
 
 impl Tampering {
-    fn script(self) -> Result<String, FixtureError> {
+    /// What is run on a fresh schema.
+    ///
+    /// # Errors
+    ///
+    /// If a patch no longer fits the function it is for.
+    pub fn script(self) -> Result<String, FixtureError> {
         match self {
             Self::None => Ok(String::new()),
             Self::Script(script) => Ok(script.to_owned()),
@@ -83,6 +88,22 @@ impl Postgres {
     /// The store with its runs spread over so many partitions.
     pub fn new(database: &Database, tampering: Tampering, partitions: u16) -> Self {
         Self { database: database.clone(), tampering, partitions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_found_patched_and_replaced() {
+        const PATCH: &[Patch] = &[Patch { from: "IF n.abandon THEN", to: "IF false THEN" }];
+        let script = Tampering::Function("kagzi_save_runs", PATCH).script().unwrap_or_default();
+        assert!(
+            script.starts_with("CREATE OR REPLACE FUNCTION kagzi_save_runs(")
+                && script.contains("IF false THEN")
+        );
+        assert!(Tampering::Function("kagzi_steps", PATCH).script().is_err(), "it is another function's");
     }
 }
 
