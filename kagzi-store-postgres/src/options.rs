@@ -255,6 +255,9 @@ fn refused(field: &str, expected: &str, got: &str) -> StoreError {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
