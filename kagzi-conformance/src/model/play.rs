@@ -48,13 +48,14 @@ pub(super) async fn play(s: &Scenario, theme: Theme, line: Line, sequence: &[u64
     let store = s.shared_store();
     let connection = match line {
         Line::Reliable => Connection::reliable(store),
-        Line::Faulty => Connection::faulty(store, sequence.first().copied().unwrap_or_default()),
+        Line::Faulty => Connection::faulty(store, 0),
     };
     let reference = MemoryStore::new(Arc::new(s.clock().clone()), suite_rules());
     let found = |steps, violation| Difference { steps, violation };
     let mut world = World::new(theme).map_err(|violation| found(0, violation))?;
     for (at, seed) in sequence.iter().enumerate() {
         let steps = at + 1;
+        connection.reseed(*seed);
         match world.plan(&mut Rng::with_seed(*seed), s.now()) {
             Plan::Turn(by) => s.turn(by),
             Plan::Send(call) => {
