@@ -74,6 +74,20 @@ impl Database {
             || async { Ok::<_, FixtureError>(kagzi_testkit::postgres().await?.fresh_database().await?) };
         Ok(self.0.database.get_or_try_init(make).await?.url())
     }
+
+    /// Drops the database, if it was made, with every schema in it; nothing may use it any more.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the server says.
+    pub async fn remove(&self) -> Result<(), FixtureError> {
+        let Some(database) = self.0.database.get() else { return Ok(()) };
+        let mut connection = PgConnection::connect(kagzi_testkit::postgres().await?.url()).await?;
+        // The name is the testkit's own: letters, digits and underscores.
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", database.name());
+        connection.execute(AssertSqlSafe(drop)).await?;
+        Ok(connection.close().await?)
+    }
 }
 
 /// The store over a schema that was tampered with.
