@@ -270,17 +270,20 @@ impl Inner {
             run_columns!(),
             ", COALESCE($2, clock_timestamp()) AS now
              FROM (
-                 SELECT DISTINCT due.run_id AS id FROM (
-                     SELECT s.run_id FROM steps s
-                     WHERE s.attention_at <= COALESCE($2, clock_timestamp()) AND s.partition = $1
-                     ORDER BY s.attention_at LIMIT $3) due) candidates
+                 SELECT s.run_id AS id FROM steps s
+                 WHERE s.attention_at <= COALESCE($2, clock_timestamp()) AND s.partition = $1
+                 ORDER BY s.attention_at) candidates
              CROSS JOIN LATERAL (
                  SELECT * FROM runs r WHERE r.run_id = candidates.id AND r.partition = $1
-                 OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) held"
+                 OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) held
+             LIMIT $3"
         );
         let rows =
             query(SQL).bind(partition).bind(self.clock_now()).bind(i64::from(limit)).fetch_all(tx).await?;
-        rows.iter().map(run_and_now).collect()
+        // A run with several such attempts comes several times; one of them is repaired in one go.
+        let mut seen = HashSet::new();
+        let runs = rows.iter().map(run_and_now);
+        runs.filter(|row| row.as_ref().map_or(true, |(run, _)| seen.insert(run.run_id))).collect()
     }
 
     pub(crate) async fn next_due(&self) -> Result<NextDue, StoreError> {

@@ -2,8 +2,10 @@
 //!
 //! A session is a task of its own, so that what it asks of the store goes on while the network is slow.
 //! It takes a request only when it has room for the answer; so a worker that does not read costs a
-//! bounded number of answers, and is not read from until it does.
+//! bounded number of answers, and is not read from until it does. Nor is one whose requests hold much
+//! memory already, as when the database stalls.
 
+mod held;
 mod respond;
 #[cfg(test)]
 mod tests;
@@ -11,6 +13,7 @@ mod tests;
 use std::mem::replace;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -26,12 +29,17 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use held::HeldBytes;
+
 use super::Services;
 use super::poll::Handover;
 use crate::shutdown::shutting_down_now;
 
 /// How many requests of one worker may be in flight or have an answer that was not taken.
 const ROOM: usize = 1024;
+
+/// How long a worker has, from the beginning of its stream, to say who it is.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The answers of a session, as the transport takes them.
 pub(super) type Answers = BoxStream<'static, Result<v1::StreamWorkResponse, Status>>;
@@ -58,7 +66,9 @@ struct Session<S> {
     answers: mpsc::Sender<Outbound>,
     /// What the worker takes, for every one of its claims.
     opened: Arc<Claim>,
-    work: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Each answers how many bytes its request held.
+    work: FuturesUnordered<BoxFuture<'static, usize>>,
+    held: HeldBytes,
     /// Ends the wait of the last `take`.
     stop_taking: CancellationToken,
     /// Claims one after the other, so that one sent again finds what the first took.
@@ -81,13 +91,19 @@ impl Services {
     where
         S: Stream<Item = Result<v1::StreamWorkRequest, Status>> + Send + Unpin + 'static,
     {
-        let first = requests.next().await.transpose().map_err(explain)?;
+        let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
+        let in_time = first.is_ok();
+        let first = first.ok().flatten().transpose().map_err(explain)?;
         let read = match first.and_then(|message| message.request) {
             Some(Request::Open(open)) => self.read_open(open),
             _ => Err(StoreError::InvalidArgument {
                 field: "open".to_owned(),
                 expected: "who the worker is, as the first message of its stream".to_owned(),
-                got: "something else, or nothing".to_owned(),
+                got: if in_time {
+                    "something else, or nothing".to_owned()
+                } else {
+                    format!("nothing within {OPEN_WITHIN:?}")
+                },
             }),
         };
         let opened = self.reply("StreamWork", read, |claim| async { Ok(claim) }).await;
@@ -99,6 +115,7 @@ impl Services {
             answers,
             opened: Arc::new(opened),
             work: FuturesUnordered::new(),
+            held: HeldBytes::default(),
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
         };
@@ -160,12 +177,12 @@ where
                 biased;
                 () = &mut begun => return End::Drain,
                 () = &mut gone => return End::Worker,
-                Some(()) = self.work.next() => {}
+                Some(done) = self.work.next() => self.held.release(done),
                 reserved = answers.clone().reserve_owned(), if room.is_none() => match reserved {
                     Ok(reserved) => room = Some(reserved),
                     Err(_) => return End::Worker,
                 },
-                request = self.requests.next(), if room.is_some() => match request {
+                request = self.requests.next(), if room.is_some() && self.held.has_room() => match request {
                     Some(Ok(request)) => self.begin(request, room.take()),
                     // A connection that broke and a request that is none end the stream alike.
                     Some(Err(status)) => return End::Unreadable(explain(status)),
@@ -178,6 +195,7 @@ where
     /// Begins to do what a request asks.
     fn begin(&mut self, message: v1::StreamWorkRequest, room: Option<Room>) {
         let (Some(room), id) = (room, message.id) else { return };
+        let held = self.held.take(&message);
         let services = self.services.clone();
         self.work.push(match message.request {
             Some(Request::Take(take)) => {
@@ -190,6 +208,7 @@ where
                         Ok(runs) => Outbound::Runs { id, runs },
                         Err(refusal) => Outbound::Answer(refused(id, refusal)),
                     });
+                    held
                 })
             }
             request => Box::pin(async move {
@@ -198,6 +217,7 @@ where
                     Err(refusal) => refused(id, refusal),
                 };
                 room.send(Outbound::Answer(answer));
+                held
             }),
         });
     }

@@ -126,6 +126,15 @@ async fn many_writes_are_in_flight_at_once_and_answered_each_under_its_number() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_on_which_nobody_says_who_they_are_ends() {
+    let services = services();
+    let nothing = futures::stream::pending::<Result<v1::StreamWorkRequest, Status>>();
+    let Err(status) = services.open_stream(nothing).await else { panic!("it opened") };
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("nothing within 10s"), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_an_answer_and_the_stream_goes_on() {
     let services = services();
     start(&services, 0).await;

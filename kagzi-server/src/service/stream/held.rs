@@ -1,0 +1,61 @@
+//! How much memory the requests of one stream hold while they are in flight.
+
+use kagzi_proto::v1::StreamWorkRequest;
+use prost::Message as _;
+
+/// A stream is not read from while its requests hold so many bytes. One more may pass the bound by its
+/// own size, which `max_message_bytes` bounds.
+const MOST: usize = 8 * 1024 * 1024;
+
+/// The bytes of requests in flight.
+#[derive(Debug, Default)]
+pub(super) struct HeldBytes(usize);
+
+impl HeldBytes {
+    /// Whether another request may be read.
+    pub(super) const fn has_room(&self) -> bool {
+        self.0 < MOST
+    }
+
+    /// Counts a request; answers by how much.
+    pub(super) fn take(&mut self, request: &StreamWorkRequest) -> usize {
+        let bytes = request.encoded_len();
+        self.0 += bytes;
+        bytes
+    }
+
+    /// Ends what [`take`](Self::take) counted.
+    pub(super) const fn release(&mut self, bytes: usize) {
+        self.0 = self.0.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_proto::v1;
+    use kagzi_proto::v1::stream_work_request::Request;
+
+    use super::*;
+
+    fn output(bytes: usize) -> StreamWorkRequest {
+        let payload = v1::Payload { data: vec![0; bytes].into(), ..Default::default() };
+        let complete = v1::CompleteStepRequest { output: Some(payload), ..Default::default() };
+        StreamWorkRequest { id: 1, request: Some(Request::CompleteStep(complete)) }
+    }
+
+    #[test]
+    fn large_outputs_stop_the_reading_until_one_is_done_and_small_ones_do_not() {
+        let mut held = HeldBytes::default();
+        for _ in 0..1024 {
+            held.take(&output(100));
+        }
+        assert!(held.has_room());
+        let mut large = Vec::new();
+        while held.has_room() {
+            large.push(held.take(&output(1024 * 1024)));
+        }
+        assert_eq!(large.len(), 8);
+        held.release(large[0]);
+        assert!(held.has_room());
+    }
+}
