@@ -93,16 +93,11 @@ fn by_flag(error: ClientError) -> ClientError {
         Some("run_timeout") => "--run-timeout".to_owned(),
         Some("retry_policy.max_attempts") => "--max-attempts".to_owned(),
         Some(other) => other.to_owned(),
+        // Nothing else of a single start makes its message too long.
+        None if field == "request" => "--input".to_owned(),
         None => field,
     };
     match error {
-        // Nothing else of a single start can outgrow a message.
-        ClientError::Call(StoreError::InvalidArgument { field, got, .. }) if field == "message" => {
-            let expected = "an input within the server's max_message_bytes and max_payload_bytes; store the data \
-                            elsewhere and pass a reference, or raise both";
-            StoreError::InvalidArgument { field: "--input".to_owned(), expected: expected.to_owned(), got }
-                .into()
-        }
         ClientError::Call(StoreError::InvalidArgument { field, expected, got }) => {
             StoreError::InvalidArgument { field: flag(field), expected, got }.into()
         }
