@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, Claim, DeadLetterReason, FencingToken, Payload, RunId, RunState, StartAt, StartRun,
+    AttemptState, Claim, DeadLetterReason, FencingToken, Payload, RunId, RunState, StartAt, StartRun, Topic,
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, queue, race, worker, workflow_type};
+use crate::scenario::{
+    Held, LEASE, Scenario, check, equal, fatal, queue, race, suite_rules, worker, workflow_type,
+};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -46,6 +48,7 @@ cases! {
     [8] the_same_claim_again_gives_only_what_it_still_holds;
     [1, 8] concurrent_repeats_of_one_claim_take_no_run_twice;
     [1, 2] the_same_claim_by_another_worker_takes_its_own;
+    [10, 13] inputs_without_room_stay_for_the_next_claim;
 }
 
 async fn an_empty_queue_gives_nothing(s: Scenario) -> Verdict {
@@ -432,4 +435,27 @@ async fn the_same_claim_by_another_worker_takes_its_own(s: Scenario) -> Verdict 
     }
     let taken: HashSet<RunId> = first.iter().chain(&second).map(|run| run.run.run_id).collect();
     equal("and to one worker only [1]", &(first.len() + second.len()), &taken.len())
+}
+
+async fn inputs_without_room_stay_for_the_next_claim(s: Scenario) -> Verdict {
+    let rules = suite_rules();
+    let input = Payload::json(format!("\"{}\"", "x".repeat(rules.max_payload_bytes - 2)));
+    let fit = rules.max_claim_bytes / input.len_bytes();
+    let topic = Topic::Queue(s.namespace().clone(), s.start_request().queue);
+    let batch = (0..=2 * fit).map(|_| StartRun { input: input.clone(), ..s.start_request() }).collect();
+    let mut ids: Vec<RunId> = s.start_all(batch).await?.iter().map(|started| started.run_id).collect();
+    ids.sort_unstable();
+    let mut taken = Vec::new();
+    for expected in [fit, fit, 1] {
+        let mut waiter = s.store().wake_hub().subscribe([topic.clone()]);
+        let claimed = s.claim("w1", 100).await?;
+        equal("a claim hands over what there is room for [12]", &expected, &claimed.len())?;
+        let left = taken.len() + claimed.len() < ids.len();
+        if left {
+            let woken = waiter.take_announcement();
+            check(woken, "a claim that leaves runs says that there are more [10]", "a wake-up", woken)?;
+        }
+        taken.extend(claimed.iter().map(|run| run.run.run_id));
+    }
+    equal("nothing is left out, and the order holds over the claims [10, 13]", &ids, &taken)
 }

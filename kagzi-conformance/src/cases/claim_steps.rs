@@ -7,7 +7,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, Scenario, check, equal, hiccup};
+use crate::scenario::{Held, Scenario, check, equal, hiccup, suite_rules};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -17,6 +17,7 @@ cases! {
     [4] says_how_to_get_the_steps_beyond_the_limit;
     [4] exactly_as_many_steps_as_the_limit_leave_no_more;
     [4, 8] a_first_claim_sent_again_carries_the_steps_made_since;
+    [4] says_how_to_get_the_steps_without_room;
 }
 
 /// Completes steps `0..count`, begun in an order that neither place nor name gives.
@@ -121,4 +122,39 @@ async fn a_first_claim_sent_again_carries_the_steps_made_since(s: Scenario) -> V
     let recorded = s.attempts_in(held.run_id(), AttemptScope::Latest).await?;
     let steps = again.first().map(|claimed| claimed.steps.clone()).unwrap_or_default();
     equal("sent again, the claim carries every recorded step [4, 8]", &recorded, &steps)
+}
+
+async fn says_how_to_get_the_steps_without_room(s: Scenario) -> Verdict {
+    let rules = suite_rules();
+    let output = format!("\"{}\"", "x".repeat(rules.max_payload_bytes - 2));
+    let first = s.held().await?;
+    for n in 0..=rules.max_claim_bytes / output.len() {
+        first.step(&format!("step-{n:03}"), &output).await?;
+    }
+    let second = s.held().await?;
+    second.step("small", "1").await?;
+    second.step("large", &output).await?;
+    first.release().await?;
+    second.release().await?;
+    let claimed = s.claim("w2", 2).await?;
+    equal("a long history keeps no run from being taken [10]", &2, &claimed.len())?;
+    let outputs = claimed.iter().flat_map(|run| &run.steps).filter_map(|step| step.output.as_ref());
+    let bytes: usize = outputs.map(Payload::len_bytes).sum();
+    check(
+        (rules.max_claim_bytes / 2..=rules.max_claim_bytes).contains(&bytes),
+        "a claim hands over as many recorded steps as it has room for",
+        format!("at most {} bytes, and not much less", rules.max_claim_bytes),
+        bytes,
+    )?;
+    for run in claimed {
+        let steps = run.steps.len();
+        let all = with_the_rest(&s, run.run.run_id, run.steps, run.more_steps).await?;
+        let recorded = s.attempts_in(run.run.run_id, AttemptScope::Latest).await?;
+        equal(
+            &format!("with what the cursor leads to, {steps} steps are all, without gap or repeat [4]"),
+            &recorded,
+            &all,
+        )?;
+    }
+    Ok(())
 }
