@@ -25,7 +25,7 @@
 //! connections read, and every operation loads rows, asks [`kagzi_core::decide`] and writes what it
 //! says: this crate carries no rule of its own. Several processes may open one file; a writer that
 //! finds it locked waits up to the busy timeout, and while somebody waits for work the writer looks
-//! every 10 ms whether another process wrote something.
+//! every 25 ms whether another process wrote something.
 
 mod apply;
 mod checkpoint;

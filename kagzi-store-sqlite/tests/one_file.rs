@@ -40,7 +40,7 @@ async fn a_waiter_is_woken_by_a_start_on_another_handle() {
         let mut waiter =
             here.wake_hub().subscribe([Topic::Queue(start.namespace.clone(), start.queue.clone())]);
         there.start(vec![start]).await.unwrap();
-        // Far above the 10 ms in which it happens: only a hint that never comes makes this fail.
+        // Far above the 25 ms in which it happens: only a hint that never comes makes this fail.
         tokio::time::timeout(Duration::from_secs(20), waiter.wait()).await.unwrap();
     }
 }
