@@ -7,6 +7,7 @@ use kagzi_core::{
     AttemptState, Claim, DeadLetterReason, FencingToken, Payload, RunId, RunState, StartAt, StartRun, Topic,
 };
 
+use super::wake::woken;
 use crate::case::cases;
 use crate::scenario::{
     Held, LEASE, Scenario, check, equal, fatal, queue, race, suite_rules, worker, workflow_type,
@@ -447,13 +448,12 @@ async fn inputs_without_room_stay_for_the_next_claim(s: Scenario) -> Verdict {
     ids.sort_unstable();
     let mut taken = Vec::new();
     for expected in [fit, fit, 1] {
-        let mut waiter = s.store().wake_hub().subscribe([topic.clone()]);
+        let waiter = s.store().wake_hub().subscribe([topic.clone()]);
         let claimed = s.claim("w1", 100).await?;
         equal("a claim hands over what there is room for [12]", &expected, &claimed.len())?;
         let left = taken.len() + claimed.len() < ids.len();
         if left {
-            let woken = waiter.take_announcement();
-            check(woken, "a claim that leaves runs says that there are more [10]", "a wake-up", woken)?;
+            woken(waiter, "a claim that leaves runs says that there are more [10]").await?;
         }
         taken.extend(claimed.iter().map(|run| run.run.run_id));
     }

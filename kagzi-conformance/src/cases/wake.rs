@@ -44,7 +44,8 @@ fn run_of(s: &Scenario, run_id: RunId) -> Subscription {
     s.store().wake_hub().subscribe([Topic::Run(run_id)])
 }
 
-async fn woken(mut waiter: Subscription, rule: &str) -> Verdict {
+/// Waits for a hint: it is given after the commit, so it may come a moment after the answer.
+pub(super) async fn woken(mut waiter: Subscription, rule: &str) -> Verdict {
     tokio::time::timeout(GUARD, waiter.wait())
         .await
         .map_err(|_| Violation::new(rule, "a wake-up", format!("none within {GUARD:?}")))
