@@ -19,11 +19,11 @@ const FILL_POSTGRES: &str = "
     SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3)
                || '8' || substr(md5(n::text), 4, 15))::uuid,
            0, 'bench', 'growth', 'five-steps', 'COMPLETED', 0, at, 0, 1, 1, 0, 0, 0, at, at, at
-    FROM generate_series(1, {count}) n, LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 ms') AS t (at);
+    FROM generate_series({from}, {to}) n, LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 ms') AS t (at);
     ANALYZE runs;";
 const FILL_SQLITE: &str = "
     PRAGMA busy_timeout = 10000;
-    WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})
+    WITH RECURSIVE n (n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM n WHERE n < {to})
     INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank,
                       fencing_token, claims, lost_leases, failures, budget_token, created_at, updated_at, finished_at)
     SELECT unhex(format('%012x7%03x8%015x', 1700000000000 + n, n % 4096, n)),
@@ -102,20 +102,22 @@ impl Place {
         self.database.as_ref()
     }
 
-    /// Puts this many finished runs into the tables of an opened store, past its interface: through it
-    /// they would take hours.
+    /// Puts finished runs, numbered `from` to `to`, into the tables of an opened store, past its
+    /// interface: through it they would take hours.
     ///
     /// # Errors
     ///
     /// Those of the database.
-    pub async fn fill_with_finished_runs(&self, count: u32) -> Result<(), Failed> {
+    pub async fn fill_with_finished_runs(&self, from: u32, to: u32) -> Result<(), Failed> {
+        let numbered =
+            |script: &str| script.replace("{from}", &from.to_string()).replace("{to}", &to.to_string());
         match (self.backend, &self.database) {
             (Backend::Postgres, Some(database)) => {
-                database.run(FILL_POSTGRES.replace("{count}", &count.to_string())).await?;
+                database.run(numbered(FILL_POSTGRES)).await?;
             }
             (Backend::Sqlite, _) => {
                 let database = self.directory.path().join(SQLITE_FILE);
-                let script = FILL_SQLITE.replace("{count}", &count.to_string());
+                let script = numbered(FILL_SQLITE);
                 let fill = move || rusqlite::Connection::open(database)?.execute_batch(&script);
                 tokio::task::spawn_blocking(fill).await??;
             }

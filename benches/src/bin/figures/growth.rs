@@ -15,21 +15,29 @@ const BATCH: u32 = 50;
 /// How often the empty and the large table are measured in turn.
 const TURNS: usize = 3;
 
-/// Both, in turn. A store in memory is not meant to grow.
+/// Over tables of up to `finished_runs`, each beside an empty one, in turn. A store in memory is not meant
+/// to grow.
 pub async fn measure(backend: Backend, finished_runs: u32, metrics: &mut Metrics) -> Result<(), Failed> {
     if backend == Backend::Memory {
         return Ok(());
     }
     let (empty, large) = (Place::fresh(backend).await?, Place::fresh(backend).await?);
     let (empty_store, large_store) = (empty.open().await?, large.open().await?);
-    large.fill_with_finished_runs(finished_runs).await?;
-    for _ in 0..TURNS {
-        for (store, name) in [(&empty_store, "empty"), (&large_store, "large")] {
-            metrics.add(
-                backend,
-                &format!("growth.{name}_claims_per_second"),
-                claims_per_second(store).await?,
-            );
+    let mut filled = 0;
+    for size in [finished_runs / 10, finished_runs] {
+        let began = Instant::now();
+        large.fill_with_finished_runs(filled + 1, size).await?;
+        eprintln!("  {size} finished runs after {:.0} s", began.elapsed().as_secs_f64());
+        filled = size;
+        for _ in 0..TURNS {
+            let (small, big) =
+                (claims_per_second(&empty_store).await?, claims_per_second(&large_store).await?);
+            metrics.add(backend, "growth.curve.0000000000.claims_per_second", small);
+            metrics.add(backend, &format!("growth.curve.{size:010}.claims_per_second"), big);
+            if size == finished_runs {
+                metrics.add(backend, "growth.empty_claims_per_second", small);
+                metrics.add(backend, "growth.large_claims_per_second", big);
+            }
         }
     }
     empty_store.close().await?;
