@@ -9,6 +9,9 @@ use crate::error::Error;
 use crate::rows::{self, Columns, all, bytes, first, run_columns};
 use crate::{runs, steps};
 
+/// Which attempt of which step of which run.
+type AttemptKey = (RunId, StepId, u32);
+
 pub(crate) const OVERDUE_RUNS: &str = concat!(
     "SELECT ",
     run_columns!(),
@@ -17,7 +20,7 @@ pub(crate) const OVERDUE_RUNS: &str = concat!(
 );
 
 pub(crate) const OVERDUE_STEPS: &str = "\
-    SELECT run_id, step_id, attempt FROM steps \
+    SELECT deadline_at, run_id, step_id, attempt FROM steps \
     WHERE deadline_at IS NOT NULL AND state = 'RUNNING' AND deadline_at <= ?1 AND partition = 0 \
     ORDER BY deadline_at, run_id, step_id, attempt LIMIT ?2";
 
@@ -33,25 +36,13 @@ pub(crate) const HAS_PROGRESS: &str = "\
     SELECT 1 FROM steps \
     WHERE run_id = ?1 AND partition = 0 AND fencing_token = ?2 AND state = 'COMPLETED' LIMIT 1";
 
-/// Repairs at most `limit` runs, the longest overdue first, then those with an attempt past its timeout.
+/// Repairs at most `limit` runs: whose moments came longest ago, over leases, sleepers, deadlines and
+/// timeouts of steps.
 pub(crate) fn reap(tx: &mut Tx<'_>, limit: u32) -> Result<Reaped, Error> {
     let mut reaped = Reaped::default();
-    let due = all(tx.connection, OVERDUE_RUNS, params![tx.now.as_micros(), limit], rows::run)?;
-    for run in &due {
-        if let Some(kind) = repair_run(tx, run)? {
-            reaped.count(kind);
-        }
-    }
     while reaped.total() < limit {
-        let late = overdue_steps(tx, limit - reaped.total())?;
         let before = reaped.total();
-        for (run_id, step_id, attempt) in &late {
-            // A run is treated once: with its first overdue attempt its lease has ended, and its other
-            // attempts with it.
-            if let Some(kind) = repair_step(tx, *run_id, step_id, *attempt)? {
-                reaped.count(kind);
-            }
-        }
+        repair_longest_overdue(tx, limit - before, &mut reaped)?;
         if reaped.total() == before {
             break;
         }
@@ -62,11 +53,34 @@ pub(crate) fn reap(tx: &mut Tx<'_>, limit: u32) -> Result<Reaped, Error> {
     Ok(reaped)
 }
 
-fn overdue_steps(tx: &Tx<'_>, limit: u32) -> Result<Vec<(RunId, StepId, u32)>, Error> {
-    all(tx.connection, OVERDUE_STEPS, params![tx.now.as_micros(), limit], |row| {
+fn repair_longest_overdue(tx: &mut Tx<'_>, limit: u32, reaped: &mut Reaped) -> Result<(), Error> {
+    let due = all(tx.connection, OVERDUE_RUNS, params![tx.now.as_micros(), limit], rows::run)?;
+    let (step_moments, late) = overdue_steps(tx, limit)?;
+    let run_moments: Vec<Timestamp> =
+        due.iter().map(|run| run.attention_at().unwrap_or(Timestamp::MAX)).collect();
+    let (runs, attempts) = decide::shares_of_a_reap(limit, &run_moments, &step_moments);
+    for run in due.iter().take(runs) {
+        if let Some(kind) = repair_run(tx, run)? {
+            reaped.count(kind);
+        }
+    }
+    for (run_id, step_id, attempt) in late.iter().take(attempts) {
+        // A run is treated once: with its first overdue attempt its lease has ended, and its other attempts
+        // with it.
+        if let Some(kind) = repair_step(tx, *run_id, step_id, *attempt)? {
+            reaped.count(kind);
+        }
+    }
+    Ok(())
+}
+
+/// RUNNING attempts past their timeout: since when, and which.
+fn overdue_steps(tx: &Tx<'_>, limit: u32) -> Result<(Vec<Timestamp>, Vec<AttemptKey>), Error> {
+    let found = all(tx.connection, OVERDUE_STEPS, params![tx.now.as_micros(), limit], |row| {
         let mut columns = Columns::new(row);
-        Ok((columns.run_id()?, columns.name()?, columns.count()?))
-    })
+        Ok((columns.moment()?, (columns.run_id()?, columns.name()?, columns.count()?)))
+    })?;
+    Ok(found.into_iter().unzip())
 }
 
 /// Repairs one run, if time did something to it.

@@ -30,6 +30,13 @@ async fn soak(kind: Kind, rounds: u32, filter: &Filter) -> bool {
             println!("{kind}, round {round}: the database could not be removed: {error}");
         }
         let totals = report.totals();
+        println!(
+            "{kind}, round {round} of {rounds}: {} passed, {} failed, {} not applicable; {} s so far",
+            totals.passed,
+            totals.failed,
+            totals.not_applicable,
+            started.elapsed().as_secs()
+        );
         if totals.failed > 0 {
             println!("{kind}, round {round}:");
             print_failures(&report);

@@ -11,28 +11,39 @@ use crate::tables::{self, Id, micros};
 
 pub(crate) fn reap(writing: &mut Writing<'_>, limit: u32) -> Result<Reaped> {
     decide::check_reap(limit)?;
-    let now = writing.now();
     let mut reaped = Reaped::default();
-    let due = writing.tables.attention.range(..=(micros(now), Id::MAX))?.take(limit as usize);
-    let due: Vec<Id> = due.map(|entry| Ok(entry?.0.value().1)).collect::<Result<_>>()?;
-    for run_id in due {
+    while reaped.total() < limit {
+        let before = reaped.total();
+        repair_longest_overdue(writing, limit - before, &mut reaped)?;
+        if reaped.total() == before {
+            break;
+        }
+    }
+    if reaped.total() >= limit {
+        reaped.more = MoreDue::Maybe;
+    }
+    Ok(reaped)
+}
+
+fn repair_longest_overdue(writing: &mut Writing<'_>, limit: u32, reaped: &mut Reaped) -> Result<()> {
+    let now = writing.now();
+    let (run_moments, due) = overdue_runs(writing, now, limit)?;
+    let (step_moments, late) = overdue_steps(writing, now, limit)?;
+    let (runs, attempts) = decide::shares_of_a_reap(limit, &run_moments, &step_moments);
+    for run_id in due.into_iter().take(runs) {
         if let Some(run) = load::run(&writing.tables.runs, run_id)?
             && let Some(kind) = repair(writing, &run, now)?
         {
             reaped.count(kind);
         }
     }
-    // With the repair of a run its open attempts end too, so each of these is another run.
-    while reaped.total() < limit
-        && let Some(attempt) = longest_overdue_step(writing, now)?
-        && repair_step(writing, &attempt, now)?
-    {
-        reaped.count(OverdueKind::StepTimedOut);
+    for attempt in late.iter().take(attempts) {
+        // With the repair of a run its open attempts end too, so each that is treated is another run.
+        if repair_step(writing, attempt, now)? {
+            reaped.count(OverdueKind::StepTimedOut);
+        }
     }
-    if reaped.total() >= limit {
-        reaped.more = MoreDue::Maybe;
-    }
-    Ok(reaped)
+    Ok(())
 }
 
 /// Repairs one run, if time did something to it.
@@ -43,14 +54,35 @@ pub(crate) fn repair(writing: &mut Writing<'_>, run: &Run, now: Timestamp) -> Re
     Ok(Some(overdue.kind))
 }
 
-fn longest_overdue_step(writing: &Writing<'_>, now: Timestamp) -> Result<Option<Attempt>> {
-    let Some(first) = writing.tables.deadlines.first()? else { return Ok(None) };
-    let (at, run_id, position, step, number) = first.0.value();
-    if at > micros(now) {
-        return Ok(None);
+/// Since when, and which.
+fn overdue_runs(writing: &Writing<'_>, now: Timestamp, limit: u32) -> Result<(Vec<Timestamp>, Vec<Id>)> {
+    let due = writing.tables.attention.range(..=(micros(now), Id::MAX))?.take(limit as usize);
+    due.map(|entry| {
+        let (at, run_id) = entry?.0.value();
+        Ok((Timestamp::from_micros_clamped(at), run_id))
+    })
+    .collect()
+}
+
+/// Since when, and which.
+fn overdue_steps(
+    writing: &Writing<'_>,
+    now: Timestamp,
+    limit: u32,
+) -> Result<(Vec<Timestamp>, Vec<Attempt>)> {
+    let (mut moments, mut late) = (Vec::new(), Vec::new());
+    for entry in writing.tables.deadlines.iter()?.take(limit as usize) {
+        let key = entry?.0;
+        let (at, run_id, position, step, number) = key.value();
+        if at > micros(now) {
+            break;
+        }
+        if let Some(found) = writing.tables.attempts.get((run_id, position, step, number))? {
+            moments.push(Timestamp::from_micros_clamped(at));
+            late.push(crate::row::attempt(found.value())?);
+        }
     }
-    let found = writing.tables.attempts.get((run_id, position, step, number))?;
-    found.map(|found| crate::row::attempt(found.value())).transpose()
+    Ok((moments, late))
 }
 
 /// Fails an attempt that is past its timeout; whether it did.

@@ -23,6 +23,7 @@ cases! {
     [14] a_run_with_two_timed_out_steps_is_treated_once;
     [14] timed_out_steps_count_against_the_limit;
     [14] the_limit_holds_over_leases_and_steps_together;
+    [14] the_longest_overdue_is_treated_first_whatever_it_is;
     [5] a_completed_step_times_out_no_more;
     [5] an_abandoned_attempt_times_out_no_more;
     [2] a_step_past_its_timeout_that_nobody_reaped_may_still_complete;
@@ -198,6 +199,31 @@ async fn the_limit_holds_over_leases_and_steps_together(s: Scenario) -> Verdict 
     let kinds =
         (first.leases_expired + second.leases_expired, first.steps_timed_out + second.steps_timed_out);
     equal("and nothing is left out", &(2, 3), &kinds)
+}
+
+async fn the_longest_overdue_is_treated_first_whatever_it_is(s: Scenario) -> Verdict {
+    // In the order of their moments: a sleeper, a step, a lease, a step, a lease.
+    let sleeper = s.on_queue("sleepers")?.held().await?;
+    sleeper.sleep("nap", Duration::from_secs(1)).await?;
+    late_steps(&s, 1).await?;
+    s.turn(Duration::from_secs(1));
+    let leases = s.on_queue("leases")?;
+    leases.start_many(2).await?;
+    let claim = || Ok(Claim { lease_length: TIMEOUT, ..leases.claim_request("w1", 1)? });
+    leases.claim_as(claim()?).await?;
+    s.turn(Duration::from_secs(1));
+    late_steps(&s, 1).await?;
+    s.turn(Duration::from_secs(1));
+    leases.claim_as(claim()?).await?;
+    s.turn(TIMEOUT);
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        let one = s.reap(1).await?;
+        equal("one at a time [14]", &1, &one.total())?;
+        order.push((one.woken, one.steps_timed_out, one.leases_expired));
+    }
+    let by_time = vec![(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 0), (0, 0, 1)];
+    equal("the longest overdue goes first, be it a sleeper, a step or a lease [14]", &by_time, &order)
 }
 
 async fn a_completed_step_times_out_no_more(s: Scenario) -> Verdict {

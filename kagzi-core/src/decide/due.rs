@@ -162,3 +162,27 @@ pub fn heartbeat(run: &Run, beat: &Heartbeat, now: Timestamp) -> Result<(Run, Gr
     let held = Run { lease_expires_at: Some(expires_at), updated_at: now, ..run.clone() };
     Ok((held, GrantedLease { lease: beat.lease.clone(), expires_at }))
 }
+/// How many of the overdue `runs` and how many of the overdue `attempts` a reap of `limit` treats: those
+/// that are overdue longest, whichever they are, and of two that are overdue alike the run.
+///
+/// Both are the moments that have come, the earliest first.
+///
+/// ```
+/// # use kagzi_core::Timestamp;
+/// # use kagzi_core::decide::shares_of_a_reap;
+/// let at = Timestamp::from_micros_clamped;
+/// assert_eq!(shares_of_a_reap(3, &[at(2), at(9)], &[at(1), at(2), at(3)]), (1, 2));
+/// ```
+#[must_use]
+pub fn shares_of_a_reap(limit: u32, runs: &[Timestamp], attempts: &[Timestamp]) -> (usize, usize) {
+    let (mut some_runs, mut some_attempts) = (0, 0);
+    while some_runs + some_attempts < limit as usize {
+        match (runs.get(some_runs), attempts.get(some_attempts)) {
+            (Some(run), Some(attempt)) if run > attempt => some_attempts += 1,
+            (Some(_), _) => some_runs += 1,
+            (None, Some(_)) => some_attempts += 1,
+            (None, None) => break,
+        }
+    }
+    (some_runs, some_attempts)
+}

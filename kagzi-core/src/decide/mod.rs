@@ -11,7 +11,10 @@ mod room;
 mod start;
 mod step;
 
-pub use due::{Overdue, OverdueKind, Progress, claimed, heartbeat, needs_progress, overdue, step_overdue};
+pub use due::{
+    Overdue, OverdueKind, Progress, claimed, heartbeat, needs_progress, overdue, shares_of_a_reap,
+    step_overdue,
+};
 pub use finish::{cancel, complete_run, fail_run, release, requeue};
 pub use guard::{check_heartbeats, check_lease, check_reap, check_start_batch};
 pub use room::ClaimRoom;

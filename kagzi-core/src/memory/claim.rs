@@ -27,6 +27,7 @@ impl MemoryStore {
         }
         let due: Vec<RunId> = state
             .overdue(now)
+            .filter_map(|(_, run_id)| state.runs.get(&run_id))
             .filter(|run| run.namespace == claim.namespace && claim.queues.contains(&run.queue))
             .map(|run| run.run_id)
             .collect();

@@ -8,6 +8,7 @@ use crate::error::StoreError;
 use crate::id::RunId;
 use crate::limits::Rules;
 use crate::op::{MoreDue, Reaped};
+use crate::step::Attempt;
 use crate::wake::WakeHub;
 
 impl MemoryStore {
@@ -16,29 +17,51 @@ impl MemoryStore {
         let (mut state, now) = self.open()?;
         let (rules, hub) = (&self.shared.rules, &self.shared.hub);
         let mut reaped = Reaped::default();
-        let due: Vec<RunId> = state.overdue(now).take(limit as usize).map(|run| run.run_id).collect();
-        for run_id in due {
-            if let Some(kind) = repair_run(&mut state, run_id, rules, now, hub) {
-                reaped.count(kind);
-            }
-        }
-        // A run is treated once: with its first overdue attempt its lease has ended.
-        let late: Vec<_> = state.overdue_steps(now).cloned().collect();
-        for attempt in late {
-            if reaped.total() >= limit {
+        while reaped.total() < limit {
+            let before = reaped.total();
+            repair_longest_overdue(&mut state, limit - before, &mut reaped, rules, now, hub);
+            if reaped.total() == before {
                 break;
-            }
-            let Some(run) = state.runs.get(&attempt.run_id) else { continue };
-            let failures = state.failures(run, &attempt.step_id);
-            if let Some(overdue) = decide::step_overdue(run, &attempt, failures, rules, now) {
-                state.apply(attempt.run_id, overdue.effects, now, hub);
-                reaped.count(overdue.kind);
             }
         }
         if reaped.total() >= limit {
             reaped.more = MoreDue::Maybe;
         }
         Ok(reaped)
+    }
+}
+
+/// Repairs up to `limit` runs: whose moments came longest ago, over leases, sleepers, deadlines and timeouts of
+/// steps.
+fn repair_longest_overdue(
+    state: &mut State,
+    limit: u32,
+    reaped: &mut Reaped,
+    rules: &Rules,
+    now: Timestamp,
+    hub: &WakeHub,
+) {
+    let most = limit as usize;
+    let (run_moments, due): (Vec<Timestamp>, Vec<RunId>) = state.overdue(now).take(most).unzip();
+    let (step_moments, late): (Vec<Timestamp>, Vec<Attempt>) =
+        state.overdue_steps(now).take(most).map(|(at, attempt)| (at, attempt.clone())).unzip();
+    let (runs, attempts) = decide::shares_of_a_reap(limit, &run_moments, &step_moments);
+    for run_id in due.into_iter().take(runs) {
+        if let Some(kind) = repair_run(state, run_id, rules, now, hub) {
+            reaped.count(kind);
+        }
+    }
+    // A run is treated once: with its first overdue attempt its lease has ended, and its other attempts with it.
+    for attempt in late.into_iter().take(attempts) {
+        let Some(run) = state.runs.get(&attempt.run_id) else { continue };
+        let Some(attempt) = state.attempt(attempt.run_id, &attempt.step_id, attempt.attempt) else {
+            continue;
+        };
+        let failures = state.failures(run, &attempt.step_id);
+        if let Some(overdue) = decide::step_overdue(run, attempt, failures, rules, now) {
+            state.apply(run.run_id, overdue.effects, now, hub);
+            reaped.count(overdue.kind);
+        }
     }
 }
 

@@ -111,20 +111,17 @@ impl State {
         self.held.range(all).filter_map(|(_, run_id)| self.runs.get(run_id))
     }
 
-    /// Runs that time has something to say about by `now`, the longest overdue first.
-    pub(super) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = &Run> {
-        self.attention
-            .iter()
-            .take_while(move |(at, _)| *at <= now)
-            .filter_map(|(_, run_id)| self.runs.get(run_id))
+    /// Runs that time has something to say about by `now`, since when, the longest overdue first.
+    pub(super) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RunId)> {
+        self.attention.iter().take_while(move |(at, _)| *at <= now).copied()
     }
 
-    /// RUNNING attempts past their timeout by `now`, the longest overdue first.
-    pub(super) fn overdue_steps(&self, now: Timestamp) -> impl Iterator<Item = &Attempt> {
+    /// RUNNING attempts past their timeout by `now`, since when, the longest overdue first.
+    pub(super) fn overdue_steps(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &Attempt)> {
         self.step_deadlines
             .iter()
             .take_while(move |(at, ..)| *at <= now)
-            .filter_map(|(_, run_id, step_id, number)| self.attempt(*run_id, step_id, *number))
+            .filter_map(|(at, run_id, step_id, number)| Some((*at, self.attempt(*run_id, step_id, *number)?)))
     }
 
     /// The nearest moment over both.
