@@ -99,18 +99,10 @@ impl Inner {
     async fn shares_due(&self, limit: u32) -> Result<BTreeMap<i16, Share>, Fault> {
         let mut moments: Vec<(i64, i16, bool)> = Vec::new();
         for partition in self.all_partitions() {
-            let query = query(
-                "(SELECT attention_at, false AS is_attempt FROM runs
-                  WHERE attention_at <= COALESCE($2, clock_timestamp()) AND partition = $1
-                  ORDER BY attention_at LIMIT $3)
-                 UNION ALL
-                 (SELECT attention_at, true AS is_attempt FROM steps
-                  WHERE attention_at <= COALESCE($2, clock_timestamp()) AND partition = $1
-                  ORDER BY attention_at LIMIT $3)",
-            )
-            .bind(partition)
-            .bind(self.clock_now())
-            .bind(i64::from(limit));
+            let query = query("SELECT attention_at, is_attempt FROM kagzi_moments_due($1, $2, $3)")
+                .bind(partition)
+                .bind(self.clock_now())
+                .bind(i64::from(limit));
             for row in self.fetch_all(query).await? {
                 let Moment(at) = row.try_get("attention_at")?;
                 moments.push((at.as_micros(), partition, row.try_get("is_attempt")?));
