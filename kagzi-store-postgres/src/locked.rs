@@ -53,7 +53,8 @@ impl Inner {
         let _turn = self.one_by_one.turn().await.map_err(|fault| fault.into_store_error(context))?;
         let mut tries = 1;
         loop {
-            match self.decide_once(namespace, run_id, wanted, &rule).await {
+            // Apart, so that the callers' futures, most of which never come here, stay small.
+            match Box::pin(self.decide_once(namespace, run_id, wanted, &rule)).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) if fault.is_transient() && tries < MAX_TRIES => tries += 1,
                 Err(fault) => return Err(fault.into_store_error(context)),

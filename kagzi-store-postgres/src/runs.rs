@@ -134,7 +134,8 @@ impl Inner {
     async fn start_all(&self, batch: &[StartRun]) -> Result<Vec<Started>, StoreError> {
         let mut tries = 1;
         loop {
-            match self.start_all_once(batch).await {
+            // Apart, so that the futures of ordinary starts stay small.
+            match Box::pin(self.start_all_once(batch)).await {
                 Ok((started, new)) => {
                     for run in &new {
                         self.announce_new(run);
