@@ -1,13 +1,16 @@
-//! The stores that are benched, by name. A new backend is benched by adding it here.
+//! The project's own stores, by name. Any other is benched through [`Benched`].
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Clock, Rules, SharedStore, SystemClock};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
+
+use crate::benched::{Bed, Benched};
 
 /// The database file of a place.
 const SQLITE_FILE: &str = "kagzi.db";
@@ -55,6 +58,42 @@ impl Backend {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
         }
+    }
+}
+
+#[async_trait]
+impl Benched for Backend {
+    fn name(&self) -> &str {
+        Self::name(*self)
+    }
+
+    async fn open(&self, clock: Option<Arc<dyn Clock>>) -> Result<Box<dyn Bed>, Failed> {
+        let place = Place::fresh(*self).await?;
+        let store = place.open_by(clock).await?;
+        Ok(Box::new(Opened { store, place }))
+    }
+
+    fn most_finished_runs(&self) -> u32 {
+        // A store in memory is not meant to grow.
+        if *self == Self::Memory { 0 } else { u32::MAX }
+    }
+}
+
+/// A place with one store open on it.
+#[derive(Debug)]
+struct Opened {
+    store: SharedStore,
+    place: Place,
+}
+
+#[async_trait]
+impl Bed for Opened {
+    fn store(&self) -> SharedStore {
+        Arc::clone(&self.store)
+    }
+
+    async fn fill_with_finished_runs(&self, from: u32, to: u32) -> Result<(), Failed> {
+        self.place.fill_with_finished_runs(from, to).await
     }
 }
 

@@ -1,17 +1,21 @@
 //! Five-step workflows, driven straight at a store: start, claim, five steps of which each completion
 //! begins the next, and the last completes the run. Eight durable writes.
 
+use std::future::ready;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use kagzi_core::{
-    BeginOutcome, BeginStep, Claim, CompleteRun, CompleteStep, CompleteStepOutcome, Lease, Namespace,
-    NextStep, OperationId, Payload, QueueName, SharedStore, StartAt, StartRun, StepId, StoreError, Then,
-    Timestamp, WorkerId, WorkflowType,
+    BeginOutcome, BeginStep, CancelRun, Claim, CompleteRun, CompleteStep, CompleteStepOutcome, Lease,
+    Namespace, NextStep, OperationId, Payload, QueueName, RunId, SharedStore, StartAt, StartRun, StepId,
+    StoreError, Then, Timestamp, WorkerId, WorkflowType,
 };
 use tokio::task::{JoinError, JoinSet};
 
 /// How many steps a workflow of the load has.
 pub const STEPS: u32 = 5;
+/// How many runs a reaper treats in one call, as the server does.
+pub const REAP: u32 = 500;
 
 /// The names that the load uses, made once.
 #[derive(Clone, Debug)]
@@ -39,11 +43,11 @@ impl Names {
         })
     }
 
-    fn start(&self, payload: &Payload) -> StartRun {
+    pub(crate) fn start(&self, payload: &Payload) -> StartRun {
         StartRun::new(self.namespace.clone(), self.queue.clone(), self.workflow_type.clone(), payload.clone())
     }
 
-    fn claim(&self, limit: u32) -> Claim {
+    pub(crate) fn claim(&self, limit: u32) -> Claim {
         Claim {
             namespace: self.namespace.clone(),
             queues: vec![self.queue.clone()],
@@ -56,7 +60,20 @@ impl Names {
         }
     }
 
-    fn step(&self, number: u32) -> Option<NextStep> {
+    pub(crate) fn cancel(&self, run_id: RunId) -> CancelRun {
+        CancelRun {
+            namespace: self.namespace.clone(),
+            run_id,
+            reason: String::new(),
+            operation: OperationId::generate(),
+        }
+    }
+
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(crate) fn step(&self, number: u32) -> Option<NextStep> {
         self.steps.get(number as usize).map(|id| NextStep::new(id.clone(), number))
     }
 }
@@ -123,6 +140,37 @@ pub async fn start_delayed(
 ) -> Result<(), StoreError> {
     let delayed = || StartRun { start_at: StartAt::At(due), ..names.start(payload) };
     store.start((0..count).map(|_| delayed()).collect()).await.map(drop)
+}
+
+/// Starts `count` runs in one call and cancels each, so that they are finished.
+///
+/// # Errors
+///
+/// The first error of the store.
+pub async fn start_and_cancel(
+    store: &SharedStore,
+    names: &Names,
+    payload: &Payload,
+    count: usize,
+) -> Result<(), StoreError> {
+    let started = store.start((0..count).map(|_| names.start(payload)).collect()).await?;
+    let cancel = started.into_iter().map(|started| store.cancel(names.cancel(started.run_id)));
+    futures::stream::iter(cancel).buffer_unordered(256).try_for_each(|_| ready(Ok(()))).await
+}
+
+/// Reaps until nothing is due, as the server does.
+///
+/// # Errors
+///
+/// Those of the store.
+pub async fn reap_all(store: &SharedStore) -> Result<u32, StoreError> {
+    let mut treated = 0;
+    loop {
+        match store.reap(REAP).await?.total() {
+            0 => return Ok(treated),
+            some => treated += some,
+        }
+    }
 }
 
 /// Claims up to `limit` runs and leaves them held; answers how many.
@@ -234,7 +282,7 @@ async fn take_steps_of(
     Ok(())
 }
 
-fn joined<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
+pub(crate) fn joined<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
     task.unwrap_or_else(|error| {
         Err(StoreError::Internal { context: "running the load", detail: error.to_string() })
     })
@@ -275,7 +323,7 @@ async fn execute(
     Err(unexpected())
 }
 
-fn unexpected() -> StoreError {
+pub(crate) fn unexpected() -> StoreError {
     StoreError::Internal {
         context: "running the load",
         detail: "a step was not given to the only worker that asked".to_owned(),

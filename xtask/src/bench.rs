@@ -3,12 +3,23 @@
 use crate::postgres;
 use crate::shell::{self, cargo};
 
-/// Builds the server and the measuring program with optimisation and runs the latter.
+/// Builds the server and the measuring program with optimisation and runs the latter. One command
+/// builds both: features are unified over what a command names, so that two commands would build
+/// the stores and their databases twice.
 pub fn run(arguments: &[&str]) -> Result<(), String> {
     let source = postgres::find_or_install()?;
-    let server = ["build", "--release", "--locked", "--package", "kagzi-server", "--bin", "kagzi"];
-    shell::run("build the server", &mut cargo(&server))?;
-    let mut figures = cargo(&["run", "--release", "--locked", "--quiet", "--package", "kagzi-benches"]);
-    figures.args(["--bin", "figures"]).args(source.cargo_features()).arg("--").args(arguments);
-    shell::run("figures", &mut figures)
+    let mut build = cargo(&["build", "--release", "--locked"]);
+    build.args([
+        "--package",
+        "kagzi-server",
+        "--bin",
+        "kagzi",
+        "--package",
+        "kagzi-benches",
+        "--bin",
+        "figures",
+    ]);
+    build.args(source.cargo_features());
+    shell::run("build the server and the figures", &mut build)?;
+    shell::run("figures", shell::released("figures")?.args(arguments))
 }

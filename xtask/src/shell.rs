@@ -17,6 +17,15 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// A program that was built with optimisation, at the root; cargo puts it beside the folder of this one.
+pub fn released(program: &str) -> Result<Command, String> {
+    let this = std::env::current_exe().map_err(|error| format!("where is xtask? {error}"))?;
+    let target = this.parent().and_then(Path::parent).ok_or("xtask is not in a target directory")?;
+    let mut command = Command::new(target.join("release").join(program));
+    command.current_dir(root());
+    Ok(command)
+}
+
 /// Runs a command that must succeed, saying what it is and how long it took.
 pub fn run(what: &str, command: &mut Command) -> Result<(), String> {
     println!("\n=== {what}");

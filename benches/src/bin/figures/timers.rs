@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kagzi_benches::backends::{Backend, Failed, Place};
-use kagzi_benches::workload::{Names, claim_and_hold, start_delayed, start_many};
+use kagzi_benches::workload::{Names, claim_and_hold, reap_all, start_delayed, start_many};
 use kagzi_core::{Clock as _, ManualClock, Payload, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// How many runs a reaper treats in one call, as the server does.
-const REAP: u32 = 500;
 /// How many runs are started, or claimed, in one go.
 const BATCH: u32 = 1_000;
 /// How many runs of another queue wait to be claimed meanwhile.
@@ -51,11 +49,6 @@ pub async fn measure(backend: Backend, due: u32, metrics: &mut Metrics) -> Resul
     reap_all(&store).await?;
     metrics.add(backend, "timers.reap_seconds", began.elapsed().as_secs_f64());
     store.close().await?;
-    Ok(())
-}
-
-async fn reap_all(store: &SharedStore) -> Result<(), Failed> {
-    while store.reap(REAP).await?.total() > 0 {}
     Ok(())
 }
 
