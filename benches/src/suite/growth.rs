@@ -10,7 +10,7 @@ use super::{from_environment, group, measured};
 use crate::backends::Failed;
 use crate::benched::{Benched, FILLED_QUEUE};
 
-/// How many finished runs the tables hold, unless the variable names the sizes.
+/// How many finished runs the table holds.
 const SIZES: [u32; 2] = [0, 1_000_000];
 /// One more size, which may take minutes to fill, such as ten million.
 const LARGEST: &str = "KAGZI_BENCH_FINISHED_RUNS";
