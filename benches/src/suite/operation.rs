@@ -5,7 +5,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use kagzi_core::{
     BeginOutcome, BeginStep, CompleteRun, CompleteStep, FailStep, Failure, Heartbeat, Lease, ListRuns,
-    NextStep, OperationId, PageRequest, Payload, ReleaseRun, RunFilter, RunId, SharedStore, Sleep,
+    NextStep, OperationId, PageRequest, Payload, ReleaseRun, Rules, RunFilter, RunId, SharedStore, Sleep,
     SleepUntil, StartAt, StartRun, StoreError, Then,
 };
 use tokio::runtime::Runtime;
@@ -179,9 +179,11 @@ async fn start_all(
     count: usize,
     start: impl Fn() -> StartRun,
 ) -> Result<Vec<RunId>, StoreError> {
+    // As much as a claim hands over, or one gRPC message holds.
+    let at_once = (Rules::default().max_claim_bytes / start().input.len_bytes().max(1)).clamp(1, 500);
     let mut runs = Vec::with_capacity(count);
     while runs.len() < count {
-        let batch = (0..(count - runs.len()).min(500)).map(|_| start()).collect();
+        let batch = (0..(count - runs.len()).min(at_once)).map(|_| start()).collect();
         runs.extend(store.start(batch).await?.into_iter().map(|started| started.run_id));
     }
     Ok(runs)
