@@ -18,6 +18,9 @@ const PREPARED: usize = 4_096;
 /// How many bytes of payloads they have together.
 const PREPARED_BYTES: usize = 64 * 1024 * 1024;
 
+/// How many rounds are made and forgotten when a store was opened.
+const WARMING_ROUNDS: u64 = 8;
+
 /// What the operations of a bench have in common.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -57,6 +60,11 @@ impl<'a> Arena<'a> {
 
     /// How long `rounds` of the load take, without what is made before.
     pub fn time(&mut self, load: &Load, rounds: u64) -> Result<Duration, Failed> {
+        if self.bed.is_none() {
+            // The first operations open connections and prepare statements.
+            self.bed()?;
+            self.time(load, WARMING_ROUNDS)?;
+        }
         let store = self.bed()?.store();
         let rounds = usize::try_from(rounds)?;
         let at_once = PREPARED.min(PREPARED_BYTES / load.payload.len_bytes().max(1)) / load.in_flight;
