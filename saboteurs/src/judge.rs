@@ -34,9 +34,16 @@ pub async fn run(extent: Extent, filters: &[String]) -> bool {
         .into_iter()
         .filter(|one| filters.is_empty() || filters.iter().any(|filter| one.name.contains(filter)))
         .collect();
+    if saboteurs.is_empty() {
+        println!("no saboteur's name contains any of {filters:?}; without a name all are judged");
+        return false;
+    }
     println!("{:<12} {:<62} caught by", "store", "saboteur");
     let judged = judge_all(&database, &saboteurs, extent).await;
-    let unbroken_pass = judged.iter().filter(|one| one.saboteur.is_none()).all(passed);
+    let unbroken = judged.iter().filter(|one| one.saboteur.is_none());
+    let kinds = Kind::ALL.into_iter().filter(|&kind| saboteurs.iter().any(|one| one.kind == kind)).count();
+    // One whose judge died is missing, and has not passed.
+    let unbroken_pass = unbroken.clone().count() == kinds && unbroken.clone().all(passed);
     let caught: Vec<(usize, Vec<String>)> = judged
         .iter()
         .filter_map(|one| Some((one.saboteur?, failed_cases(&one.report))))

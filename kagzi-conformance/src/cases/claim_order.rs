@@ -20,6 +20,7 @@ cases! {
     [13] a_run_that_lost_its_lease_goes_behind_those_that_wait;
     [13] a_busy_queue_does_not_starve_another;
     [13] runs_of_one_rank_over_several_queues_are_all_taken;
+    [13] the_order_holds_over_several_queues;
     [10, 13] a_type_filter_finds_runs_behind_many_of_another_type;
 }
 
@@ -167,4 +168,21 @@ async fn a_type_filter_finds_runs_behind_many_of_another_type(s: Scenario) -> Ve
     let claim = Claim { workflow_types: vec![wanted.clone()], ..s.claim_request("w1", 6)? };
     let taken: Vec<RunId> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
     equal("due runs of the asked type are found, whatever stands among them [10, 13]", &expected, &taken)
+}
+
+async fn the_order_holds_over_several_queues(s: Scenario) -> Verdict {
+    let mut ids = Vec::new();
+    for place in 0..6 {
+        let queue = s.on_queue(if place % 2 == 0 { "even" } else { "odd" })?;
+        ids.push(queue.start_one().await?);
+        s.turn(Duration::from_secs(1));
+    }
+    let queues = vec![queue("odd")?, queue("even")?];
+    for (limit, expected) in [(3, ids.get(..3)), (1, ids.get(3..4)), (10, ids.get(4..))] {
+        let claim = Claim { queues: queues.clone(), ..s.claim_request("w1", limit)? };
+        let taken: Vec<RunId> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
+        let rule = "a claim over several queues takes the first of all of them, not of each [13]";
+        equal(rule, &expected.unwrap_or_default(), &taken.as_slice())?;
+    }
+    Ok(())
 }

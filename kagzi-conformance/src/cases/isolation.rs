@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptScope, DeleteFinished, IdempotencyKey, ListAttempts, ListRuns, PageRequest, Payload, RunFilter,
-    StartRun,
+    AttemptScope, Claim, DeleteFinished, IdempotencyKey, ListAttempts, ListRuns, PageRequest, Payload,
+    RunFilter, StartRun,
 };
 
 use super::fencing::Operation;
@@ -22,6 +22,7 @@ cases! {
     [11] cancel_does_not_find_another_namespaces_run;
     [11] requeue_does_not_find_another_namespaces_dead_letter;
     [11] claim_takes_nothing_of_another_namespace;
+    [8, 11] a_claim_sent_again_for_another_namespace_takes_nothing_of_the_first;
     [11] claim_repairs_nothing_of_another_namespace;
     [11] a_claim_that_repairs_its_own_repairs_nothing_of_another_namespace;
     [11] delete_finished_of_one_namespace_spares_the_others;
@@ -143,6 +144,17 @@ async fn claim_takes_nothing_of_another_namespace(s: Scenario) -> Verdict {
     let before = s.snapshot(run_id).await?;
     other.nothing_claimable("a claim takes nothing of another namespace [11]").await?;
     s.unchanged(&before, "and changes nothing there [11]").await
+}
+
+async fn a_claim_sent_again_for_another_namespace_takes_nothing_of_the_first(s: Scenario) -> Verdict {
+    let (ours, theirs) = (s.in_namespace("ours")?, s.in_namespace("theirs")?);
+    ours.start_one().await?;
+    let claim = ours.claim_request("w1", 1)?;
+    ours.claim_as(claim.clone()).await?;
+    let again = Claim { namespace: theirs.namespace().clone(), ..claim };
+    let taken = theirs.claim_as(again).await?;
+    let rule = "a repeat of a claim hands over nothing of another namespace [11]";
+    equal(rule, &0, &taken.len())
 }
 
 async fn claim_repairs_nothing_of_another_namespace(s: Scenario) -> Verdict {

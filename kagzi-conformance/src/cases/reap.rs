@@ -32,7 +32,7 @@ cases! {
     [14] a_retry_resets_the_poison_count;
     [14] a_release_resets_the_poison_count;
     [14] a_step_that_finished_under_an_older_lease_is_no_progress;
-    [8] a_limit_of_zero_is_refused;
+    [14] a_limit_of_zero_is_refused;
 }
 
 /// `count` runs held by `w1` whose leases have expired.
