@@ -6,7 +6,7 @@ use crate::violation::Violation;
 /// different one each time. 1 unless set, so that a suite gives the same verdict twice.
 pub const SEED_VARIABLE: &str = "KAGZI_CONFORMANCE_SEED";
 
-/// How many operations the cases of the group `model` play on a store, all together; 2,500 unless set.
+/// How many operations the cases of the group `model` play on a store, all together; 10,000 unless set.
 pub const MODEL_VARIABLE: &str = "KAGZI_CONFORMANCE_MODEL_OPERATIONS";
 
 /// How many operations the cases of the group `history` play on a store, all together; 5,000 unless set.

@@ -95,9 +95,10 @@ impl Inner {
         }
     }
 
-    /// The `limit` moments that have come longest ago, counted by partition and kind.
+    /// The `limit` moments that have come longest ago, counted by partition and kind: what
+    /// [`decide::shares_of_a_reap`] says, over partitions.
     async fn shares_due(&self, limit: u32) -> Result<BTreeMap<i16, Share>, Fault> {
-        let mut moments: Vec<(i64, i16, bool)> = Vec::new();
+        let mut moments: Vec<(i64, bool, i16)> = Vec::new();
         for partition in self.all_partitions() {
             let query = query("SELECT attention_at, is_attempt FROM kagzi_moments_due($1, $2, $3)")
                 .bind(partition)
@@ -105,12 +106,12 @@ impl Inner {
                 .bind(i64::from(limit));
             for row in self.fetch_all(query).await? {
                 let Moment(at) = row.try_get("attention_at")?;
-                moments.push((at.as_micros(), partition, row.try_get("is_attempt")?));
+                moments.push((at.as_micros(), row.try_get("is_attempt")?, partition));
             }
         }
         moments.sort_unstable();
         let mut shares: BTreeMap<i16, Share> = BTreeMap::new();
-        for (_, partition, is_attempt) in moments.into_iter().take(limit as usize) {
+        for (_, is_attempt, partition) in moments.into_iter().take(limit as usize) {
             let share = shares.entry(partition).or_default();
             if is_attempt { share.attempts += 1 } else { share.runs += 1 }
         }

@@ -157,20 +157,35 @@ impl Inner {
         }
         let mut answers = vec![None; batch.len()];
         let mut created = Vec::new();
+        // The first of the batch that names a run of other values, whichever partition that is in.
+        let mut refused: Option<(usize, StoreError)> = None;
         for (partition, indexes) in by_partition {
             let (new, inserted) = insert_new(&mut tx, partition, batch, &indexes, now).await?;
             let mut first_of_run = HashSet::new();
             for index in indexes {
                 let start = &batch[index];
                 let run_id = start.run_id();
-                answers[index] = Some(if is_among(&inserted, run_id) && first_of_run.insert(run_id) {
-                    Started { run_id, outcome: StartOutcome::Created }
-                } else {
-                    let (run, input) = find_existing(&mut tx, partition, start).await?;
-                    decide::existing_run(start, &run, &input)?
-                });
+                if is_among(&inserted, run_id) && first_of_run.insert(run_id) {
+                    answers[index] = Some(Started { run_id, outcome: StartOutcome::Created });
+                    continue;
+                }
+                let (run, input) = find_existing(&mut tx, partition, start).await?;
+                match decide::existing_run(start, &run, &input) {
+                    Ok(started) => answers[index] = Some(started),
+                    Err(refusal) => {
+                        if refused.as_ref().is_none_or(|(first, _)| index < *first) {
+                            refused = Some((index, refusal));
+                        }
+                        break;
+                    }
+                }
             }
             created.extend(new.into_iter().filter(|run| is_among(&inserted, run.run_id)));
+        }
+        if let Some((_, refusal)) = refused {
+            // The keys of the batch must be free again before it is answered.
+            tx.rollback().await?;
+            return Err(refusal.into());
         }
         tx.commit().await.map_err(Fault::Committing)?;
         let answers = answers.into_iter().collect::<Option<Vec<_>>>();

@@ -40,10 +40,10 @@ pub async fn run(extent: Extent, filters: &[String]) -> bool {
     }
     println!("{:<12} {:<62} caught by", "store", "saboteur");
     let judged = judge_all(&database, &saboteurs, extent).await;
-    let unbroken = judged.iter().filter(|one| one.saboteur.is_none());
+    let mut unbroken = judged.iter().filter(|one| one.saboteur.is_none());
     let kinds = Kind::ALL.into_iter().filter(|&kind| saboteurs.iter().any(|one| one.kind == kind)).count();
     // One whose judge died is missing, and has not passed.
-    let unbroken_pass = unbroken.clone().count() == kinds && unbroken.clone().all(passed);
+    let unbroken_pass = unbroken.clone().count() == kinds && unbroken.all(passed);
     let caught: Vec<(usize, Vec<String>)> = judged
         .iter()
         .filter_map(|one| Some((one.saboteur?, failed_cases(&one.report))))

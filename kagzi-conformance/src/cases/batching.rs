@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, BeginOutcome, CompleteStep, NextStep, OperationId, Payload, RunState, StartOutcome,
-    StartRun, Then,
+    AttemptState, BeginOutcome, CompleteStep, IdempotencyKey, NextStep, OperationId, Payload, RunState,
+    StartOutcome, StartRun, StoreError, Then,
 };
 
 use crate::case::cases;
@@ -16,6 +16,7 @@ cases! {
     [15] a_refused_operation_does_not_harm_its_neighbours;
     [15] operations_of_every_kind_in_flight_together_all_get_their_own_answer;
     [15] operations_on_one_run_in_flight_together_behave_as_one_after_the_other;
+    [15] the_first_of_several_conflicts_in_a_batch_is_told;
     [1, 3, 15] fifty_runs_driven_at_once_all_complete;
     [1, 15] two_servers_drive_runs_together needs SecondHandle;
     [8, 15] a_dropped_start_was_made_or_not_and_can_be_sent_again;
@@ -172,6 +173,32 @@ async fn all_complete(s: &Scenario, ids: Vec<kagzi_core::RunId>, done: Vec<usize
     Ok(())
 }
 
+async fn the_first_of_several_conflicts_in_a_batch_is_told(s: Scenario) -> Verdict {
+    let keyed = |number: u32| {
+        let key = IdempotencyKey::new(format!("key-{number}"));
+        let key = key.map_err(|error| Violation::refused("making a key", &error))?;
+        Ok(StartRun { idempotency_key: Some(key), ..s.start_request() })
+    };
+    let known: Vec<StartRun> = (0..8).map(keyed).collect::<Result<_, _>>()?;
+    s.start_all(known.clone()).await?;
+    let other = |one: &StartRun| StartRun {
+        input: Payload::empty(),
+        operation: OperationId::generate(),
+        ..one.clone()
+    };
+    let forwards: Vec<StartRun> = known.iter().map(other).collect();
+    let backwards: Vec<StartRun> = known.iter().rev().map(other).collect();
+    for batch in [forwards, backwards] {
+        let first = batch.first().and_then(|start| start.idempotency_key.clone());
+        let told = match s.store().start(batch).await {
+            Err(StoreError::IdempotencyConflict { key, .. }) => Some(key),
+            _ => None,
+        };
+        equal("a batch is refused for the first of it that conflicts [15]", &first, &told)?;
+    }
+    Ok(())
+}
+
 async fn fifty_runs_driven_at_once_all_complete(s: Scenario) -> Verdict {
     let ids = s.start_many(50).await?;
     let done = race(16, |number| {
@@ -237,7 +264,9 @@ async fn a_dropped_claim_is_found_again_by_its_operation(s: Scenario) -> Verdict
         let request = s.claim_request("w1", 2)?;
         let operation: OperationId = request.operation;
         dropped(s.store().claim(request.clone())).await;
-        for run in s.claim_as(request).await? {
+        let claimed = s.claim_as(request).await?;
+        equal("sent again it hands over what it took or takes now [8]", &2, &claimed.len())?;
+        for run in claimed {
             equal("the runs are held by this claim [8]", &Some(operation), &run.run.claim_operation)?;
             equal("and were claimed once [1]", &1, &run.run.claims)?;
         }

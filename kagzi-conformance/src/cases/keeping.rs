@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    Attempt, AttemptScope, AttemptState, Cursor, DeleteFinished, IdempotencyKey, ListAttempts, PageRequest,
-    Payload, QueueDepth, RunId, RunState, StartAt, StartOutcome, StartRun,
+    Attempt, AttemptScope, AttemptState, CancelRun, Cursor, DeleteFinished, IdempotencyKey, ListAttempts,
+    OperationId, PageRequest, Payload, QueueDepth, RunId, RunState, StartAt, StartOutcome, StartRun,
 };
 
 use crate::case::cases;
@@ -24,6 +24,8 @@ cases! {
     [9] a_removal_never_touches_a_live_run;
     [9] a_removal_takes_only_what_finished_before;
     [9] a_removal_takes_only_the_asked_states;
+    [14] the_limit_of_a_removal_counts_what_it_removes;
+    [5, 8] a_removed_run_leaves_no_answers_behind;
     [11] a_removal_without_namespace_takes_from_all;
     [7] the_key_of_a_removed_run_may_be_used_again;
     [12] a_removal_of_live_states_is_refused;
@@ -257,6 +259,34 @@ async fn a_removal_takes_only_the_asked_states(s: Scenario) -> Verdict {
     equal("dead letters stay", &RunState::Failed, &s.run(failed.run_id()).await?.run.state)
 }
 
+async fn the_limit_of_a_removal_counts_what_it_removes(s: Scenario) -> Verdict {
+    for _ in 0..3 {
+        s.held().await?.fail_run(fatal()).await?;
+        finished(&s.in_namespace("globex")?).await?;
+        s.turn(Duration::from_secs(1));
+    }
+    let completed = finished(&s).await?;
+    s.turn(Duration::from_secs(1));
+    let one = DeleteFinished { states: vec![RunState::Completed], ..removal(&s, 1) };
+    equal("what is not asked for does not stand in front of what is [14]", &1, &remove(&s, &one).await?)?;
+    gone(&s, completed.run_id()).await
+}
+
+async fn a_removed_run_leaves_no_answers_behind(s: Scenario) -> Verdict {
+    let request = s.start_request();
+    let operation = OperationId::generate();
+    for _ in 0..2 {
+        let run_id = s.start(request.clone()).await?.run_id;
+        let answer = s.store().cancel(CancelRun { operation, ..s.cancel_request(run_id) }).await;
+        answer.map_err(|error| Violation::refused("cancelling a run", &error))?;
+        let state = s.run(run_id).await?.run.state;
+        equal("in each of its lives a run is cancelled anew [5, 8]", &RunState::Cancelled, &state)?;
+        s.turn(Duration::from_micros(1));
+        equal("one run is removed", &1, &remove(&s, &removal(&s, 10)).await?)?;
+    }
+    Ok(())
+}
+
 async fn a_removal_without_namespace_takes_from_all(s: Scenario) -> Verdict {
     finished(&s).await?;
     finished(&s.in_namespace("globex")?).await?;
@@ -313,6 +343,7 @@ async fn a_removed_run_that_is_started_again_begins_without_history(s: Scenario)
         let started = s.start(request.clone()).await?;
         equal("what was removed can be started again", &StartOutcome::Created, &started.outcome)?;
         equal("with nothing left of it [5]", &0, &s.attempts(started.run_id).await?.len())?;
+        equal("nor an output [5]", &None, &s.run(started.run_id).await?.output)?;
         let held = s.claim_one("w1").await?;
         equal("nor handed over [4]", &0, &held.claimed.steps.len())?;
         equal("so that its steps execute", &1, &held.begin("a").await?)?;

@@ -29,7 +29,7 @@ cases! { "model";
 }
 
 /// How long a sequence is: long enough for lives of several runs, short enough to shrink.
-const SEQUENCE: usize = 250;
+const SEQUENCE: usize = 500;
 
 /// How many shorter sequences are tried at most.
 const TRIES: usize = 150;
@@ -52,7 +52,7 @@ async fn all_kinds_of_operations_mixed_agree_with_the_reference(s: Scenario) -> 
 
 /// How many operations each case plays.
 fn share() -> Result<usize, Violation> {
-    Ok(settings::number(MODEL_VARIABLE, 2_500)? / cases().len())
+    Ok(settings::number(MODEL_VARIABLE, 10_000)? / cases().len())
 }
 
 /// Plays `share` operations, in sequences on a fresh store each.

@@ -162,6 +162,7 @@ pub fn heartbeat(run: &Run, beat: &Heartbeat, now: Timestamp) -> Result<(Run, Gr
     let held = Run { lease_expires_at: Some(expires_at), updated_at: now, ..run.clone() };
     Ok((held, GrantedLease { lease: beat.lease.clone(), expires_at }))
 }
+
 /// How many of the overdue `runs` and how many of the overdue `attempts` a reap of `limit` treats: those
 /// that are overdue longest, whichever they are, and of two that are overdue alike the run.
 ///

@@ -8,7 +8,6 @@ use crate::error::StoreError;
 use crate::id::RunId;
 use crate::limits::Rules;
 use crate::op::{MoreDue, Reaped};
-use crate::step::Attempt;
 use crate::wake::WakeHub;
 
 impl MemoryStore {
@@ -42,9 +41,8 @@ fn repair_longest_overdue(
     hub: &WakeHub,
 ) {
     let most = limit as usize;
-    let (run_moments, due): (Vec<Timestamp>, Vec<RunId>) = state.overdue(now).take(most).unzip();
-    let (step_moments, late): (Vec<Timestamp>, Vec<Attempt>) =
-        state.overdue_steps(now).take(most).map(|(at, attempt)| (at, attempt.clone())).unzip();
+    let (run_moments, due): (Vec<_>, Vec<_>) = state.overdue(now).take(most).unzip();
+    let (step_moments, late): (Vec<_>, Vec<_>) = state.overdue_steps(now).take(most).unzip();
     let (runs, attempts) = decide::shares_of_a_reap(limit, &run_moments, &step_moments);
     for run_id in due.into_iter().take(runs) {
         if let Some(kind) = repair_run(state, run_id, rules, now, hub) {
@@ -52,14 +50,12 @@ fn repair_longest_overdue(
         }
     }
     // A run is treated once: with its first overdue attempt its lease has ended, and its other attempts with it.
-    for attempt in late.into_iter().take(attempts) {
-        let Some(run) = state.runs.get(&attempt.run_id) else { continue };
-        let Some(attempt) = state.attempt(attempt.run_id, &attempt.step_id, attempt.attempt) else {
-            continue;
-        };
-        let failures = state.failures(run, &attempt.step_id);
+    for (run_id, step_id, number) in late.into_iter().take(attempts) {
+        let Some(run) = state.runs.get(&run_id) else { continue };
+        let Some(attempt) = state.attempt(run_id, &step_id, number) else { continue };
+        let failures = state.failures(run, &step_id);
         if let Some(overdue) = decide::step_overdue(run, attempt, failures, rules, now) {
-            state.apply(run.run_id, overdue.effects, now, hub);
+            state.apply(run_id, overdue.effects, now, hub);
             reaped.count(overdue.kind);
         }
     }

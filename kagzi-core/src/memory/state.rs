@@ -117,11 +117,12 @@ impl State {
     }
 
     /// RUNNING attempts past their timeout by `now`, since when, the longest overdue first.
-    pub(super) fn overdue_steps(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &Attempt)> {
-        self.step_deadlines
-            .iter()
-            .take_while(move |(at, ..)| *at <= now)
-            .filter_map(|(at, run_id, step_id, number)| Some((*at, self.attempt(*run_id, step_id, *number)?)))
+    pub(super) fn overdue_steps(
+        &self,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (Timestamp, (RunId, StepId, u32))> {
+        let due = self.step_deadlines.iter().take_while(move |(at, ..)| *at <= now);
+        due.map(|(at, run_id, step_id, number)| (*at, (*run_id, step_id.clone(), *number)))
     }
 
     /// The nearest moment over both.
