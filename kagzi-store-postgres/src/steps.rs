@@ -300,3 +300,24 @@ impl PostgresStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<'a, R, F: Future>(_: impl FnOnce(&'a PostgresStore, R) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each call of the trait copies its future to the heap, with all of the careful path that is not boxed apart.
+    #[test]
+    fn the_futures_of_ordinary_operations_are_small() {
+        let bytes = [
+            future_bytes(PostgresStore::start_runs),
+            future_bytes(PostgresStore::begin),
+            future_bytes(PostgresStore::complete),
+            future_bytes(PostgresStore::finish),
+        ];
+        assert!(bytes.iter().all(|&bytes| bytes <= 2048), "{bytes:?}");
+    }
+}
