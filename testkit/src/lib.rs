@@ -14,12 +14,14 @@ mod container;
 mod database;
 mod pgbouncer;
 mod program;
+mod schemas;
 mod server;
 mod watchdog;
 
 pub use cluster::{ClusterOptions, PostgresCluster};
 pub use database::TestDatabase;
 pub use pgbouncer::PgBouncer;
+pub use schemas::{Schemas, TestSchema};
 pub use server::{POSTGRES_URL_VARIABLE, PostgresServer, Source, postgres};
 
 /// Why no Postgres could be had, or what went wrong with it.

@@ -1,13 +1,13 @@
 //! The Postgres store, as it is or over a schema that somebody has tampered with.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kagzi_conformance::{Capability, Fixture, FixtureError, Instance};
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Clock, Rules, SharedStore};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
-use kagzi_testkit::TestDatabase;
+use kagzi_testkit::{Schemas, TestDatabase, TestSchema};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -58,21 +58,16 @@ fn function(name: &str, patches: &[Patch]) -> Result<String, FixtureError> {
     patches.iter().try_fold(replaced, |function, patch| patched(&function, patch))
 }
 
-/// One database for all saboteurs, made when the first needs it: each case of each has a schema of its own.
+/// One database for all saboteurs, made when the first needs it. No two cases are in one schema at a
+/// time, and no saboteur has a schema that another one tampered with.
 #[derive(Clone, Debug, Default)]
-pub struct Database(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    database: OnceCell<TestDatabase>,
-    cases: AtomicU32,
-}
+pub struct Database(Arc<OnceCell<TestDatabase>>);
 
 impl Database {
-    async fn url(&self) -> Result<String, FixtureError> {
+    async fn get(&self) -> Result<&TestDatabase, FixtureError> {
         let make =
             || async { Ok::<_, FixtureError>(kagzi_testkit::postgres().await?.fresh_database().await?) };
-        Ok(self.0.database.get_or_try_init(make).await?.url())
+        self.0.get_or_try_init(make).await
     }
 
     /// Drops the database, if it was made, with every schema in it; nothing may use it any more.
@@ -81,7 +76,7 @@ impl Database {
     ///
     /// Whatever the server says.
     pub async fn remove(&self) -> Result<(), FixtureError> {
-        let Some(database) = self.0.database.get() else { return Ok(()) };
+        let Some(database) = self.0.get() else { return Ok(()) };
         let mut connection = PgConnection::connect(kagzi_testkit::postgres().await?.url()).await?;
         // The name is the testkit's own: letters, digits and underscores.
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", database.name());
@@ -96,12 +91,13 @@ pub struct Postgres {
     database: Database,
     tampering: Tampering,
     partitions: u16,
+    schemas: Arc<Schemas>,
 }
 
 impl Postgres {
     /// The store with its runs spread over so many partitions.
     pub fn new(database: &Database, tampering: Tampering, partitions: u16) -> Self {
-        Self { database: database.clone(), tampering, partitions }
+        Self { database: database.clone(), tampering, partitions, schemas: Arc::default() }
     }
 }
 
@@ -125,6 +121,10 @@ mod tests {
 struct Opened {
     store: SharedStore,
     options: PostgresOptions,
+    schemas: Arc<Schemas>,
+    schema: String,
+    /// Whether somebody else may still hold a store in the schema.
+    shared: AtomicBool,
 }
 
 async fn handle(options: &PostgresOptions) -> Result<SharedStore, FixtureError> {
@@ -154,20 +154,21 @@ impl Fixture for Postgres {
 
     async fn open(&self, clock: Arc<dyn Clock>, rules: Rules) -> Result<Box<dyn Instance>, FixtureError> {
         let script = self.tampering.script()?;
-        let url = self.database.url().await?;
-        let schema = format!("case_{}", self.database.0.cases.fetch_add(1, Ordering::Relaxed));
+        let TestSchema { name, url, fresh } = self.schemas.take(self.database.get().await?).await?;
         let options = PostgresOptions {
             partitions: Some(self.partitions),
-            schema: Some(schema.clone()),
+            schema: Some(name.clone()),
             clock: Some(clock),
             rules,
             ..PostgresOptions::new(&url)
         };
         let store = handle(&options).await?;
-        if !script.is_empty() {
-            tamper(&url, &schema, &script).await?;
+        if fresh && !script.is_empty() {
+            tamper(&url, &name, &script).await?;
         }
-        Ok(Box::new(Opened { store, options }))
+        // What a script leaves in a schema (a trigger, say) may be in the way of emptying it.
+        let shared = AtomicBool::new(!matches!(self.tampering, Tampering::None | Tampering::Function(..)));
+        Ok(Box::new(Opened { store, options, schemas: Arc::clone(&self.schemas), schema: name, shared }))
     }
 }
 
@@ -178,10 +179,12 @@ impl Instance for Opened {
     }
 
     async fn second_handle(&self) -> Result<SharedStore, FixtureError> {
+        self.shared.store(true, Ordering::Relaxed);
         handle(&self.options).await
     }
 
     async fn reopen(&mut self) -> Result<(), FixtureError> {
+        self.shared.store(true, Ordering::Relaxed);
         // Let go of, without closing it, before the data are opened again.
         self.store = Arc::new(MemoryStore::default());
         self.store = handle(&self.options).await?;
@@ -189,7 +192,11 @@ impl Instance for Opened {
     }
 
     async fn discard(self: Box<Self>) -> Result<(), FixtureError> {
-        // The schema goes with the database.
-        Ok(self.store.close().await?)
+        self.store.close().await?;
+        if !self.shared.load(Ordering::Relaxed) {
+            self.schemas.give_back(self.schema).await;
+        }
+        // The others go with the database.
+        Ok(())
     }
 }
