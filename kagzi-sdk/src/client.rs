@@ -56,6 +56,27 @@ impl Client {
         Ok(Self::over(Arc::new(Grpc::connect(address.as_ref(), &GrpcOptions::default()).await?)))
     }
 
+    /// Like [`connect`](Self::connect), with options of its own: a token, TLS, timeouts.
+    ///
+    /// ```no_run
+    /// # async fn connect() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kagzi_sdk::Client;
+    /// use kagzi_sdk::transport::{GrpcOptions, Tls, Token};
+    ///
+    /// let mut options = GrpcOptions::default();
+    /// options.token = Some(Token::from_file("/run/secrets/kagzi-token")?);
+    /// options.tls = Tls::default().authorities_file("/etc/kagzi/ca.pem")?;
+    /// let client = Client::connect_with("https://kagzi.internal:7474", &options).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_with(address: impl AsRef<str>, options: &GrpcOptions) -> Result<Self, ClientError> {
+        Ok(Self::over(Arc::new(Grpc::connect(address.as_ref(), options).await?)))
+    }
+
     /// Like [`connect`](Self::connect), but connects with the first call: for programs that may be up
     /// before their server is.
     ///

@@ -236,6 +236,14 @@ pub enum ClientError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A token, key or certificate cannot be read or used.
+    #[error("credentials from {from}: {problem}")]
+    Credentials {
+        /// Where they were to come from: a file or a variable.
+        from: String,
+        /// What is wrong, without the secret.
+        problem: String,
+    },
     /// No server answered at the address.
     #[error("no kagzi server answers at {address}: {problem}; start one with `kagzi dev`")]
     Connect {

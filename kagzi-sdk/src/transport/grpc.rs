@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_proto::v1::{CountWorkflowsResponse, GetQueueDepthsRequest};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::stream::Streamed;
+use super::tls::Tls;
+use super::token::{Authorize, Token};
 use super::{Transport, WorkerScope};
 use crate::error::ClientError;
 use crate::wire::error::error_from_status;
@@ -29,7 +33,7 @@ use crate::wire::{
 };
 
 /// How a connection to a server behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GrpcOptions {
     /// How long one call may take; a long poll this much longer than its wait. 30 s by default.
@@ -43,6 +47,23 @@ pub struct GrpcOptions {
     pub max_message_bytes: usize,
     /// How workers speak with the server. A stream by default.
     pub worker_protocol: WorkerProtocol,
+    /// Whom to trust and what to show where the address begins with `https://`.
+    pub tls: Tls,
+    /// What the server knows its caller by. Nothing by default.
+    pub token: Option<Token>,
+    /// Whether a token may go to another machine without TLS. Refused by default.
+    pub plaintext_tokens: PlaintextTokens,
+}
+
+/// Whether a token may go over the network as plain text, for whoever listens to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlaintextTokens {
+    /// To this machine itself, and no other.
+    #[default]
+    ToLoopback,
+    /// Anywhere: something below, such as a service mesh, encrypts.
+    Anywhere,
 }
 
 /// How a worker speaks with its server.
@@ -66,15 +87,21 @@ impl Default for GrpcOptions {
             keep_alive: Duration::from_secs(10),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             worker_protocol: WorkerProtocol::default(),
+            tls: Tls::default(),
+            token: None,
+            plaintext_tokens: PlaintextTokens::default(),
         }
     }
 }
 
+/// A connection whose every request carries the caller's token.
+pub(super) type Way = InterceptedService<Channel, Authorize>;
+
 /// A connection to a server. It is shared by all calls and made again by itself after it broke.
 #[derive(Clone, Debug)]
 pub struct Grpc {
-    workflows: WorkflowServiceClient<Channel>,
-    workers: WorkerServiceClient<Channel>,
+    workflows: WorkflowServiceClient<Way>,
+    workers: WorkerServiceClient<Way>,
     endpoint: Endpoint,
     options: GrpcOptions,
 }
@@ -106,9 +133,10 @@ impl Grpc {
 
     fn over(channel: Channel, endpoint: Endpoint, options: &GrpcOptions) -> Self {
         let limit = options.max_message_bytes;
+        let way = InterceptedService::new(channel, Authorize(options.token.clone()));
         Self {
-            workflows: WorkflowServiceClient::new(channel.clone()).max_decoding_message_size(limit),
-            workers: WorkerServiceClient::new(channel).max_decoding_message_size(limit),
+            workflows: WorkflowServiceClient::new(way.clone()).max_decoding_message_size(limit),
+            workers: WorkerServiceClient::new(way).max_decoding_message_size(limit),
             endpoint,
             options: options.clone(),
         }
@@ -118,14 +146,19 @@ impl Grpc {
 fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientError> {
     let refuse = |problem: String| ClientError::Address { address: address.to_owned(), problem };
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| refuse(root_cause(&error)))?;
-    match endpoint.uri().scheme_str() {
-        Some("http") => {}
+    let endpoint = match endpoint.uri().scheme_str() {
         Some("https") => {
-            let problem = "this client speaks plain HTTP/2; put TLS into a proxy beside it";
+            let tls = options.tls.config(options.connect_timeout);
+            endpoint.tls_config(tls).map_err(|error| refuse(root_cause(&error)))?
+        }
+        Some("http") if options.token.is_none() || may_go_plain(&endpoint, options) => endpoint,
+        Some("http") => {
+            let problem =
+                "a token goes to another machine over https:// only, where nobody can take it on the way";
             return Err(refuse(problem.to_owned()));
         }
-        _ => return Err(refuse("it must begin with http://".to_owned())),
-    }
+        _ => return Err(refuse("it must begin with http:// or https://".to_owned())),
+    };
     Ok(endpoint
         .connect_timeout(options.connect_timeout)
         .http2_keep_alive_interval(options.keep_alive)
@@ -133,6 +166,14 @@ fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientErro
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024))
+}
+
+fn may_go_plain(endpoint: &Endpoint, options: &GrpcOptions) -> bool {
+    let host = endpoint.uri().host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    options.plaintext_tokens == PlaintextTokens::Anywhere
+        || host == "localhost"
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// What lies at the bottom of an error: its outer layers only say "transport error".
@@ -189,9 +230,8 @@ impl Transport for Grpc {
         match self.options.worker_protocol {
             WorkerProtocol::Calls => None,
             WorkerProtocol::Stream => {
-                let GrpcOptions { max_message_bytes, timeout, .. } = self.options;
-                let endpoint = self.endpoint.clone();
-                Some(Arc::new(Streamed::new(self.clone(), endpoint, max_message_bytes, timeout, scope)))
+                let (endpoint, options) = (self.endpoint.clone(), self.options.clone());
+                Some(Arc::new(Streamed::new(self.clone(), endpoint, options, scope)))
             }
         }
     }
@@ -314,15 +354,24 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_that_are_none_are_refused_with_the_reason() {
-        for (address, reason) in [
-            ("127.0.0.1:7474", "http://"),
-            ("https://example.org", "TLS"),
-            ("ftp://x", "http://"),
-            ("", "http"),
-        ] {
+        for (address, reason) in [("127.0.0.1:7474", "http://"), ("ftp://x", "http://"), ("", "http")] {
             let error = Grpc::connect_lazy(address, &GrpcOptions::default()).unwrap_err();
             assert!(error.to_string().contains(reason), "{address:?}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_goes_without_tls_to_this_machine_alone_unless_it_is_said_otherwise() {
+        let mut options = GrpcOptions { token: Some(Token::new("t").unwrap()), ..GrpcOptions::default() };
+        for near in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "https://example.org"] {
+            Grpc::connect_lazy(near, &options).unwrap();
+        }
+        for far in ["http://10.0.0.1:1", "http://example.org", "http://localhost.example.org:1"] {
+            let error = Grpc::connect_lazy(far, &options).unwrap_err();
+            assert!(error.to_string().contains("https://"), "{far}: {error}");
+        }
+        options.plaintext_tokens = PlaintextTokens::Anywhere;
+        Grpc::connect_lazy("http://10.0.0.1:1", &options).unwrap();
     }
 
     #[tokio::test]

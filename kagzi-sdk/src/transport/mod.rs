@@ -3,6 +3,8 @@
 mod embedded;
 mod grpc;
 mod stream;
+mod tls;
+mod token;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use kagzi_core::{
 };
 
 pub use embedded::Embedded;
-pub use grpc::{Grpc, GrpcOptions, WorkerProtocol};
+pub use grpc::{Grpc, GrpcOptions, PlaintextTokens, WorkerProtocol};
+pub use tls::Tls;
+pub use token::Token;
 
 use crate::backoff::Backoff;
 

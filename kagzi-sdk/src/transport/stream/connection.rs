@@ -12,9 +12,9 @@ use kagzi_proto::v1::stream_work_response::Response;
 use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use super::super::grpc::Way;
 use crate::wire::error::{error_from_item, error_from_status};
 use crate::wire::{FromWire, read_answer};
 
@@ -102,18 +102,14 @@ fn unknown(why: &str) -> StoreError {
 }
 
 impl Connection {
-    /// Opens a stream over `channel` for the worker that `open` tells of.
-    pub(super) async fn open(
-        channel: Channel,
-        open: v1::OpenWork,
-        max_message_bytes: usize,
-    ) -> Result<Self, Status> {
+    /// Opens a stream over `way` for the worker that `open` tells of.
+    pub(super) async fn open(way: Way, open: v1::OpenWork, max_message_bytes: usize) -> Result<Self, Status> {
         let (outgoing, mut queue) = mpsc::channel(OUTGOING);
         let first = v1::StreamWorkRequest { id: 0, request: Some(Request::Open(open)) };
         // The queue is empty, so there is room.
         outgoing.try_send(first).map_err(|error| Status::internal(error.to_string()))?;
         let requests = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let mut client = WorkerServiceClient::new(channel).max_decoding_message_size(max_message_bytes);
+        let mut client = WorkerServiceClient::new(way).max_decoding_message_size(max_message_bytes);
         let answers = client.stream_work(requests).await?.into_inner();
         let waiting = Arc::new(Waiting::default());
         let reader = tokio::spawn(read(answers, Arc::clone(&waiting)));

@@ -25,9 +25,11 @@ use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_proto::v1::stream_work_response::Response;
 use tokio::time::Instant;
 use tonic::Code;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
 
-use super::grpc::{Grpc, error_of};
+use super::grpc::{Grpc, GrpcOptions, error_of};
+use super::token::{Authorize, Token};
 use super::{Transport, WorkerScope};
 use crate::calls::asked_for;
 use crate::wire::{IntoWire, Poll, heartbeats_to_wire, open_to_wire, take_to_wire, verdicts_from_wire};
@@ -44,6 +46,7 @@ pub(super) struct Streamed {
     endpoint: Endpoint,
     max_message_bytes: usize,
     timeout: Duration,
+    token: Option<Token>,
     scope: WorkerScope,
     connection: Mutex<Option<Arc<Connection>>>,
     /// Whoever opens the stream holds it.
@@ -60,18 +63,13 @@ struct Failures {
 }
 
 impl Streamed {
-    pub(super) fn new(
-        calls: Grpc,
-        endpoint: Endpoint,
-        max_message_bytes: usize,
-        timeout: Duration,
-        scope: WorkerScope,
-    ) -> Self {
+    pub(super) fn new(calls: Grpc, endpoint: Endpoint, options: GrpcOptions, scope: WorkerScope) -> Self {
         Self {
             calls,
             endpoint,
-            max_message_bytes,
-            timeout,
+            max_message_bytes: options.max_message_bytes,
+            timeout: options.timeout,
+            token: options.token,
             scope,
             connection: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
@@ -128,7 +126,8 @@ impl Streamed {
             reason: super::grpc::root_cause(&error),
             retry_after: Duration::ZERO,
         })?;
-        match Connection::open(channel, open_to_wire(&self.scope.claim), self.max_message_bytes).await {
+        let way = InterceptedService::new(channel, Authorize(self.token.clone()));
+        match Connection::open(way, open_to_wire(&self.scope.claim), self.max_message_bytes).await {
             Ok(connection) => Ok(Some(Arc::new(connection))),
             Err(status) if status.code() == Code::Unimplemented => {
                 tracing::info!("the server has no worker streams: working by calls");

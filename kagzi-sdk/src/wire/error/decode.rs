@@ -7,7 +7,7 @@ use std::time::Duration;
 use kagzi_core::{AttemptState, FencingToken, IdempotencyKey, LostReason, RunState, StepId, StoreError};
 use tonic::{Code, Status};
 
-use super::Refusal;
+use super::{PERMISSION_DENIED, Refusal, UNAUTHENTICATED};
 
 /// How long to wait where the other side does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -73,6 +73,11 @@ fn exact(described: &Refusal) -> Option<StoreError> {
                 Some(context) => format!("{context}: {}", text("detail")?),
                 None => text("detail")?,
             },
+        },
+        UNAUTHENTICATED | PERMISSION_DENIED => StoreError::InvalidArgument {
+            field: "credentials".to_owned(),
+            expected: text("expected")?,
+            got: text("got")?,
         },
         // Whatever else names a field: INVALID_ARGUMENT, NAMESPACE_NOT_FOUND, and what is yet to come.
         _ => StoreError::InvalidArgument {

@@ -13,6 +13,8 @@
 //! | `IdempotencyConflict`, `OperationConflict` | `ALREADY_EXISTS` |
 //! | `Unavailable`, `OutcomeUnknown` | `UNAVAILABLE`, always with a retry delay |
 //! | `Internal` | `INTERNAL` |
+//! | [`unauthenticated`], read as `InvalidArgument` | `UNAUTHENTICATED` |
+//! | [`permission_denied`], read as `InvalidArgument` | `PERMISSION_DENIED` |
 //! | [`overloaded`], read as `Unavailable` | `RESOURCE_EXHAUSTED`, with a retry delay |
 //!
 //! `LeaseLost` is not `ABORTED`: retrying middleware repeats `ABORTED`, and a worker that lost its
@@ -40,6 +42,12 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 
 /// The reason of a status about a namespace that the server does not serve.
 pub const NAMESPACE_NOT_FOUND: &str = "NAMESPACE_NOT_FOUND";
+
+/// The reason of a status for a caller whom the server does not know.
+pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+
+/// The reason of a status for a caller who may not do this.
+pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
 
 /// The reason of a status from a server that is shutting down.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
@@ -131,6 +139,33 @@ pub fn namespace_not_found(namespace: &str) -> Refusal {
     }
 }
 
+/// The refusal of a caller who shows no credentials, or none that the server accepts. `why` must not tell
+/// what would have been accepted. Clients read it as a [`StoreError::InvalidArgument`] about them.
+pub fn unauthenticated(why: &str) -> Refusal {
+    let expected = "a token or certificate that this server knows";
+    credentials(Code::Unauthenticated, UNAUTHENTICATED, expected, why)
+}
+
+/// The refusal of a call that its caller may not make: the same, whether or not what it names is there.
+/// Clients read it as a [`StoreError::InvalidArgument`] about their credentials.
+pub fn permission_denied(method: &str) -> Refusal {
+    let expected = "those of somebody whom the server's access file grants this";
+    credentials(Code::PermissionDenied, PERMISSION_DENIED, expected, &format!("no right to {method} here"))
+}
+
+fn credentials(code: Code, reason: &str, expected: &str, got: &str) -> Refusal {
+    Refusal {
+        code,
+        reason: reason.to_owned(),
+        message: format!("credentials: expected {expected}, got {got}"),
+        metadata: BTreeMap::from([
+            ("expected".to_owned(), expected.to_owned()),
+            ("got".to_owned(), got.to_owned()),
+        ]),
+        retry_delay: None,
+    }
+}
+
 /// The refusal of a server that takes no new calls. Clients read it as [`StoreError::Unavailable`].
 pub fn shutting_down(retry_after: Duration) -> Refusal {
     let cause = "the server is shutting down; retry, on another server if there is one";
@@ -160,6 +195,11 @@ impl From<&StoreError> for Refusal {
 }
 
 impl Refusal {
+    /// The stable name of the situation.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
     /// As the verdict on one item of many.
     pub fn into_item(self) -> v1::ItemError {
         v1::ItemError {

@@ -107,6 +107,23 @@ fn a_namespace_that_is_not_served_is_an_invalid_argument_of_the_client() {
 }
 
 #[test]
+fn refused_credentials_are_an_invalid_argument_of_the_client() {
+    for (refusal, code) in [
+        (unauthenticated("none"), Code::Unauthenticated),
+        (permission_denied("CancelWorkflow"), Code::PermissionDenied),
+    ] {
+        let status = refusal.into_status();
+        assert_eq!(status.code(), code);
+        let error = error_from_status(&status);
+        assert!(
+            matches!(&error, StoreError::InvalidArgument { field, .. } if field == "credentials"),
+            "{error:?}"
+        );
+        assert!(!error.is_retryable() && error.to_string() == status.message(), "{error}");
+    }
+}
+
+#[test]
 fn a_server_that_takes_nothing_now_is_unavailable_for_the_delay_it_names() {
     let delay = Duration::from_secs(3);
     for refusal in [shutting_down, overloaded] {
