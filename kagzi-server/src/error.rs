@@ -2,6 +2,7 @@
 
 use kagzi_core::StoreError;
 
+use crate::auth::AccessError;
 use crate::config::ConfigError;
 
 /// Why a server could not start or go on.
@@ -11,6 +12,19 @@ pub enum ServerError {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The access file was refused.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The address can be reached from other machines, and the server lacks what that asks for.
+    #[error(
+        "address {address} can be reached from other machines, and this server has {lacks}. There are three ways out: listen on loopback (127.0.0.1 or ::1); or give it both, authentication (access_file) and TLS (tls_cert and tls_key); or, if a proxy or a closed network before it does both, say --insecure"
+    )]
+    Exposed {
+        /// The address.
+        address: String,
+        /// What is missing.
+        lacks: &'static str,
+    },
     /// No backend of this program opens such a URL.
     #[error("store: expected a URL with one of the schemes built in ({built_in}), got {got}")]
     UnknownStore {

@@ -19,14 +19,18 @@
 pub mod config;
 pub mod telemetry;
 
+mod auth;
 mod error;
 mod health;
 mod open;
+mod recent;
 mod server;
 mod service;
 mod shutdown;
+mod transport;
 
-pub use config::{ConfigError, LogFormat, ServeArgs, ServerConfig, Settings};
+pub use auth::{AccessError, NewToken, NoRandomness};
+pub use config::{ConfigError, Exposure, LogFormat, ServeArgs, ServerConfig, Settings};
 pub use error::ServerError;
 pub use open::{BUILT_IN, open_store, without_password};
 pub use server::{Server, ServerHandle, serve};

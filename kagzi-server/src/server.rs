@@ -8,25 +8,27 @@ use kagzi_core::SharedStore;
 use kagzi_core::engine::Engine;
 use kagzi_proto::FILE_DESCRIPTOR_SET;
 use kagzi_sdk::wire::error::explained;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, lookup_host};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 
-use crate::config::ServerConfig;
+use crate::auth::{Auth, AuthLayer};
+use crate::config::{Exposure, ServerConfig};
 use crate::error::ServerError;
 use crate::health::Health;
 use crate::open::{open_store, without_password};
 use crate::service::Services;
 use crate::shutdown::{Drain, Drained};
+use crate::transport::{Tls, incoming};
 
 /// How many bytes one call may send ahead of what was read.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -44,6 +46,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
+    security: Security,
     store: SharedStore,
     listener: TcpListener,
     local_addr: SocketAddr,
@@ -56,11 +59,12 @@ impl Server {
     ///
     /// [`ServerError`] if the configuration, the store or the address is refused.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
-        config.validate()?;
+        let security = Security::of(&config)?;
+        resolve(&config.listen, &security).await?;
         // The address last: who sees it taken may count on a server that will serve.
         let store = open_store(&config).await?;
-        match listen(&config.listen).await {
-            Ok((listener, local_addr)) => Ok(Self { config, store, listener, local_addr }),
+        match listen(&config.listen, &security).await {
+            Ok((listener, local_addr)) => Ok(Self { config, security, store, listener, local_addr }),
             Err(refused) => {
                 if let Err(error) = store.close().await {
                     tracing::warn!(%error, "the store did not close cleanly");
@@ -76,9 +80,9 @@ impl Server {
     ///
     /// [`ServerError`] if the configuration or the address is refused.
     pub async fn bind_over(config: ServerConfig, store: SharedStore) -> Result<Self, ServerError> {
-        config.validate()?;
-        let (listener, local_addr) = listen(&config.listen).await?;
-        Ok(Self { config, store, listener, local_addr })
+        let security = Security::of(&config)?;
+        let (listener, local_addr) = listen(&config.listen, &security).await?;
+        Ok(Self { config, security, store, listener, local_addr })
     }
 
     /// The address it listens on, with the port that was taken.
@@ -104,25 +108,31 @@ impl Server {
         let health = Health::new(reporter);
         let drain = Drain::default();
         let engine = Engine::new(self.store.clone(), self.config.engine.clone());
-        let services = Services::new(&self.config, engine.clone(), drain.clone(), health.clone());
-        let router = router(&self.config, &services)?.add_service(health_service);
+        let Security { auth, tls, .. } = self.security;
+        let services =
+            Services::new(&self.config, engine.clone(), drain.clone(), health.clone(), auth.clone());
+        let router = router(&self.config, &services, auth.clone())?.add_service(health_service);
 
         // Before the first call, so that nobody is told that all is well without a look.
         health.check(&self.store, self.config.health_interval).await;
         let stop = CancellationToken::new();
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let incoming = incoming(self.listener, tls.clone());
         let transport = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tracing::info!(
             address = %self.local_addr,
             store = without_password(&self.config.store),
             backend = self.store.backend(),
             namespaces = self.config.namespaces.len(),
+            authentication = self.config.access_file.is_some(),
+            tls = tls.is_some(),
             "serving"
         );
+        let fresh = keep_fresh(&auth, tls.as_ref(), self.config.auth_reload_interval);
         let work = async {
             tokio::select! {
                 () = engine.run_reaper(std::future::pending()) => {}
                 () = health.watch(&self.store, self.config.health_interval) => {}
+                () = fresh => {}
                 () = shutdown => {}
             }
             tracing::info!("shutting down: no new calls, waits end, calls in flight finish");
@@ -150,13 +160,14 @@ impl Server {
     /// Serves on a task of its own, until the handle says otherwise.
     pub fn spawn(self) -> ServerHandle {
         let local_addr = self.local_addr;
+        let scheme = if self.security.tls.is_some() { "https" } else { "http" };
         let store = self.store.clone();
         let (shutdown, ordered) = oneshot::channel();
         let task = tokio::spawn(self.run(async {
             // A dropped handle orders the shutdown too.
             ordered.await.ok();
         }));
-        ServerHandle { local_addr, store, shutdown, task }
+        ServerHandle { local_addr, scheme, store, shutdown, task }
     }
 }
 
@@ -165,6 +176,7 @@ impl Server {
 #[derive(Debug)]
 pub struct ServerHandle {
     local_addr: SocketAddr,
+    scheme: &'static str,
     store: SharedStore,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
@@ -178,7 +190,7 @@ impl ServerHandle {
 
     /// Where clients find it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.local_addr)
+        format!("{}://{}", self.scheme, self.local_addr)
     }
 
     /// The store below.
@@ -207,18 +219,68 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     Server::bind(config).await?.run(shutdown).await
 }
 
-async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServerError> {
+/// Who may come, and how the way is encrypted.
+#[derive(Debug)]
+struct Security {
+    auth: Auth,
+    tls: Option<Tls>,
+    /// What a server that can be reached from other machines would lack.
+    lacks: Option<&'static str>,
+}
+
+impl Security {
+    /// Checks a configuration, and reads the files that it names.
+    fn of(config: &ServerConfig) -> Result<Self, ServerError> {
+        config.validate()?;
+        let (auth, tls) = (Auth::of(config)?, Tls::of(config)?);
+        let lacks = match (config.exposure, &config.access_file, &tls) {
+            (Exposure::Insecure, _, _) | (Exposure::Guarded, Some(_), Some(_)) => None,
+            (Exposure::Guarded, None, None) => Some("neither authentication nor TLS"),
+            (Exposure::Guarded, None, Some(_)) => Some("no authentication"),
+            (Exposure::Guarded, Some(_), None) => Some("no TLS"),
+        };
+        Ok(Self { auth, tls, lacks })
+    }
+}
+
+/// Goes by what the files of access and TLS say now. Never returns.
+async fn keep_fresh(auth: &Auth, tls: Option<&Tls>, interval: Duration) {
+    let tls = async {
+        match tls {
+            Some(tls) => tls.keep_fresh(interval).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::join!(auth.keep_fresh(interval), tls);
+}
+
+/// The addresses that an address of the configuration stands for, if the server may listen there.
+async fn resolve(address: &str, security: &Security) -> Result<Vec<SocketAddr>, ServerError> {
+    let resolved = lookup_host(address).await;
+    let resolved = resolved.map_err(|source| ServerError::Bind { address: address.to_owned(), source })?;
+    let resolved: Vec<SocketAddr> = resolved.collect();
+    match security.lacks {
+        Some(lacks) if resolved.iter().any(|resolved| !resolved.ip().is_loopback()) => {
+            Err(ServerError::Exposed { address: address.to_owned(), lacks })
+        }
+        _ => Ok(resolved),
+    }
+}
+
+async fn listen(address: &str, security: &Security) -> Result<(TcpListener, SocketAddr), ServerError> {
     let refuse = |source: std::io::Error| match source.kind() {
         ErrorKind::AddrInUse => ServerError::AddressInUse { address: address.to_owned() },
         _ => ServerError::Bind { address: address.to_owned(), source },
     };
-    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let resolved = resolve(address, security).await?;
+    let listener = TcpListener::bind(resolved.as_slice()).await.map_err(refuse)?;
     let local_addr = listener.local_addr().map_err(refuse)?;
     Ok((listener, local_addr))
 }
 
 /// What every answer goes through on its way out.
-type Outgoing = Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>;
+type Outgoing =
+    Stack<AuthLayer, Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>>;
 
 /// Requests that the transport itself refuses get the details that every other error has.
 fn explain_refusals(response: http::Response<Body>) -> http::Response<Body> {
@@ -228,7 +290,7 @@ fn explain_refusals(response: http::Response<Body>) -> http::Response<Body> {
     }
 }
 
-fn router(config: &ServerConfig, services: &Services) -> Result<Router<Outgoing>, ServerError> {
+fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Router<Outgoing>, ServerError> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -240,6 +302,7 @@ fn router(config: &ServerConfig, services: &Services) -> Result<Router<Outgoing>
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))
+        .layer(AuthLayer(auth))
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

@@ -2,7 +2,13 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterExt as _;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt};
+
+use crate::auth::AUDIT_TARGET;
 
 use crate::config::{ConfigError, LogFormat};
 
@@ -20,7 +26,7 @@ pub enum TelemetryError {
 
 /// Begins to write log lines to standard error, so that standard output stays for results.
 ///
-/// No line of kagzi holds a payload at any level.
+/// No line of kagzi holds a payload at any level. What operators do is on record whatever the level.
 ///
 /// # Errors
 ///
@@ -31,13 +37,13 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
         expected: "a level such as info, or directives such as info,kagzi_core=debug".to_owned(),
         got: format!("{level:?} ({error})"),
     })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let begun = match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let record = filter_fn(|line| line.target() == AUDIT_TARGET).with_max_level_hint(LevelFilter::INFO);
+    let filter = filter.or(record);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = match format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    let begun = tracing_subscriber::registry().with(lines).try_init();
     begun.map_err(|error| TelemetryError::AlreadySetUp(error.to_string()))
 }

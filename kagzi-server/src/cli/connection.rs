@@ -5,6 +5,7 @@ use std::time::Duration;
 use kagzi_core::{Namespace, StoreError};
 use kagzi_sdk::{Client, ClientError};
 
+use super::access::ServerAccess;
 use super::error::{CliError, Exit};
 
 /// For how long a command repeats a call that fails for a reason that may pass. People wait before the
@@ -19,14 +20,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the server at `address`.
+    /// Connects to the server that `access` names.
     ///
     /// # Errors
     ///
-    /// If the address is none, or nobody answers there.
-    pub async fn open(address: &str, namespace: &Namespace) -> Result<Self, CliError> {
+    /// If the address is none, what is to be shown there cannot be read, or nobody answers.
+    pub async fn open(access: &ServerAccess, namespace: &Namespace) -> Result<Self, CliError> {
+        let address = access.server.as_str();
         let explain = |error| explain("could not reach the server", address, &error);
-        let client = Client::connect(address).await.map_err(explain)?;
+        let options = access.options().map_err(explain)?;
+        let client = Client::connect_with(address, &options).await.map_err(explain)?;
         let client = client.in_namespace(namespace).map_err(explain)?.with_patience(PATIENCE);
         Ok(Self { client, address: address.to_owned() })
     }
@@ -44,7 +47,7 @@ impl Connection {
 
 fn explain(what: &str, address: &str, error: &ClientError) -> CliError {
     let (exit, remedy) = match error {
-        ClientError::Address { .. } => (Exit::Usage, None),
+        ClientError::Address { .. } | ClientError::Credentials { .. } => (Exit::Usage, None),
         ClientError::Connect { .. } => (
             Exit::Unavailable,
             Some(format!("name the right server with --server or KAGZI_SERVER (now {address})")),
@@ -61,6 +64,10 @@ fn verdict(error: &StoreError, address: &str) -> (Exit, Option<String>) {
         StoreError::RunNotFound { .. } => {
             (Exit::NotFound, "`kagzi list` shows the runs; --namespace names another tenant")
         }
+        StoreError::InvalidArgument { field, .. } if field == "credentials" => (
+            Exit::Refused,
+            "a token by --token-file or KAGZI_TOKEN, or a certificate by --client-cert, to which the server's access file grants this",
+        ),
         StoreError::InvalidArgument { .. } | StoreError::TooLarge { .. } | StoreError::BadCursor { .. } => {
             return (Exit::Usage, None);
         }

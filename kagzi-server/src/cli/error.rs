@@ -18,6 +18,8 @@ pub enum Exit {
     Unavailable = 4,
     /// The run that was waited for has not finished in time.
     TimedOut = 5,
+    /// The server does not know who asks, or does not let them do this.
+    Refused = 6,
     /// Stopped by Ctrl-C, as shells number it.
     Interrupted = 130,
     /// Stopped by SIGTERM, as shells number it.
@@ -50,6 +52,7 @@ Exit codes:
   3    there is no such run
   4    the server or its store cannot be reached, or cannot work, now; try again later
   5    --timeout has passed before the run has finished; it goes on
+  6    the server does not know you, or does not let you do this
   130  stopped by Ctrl-C; `serve` and `dev` drain and end with 0
   143  stopped by SIGTERM; likewise
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kagzi_core::{Namespace, StoreError};
-use kagzi_server::{ServeArgs, Server, ServerConfig, ServerError, telemetry};
+use kagzi_server::{Exposure, ServeArgs, Server, ServerConfig, ServerError, telemetry};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -19,6 +19,9 @@ pub struct DevArgs {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, env = "KAGZI_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:7474")]
     listen: String,
+    /// Listen beyond loopback, although this server lets in whoever comes.
+    #[arg(long)]
+    insecure: bool,
     /// The database file [default: kagzi/dev.db among your application data].
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
@@ -39,7 +42,10 @@ struct DevView {
 /// What a server's failure means for a command.
 pub fn server_failed(what: &str, error: &ServerError) -> CliError {
     let exit = match &error {
-        ServerError::Config(_) | ServerError::UnknownStore { .. } => Exit::Usage,
+        ServerError::Config(_)
+        | ServerError::Access(_)
+        | ServerError::Exposed { .. }
+        | ServerError::UnknownStore { .. } => Exit::Usage,
         ServerError::OpenStore { source, .. } => match source {
             StoreError::InvalidArgument { .. } => Exit::Usage,
             StoreError::Unavailable { .. } => Exit::Unavailable,
@@ -73,6 +79,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         listen: args.listen,
         store: sqlite_url(&database, "name another file with --db")?,
         namespaces: vec![namespace.clone()],
+        exposure: if args.insecure { Exposure::Insecure } else { Exposure::Guarded },
         log_level: "warn".to_owned(),
         ..ServerConfig::default()
     };

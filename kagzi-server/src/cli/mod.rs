@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and which module does it.
 
+mod access;
 mod act;
 mod args;
 mod conformance;
@@ -9,6 +10,7 @@ mod host;
 mod output;
 mod read;
 mod start;
+mod token;
 mod utf8;
 mod view;
 mod wait;
@@ -23,15 +25,13 @@ use kagzi_core::Namespace;
 
 use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
+use access::{DEFAULT_SERVER, ServerAccess};
 use connection::Connection;
 
 pub use args::duration;
 pub use error::{CliError, Exit};
 pub use host::{server_failed, sqlite_url, stop_signal};
 pub use output::{Audience, Output, complain, one_line, pairs, print};
-
-/// Where a server listens unless told otherwise.
-const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
 
 /// Whose runs are meant unless told otherwise.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -56,15 +56,8 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Where the server is.
-    #[arg(
-        long,
-        global = true,
-        env = "KAGZI_SERVER",
-        value_name = "URL",
-        default_value = DEFAULT_SERVER
-    )]
-    server: String,
+    #[command(flatten)]
+    access: ServerAccess,
     /// Whose runs: the tenant.
     #[arg(long, global = true, env = "KAGZI_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     namespace: Namespace,
@@ -111,6 +104,8 @@ enum Command {
     BenchPart(PartArgs),
     /// Judge a store: run the conformance suite against a live database, without touching your data.
     Conformance(conformance::ConformanceArgs),
+    /// Make tokens, which servers know their callers by.
+    Token(token::TokenArgs),
     /// Write a completion script for a shell to the standard output.
     Completions {
         /// Which shell.
@@ -151,9 +146,9 @@ fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
-    let Global { server, namespace, json } = cli.global;
+    let Global { access, namespace, json } = cli.global;
     let output = Output::new(if json { Audience::Programs } else { Audience::People });
-    let open = || Connection::open(&server, &namespace);
+    let open = || Connection::open(&access, &namespace);
     match cli.command {
         Command::Serve(args) => host::serve(*args, output).await?,
         Command::Dev(args) => host::dev(args, namespace, output).await?,
@@ -166,10 +161,11 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::DeadLetters(args) => read::dead_letters(args, &open().await?, output).await?,
         Command::Queues => read::queues(&open().await?, output).await?,
         Command::Demo(args) => return demo::demo(args, output).await,
-        Command::DemoWorker(args) => demo::work(args, &server, &namespace).await?,
+        Command::DemoWorker(args) => demo::work(args, &access.server, &namespace).await?,
         Command::Bench(args) => return bench::bench(args, output).await,
-        Command::BenchPart(args) => bench::play(args, &server, namespace).await?,
+        Command::BenchPart(args) => bench::play(args, &access.server, namespace).await?,
         Command::Conformance(args) => return conformance::conformance(args, output).await,
+        Command::Token(args) => token::token(args, output)?,
         Command::Completions { shell } => completions(shell)?,
     }
     Ok(Exit::Ok)
@@ -222,6 +218,11 @@ mod tests {
             "kagzi demo /some/dir --store postgres://localhost/x --output /out",
             "kagzi conformance --store memory: --group claim --except races lease --json",
             "kagzi conformance --store postgres://u@h/d --markdown",
+            "kagzi token new --to /run/secrets/kagzi",
+            "kagzi list --server https://h:1 --tls-ca a.pem --client-cert c.pem --client-key k.pem",
+            "kagzi list --token-file t --plaintext-token",
+            "kagzi serve --insecure --access-file a --tls-cert c --tls-key k --tls-client-ca a",
+            "kagzi serve --insecure=false",
             "kagzi completions bash",
         ] {
             if let Err(error) = parse(line) {

@@ -39,6 +39,7 @@ fn for_people(message: &str) -> String {
     let expected = match expected {
         "u32" | "usize" => "a whole number, 0 or more",
         "f64" => "a number",
+        "a boolean" => "true or false",
         "a string" => "a text in quotes",
         "a sequence" => "a list of texts in square brackets",
         other => other,

@@ -39,6 +39,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether a server may be reached from other machines although it does not ask who calls, or does not
+/// encrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exposure {
+    /// It may not: such a server listens on loopback or not at all.
+    #[default]
+    Guarded,
+    /// It may: something before it, such as a proxy or a closed network, does both.
+    Insecure,
+}
+
 /// Everything that a server is told, checked and complete.
 #[derive(Clone, PartialEq)]
 pub struct ServerConfig {
@@ -76,6 +87,20 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// How many calls one connection may have in flight, long polls included. Default 4096.
     pub max_concurrent_streams: u32,
+    /// Who may come and what they may do; nothing: anybody, anything.
+    pub access_file: Option<PathBuf>,
+    /// The server's certificate with its chain, in PEM; nothing: no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The authorities that vouch for certificates of clients, in PEM; nothing: clients show none.
+    pub tls_client_ca: Option<PathBuf>,
+    /// How often the files of access and TLS are looked at for changes. Default 5 s.
+    pub auth_reload_interval: Duration,
+    /// Whether it may be reached from other machines without authentication and TLS. Default: it may not.
+    pub exposure: Exposure,
+    /// Where the actions of operators are put on record, beside the log.
+    pub audit_log: Option<PathBuf>,
     /// How log lines look. Default text.
     pub log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,kagzi_core=debug`. Default `info`.
@@ -112,6 +137,13 @@ impl Default for ServerConfig {
             health_interval: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(20),
             max_concurrent_streams: 4096,
+            access_file: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            auth_reload_interval: Duration::from_secs(5),
+            exposure: Exposure::Guarded,
+            audit_log: None,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
@@ -163,6 +195,7 @@ impl ServerConfig {
         self.validate_names()?;
         self.validate_durations()?;
         self.validate_sizes()?;
+        self.validate_security()?;
         if !(1..=MAX_BATCH).contains(&self.max_batch) {
             return refuse("max_batch", format!("from 1 to {MAX_BATCH}"), self.max_batch);
         }
@@ -197,6 +230,20 @@ impl ServerConfig {
         }
     }
 
+    fn validate_security(&self) -> Result<(), ConfigError> {
+        let needs = |key: &str, other: &str| refuse(key, format!("{other} beside it"), format!("no {other}"));
+        match (&self.tls_cert, &self.tls_key, &self.tls_client_ca) {
+            (Some(_), None, _) => needs("tls_cert", "tls_key"),
+            (None, Some(_), _) => needs("tls_key", "tls_cert"),
+            (None, None, Some(_)) => needs("tls_client_ca", "tls_cert"),
+            // A certificate says who it is; what they may do stands in the access file.
+            (Some(_), Some(_), Some(_)) if self.access_file.is_none() => {
+                needs("tls_client_ca", "access_file")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn validate_sizes(&self) -> Result<(), ConfigError> {
         let Rules { max_payload_bytes, max_message_bytes: max_failure_message_bytes, .. } = self.rules;
         if !(1..=MAX_PAYLOAD_BYTES).contains(&max_payload_bytes) {
@@ -220,6 +267,7 @@ impl ServerConfig {
             ("default_lease", self.default_lease),
             ("max_lease", self.max_lease),
             ("health_interval", self.health_interval),
+            ("auth_reload_interval", self.auth_reload_interval),
             ("keepalive_interval", self.keepalive_interval),
         ];
         let longest = [("max_poll_wait", self.max_poll_wait), ("drain_timeout", self.drain_timeout)];
@@ -317,6 +365,16 @@ impl Settings {
             health_interval: length(self.health_interval, default.health_interval),
             keepalive_interval: length(self.keepalive_interval, default.keepalive_interval),
             max_concurrent_streams: self.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            access_file: self.access_file,
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            tls_client_ca: self.tls_client_ca,
+            auth_reload_interval: length(self.auth_reload_interval, default.auth_reload_interval),
+            exposure: match self.insecure {
+                Some(true) => Exposure::Insecure,
+                Some(false) | None => Exposure::Guarded,
+            },
+            audit_log: self.audit_log,
             log_format: self.log_format.unwrap_or(default.log_format),
             log_level: self.log_level.unwrap_or(default.log_level),
         };

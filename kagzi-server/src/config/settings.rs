@@ -92,6 +92,37 @@ pub struct Settings {
     /// How many calls one connection may have in flight. [default: 4096]
     #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N", allow_hyphen_values = true)]
     pub max_concurrent_streams: Option<u32>,
+    /// The access file: who may come, and what they may do (a TOML file; docs/security.md describes it,
+    /// `kagzi token new` makes tokens for it). [default: anybody may do anything]
+    #[arg(long, env = "KAGZI_ACCESS_FILE", value_name = "FILE")]
+    pub access_file: Option<PathBuf>,
+    /// The server's TLS certificate with its chain, a PEM file. [default: no TLS]
+    #[arg(long, env = "KAGZI_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the TLS certificate, a PEM file.
+    #[arg(long, env = "KAGZI_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities that vouch for clients' certificates, a PEM file. [default: clients show none]
+    #[arg(long, env = "KAGZI_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// How often the files of access and TLS are looked at for changes. [default: 5s]
+    #[arg(long, env = "KAGZI_AUTH_RELOAD_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
+    pub auth_reload_interval: Option<Length>,
+    /// Listen beyond loopback although callers are not authenticated or connections not encrypted:
+    /// something before this server does it. [default: false]
+    #[arg(
+        long,
+        env = "KAGZI_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub insecure: Option<bool>,
+    /// A file to which the actions of operators are added, one JSON object a line, beside the log.
+    /// [default: the log alone]
+    #[arg(long, env = "KAGZI_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// How log lines look. [default: text]
     #[arg(long, env = "KAGZI_LOG_FORMAT", value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -139,6 +170,13 @@ impl Settings {
             health_interval: self.health_interval.or(other.health_interval),
             keepalive_interval: self.keepalive_interval.or(other.keepalive_interval),
             max_concurrent_streams: self.max_concurrent_streams.or(other.max_concurrent_streams),
+            access_file: self.access_file.or(other.access_file),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            auth_reload_interval: self.auth_reload_interval.or(other.auth_reload_interval),
+            insecure: self.insecure.or(other.insecure),
+            audit_log: self.audit_log.or(other.audit_log),
             log_format: self.log_format.or(other.log_format),
             log_level: self.log_level.or(other.log_level),
         }

@@ -14,17 +14,19 @@ use super::Services;
 impl AdminService for Services {
     async fn get_server_info(
         &self,
-        _: Request<v1::GetServerInfoRequest>,
+        request: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
-        self.answer("GetServerInfo", Ok(()), |()| self.server_info()).await
+        let caller = self.caller(&request)?;
+        self.answer(&caller, "GetServerInfo", Ok(()), |()| self.server_info()).await
     }
 
     async fn delete_finished(
         &self,
         request: Request<v1::DeleteFinishedRequest>,
     ) -> Result<Response<v1::DeleteFinishedResponse>, Status> {
+        let caller = self.caller(&request)?;
         let read = DeleteFinished::from_wire(request.into_inner());
-        self.answer("DeleteFinished", read, |delete| async move {
+        self.answer(&caller, "DeleteFinished", read, |delete| async move {
             let deleted = self.store().delete_finished(&delete).await?;
             Ok(v1::DeleteFinishedResponse { deleted })
         })

@@ -1,12 +1,14 @@
-//! The frame of every call: admit, read, check the namespace, do, answer or report.
+//! The frame of every call: admit, read, check the caller and the namespace, do, answer or report.
 
-use kagzi_core::{Namespace, RunId, StoreError};
-use kagzi_sdk::wire::error::{Refusal, namespace_not_found};
+use kagzi_core::{ClaimedRun, Namespace, RunId, StoreError};
+use kagzi_sdk::wire::error::{Refusal, namespace_not_found, permission_denied};
 use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use super::permission::{self, Permission, Place};
 use super::subject::Subject;
+use crate::auth::Caller;
 
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
@@ -21,13 +23,15 @@ impl Services {
         O: IntoWire<R>,
         F: Future<Output = Result<O, StoreError>>,
     {
-        let reply = self.reply(method, D::from_wire(request.into_inner()), act).await;
+        let caller = self.caller(&request)?;
+        let reply = self.reply(&caller, method, D::from_wire(request.into_inner()), act).await;
         reply.map(|outcome| Response::new(outcome.into_wire())).map_err(Refusal::into_status)
     }
 
     /// Answers a call whose message was read, or not.
     pub(super) async fn answer<R, D, F>(
         &self,
+        caller: &Caller,
         method: &'static str,
         read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
@@ -36,12 +40,41 @@ impl Services {
         D: Subject,
         F: Future<Output = Result<R, StoreError>>,
     {
-        self.reply(method, read, act).await.map(Response::new).map_err(Refusal::into_status)
+        self.reply(caller, method, read, act).await.map(Response::new).map_err(Refusal::into_status)
     }
 
-    /// Does what a request asks, whatever carried it here.
+    /// Who makes a call.
+    pub(super) fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Status> {
+        match request.extensions().get::<Caller>() {
+            Some(caller) => Ok(caller.clone()),
+            None => self.0.auth.unseen().map_err(Refusal::into_status),
+        }
+    }
+
+    /// Does what a request asks, whatever carried it here, and puts it on record if it is an operator's.
     pub(super) async fn reply<O, D, F>(
         &self,
+        caller: &Caller,
+        method: &'static str,
+        read: Result<D, StoreError>,
+        act: impl FnOnce(D) -> F,
+    ) -> Result<O, Refusal>
+    where
+        D: Subject,
+        F: Future<Output = Result<O, StoreError>>,
+    {
+        let about = read.as_ref().ok();
+        let namespace = about.and_then(|request| request.namespaces().next());
+        let run_id = about.and_then(Subject::run_id);
+        let deed = self.0.auth.audit().begin(caller, method, namespace, run_id);
+        let outcome = self.perform(caller, method, read, act).await;
+        deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
+        outcome
+    }
+
+    async fn perform<O, D, F>(
+        &self,
+        caller: &Caller,
         method: &'static str,
         read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
@@ -52,16 +85,71 @@ impl Services {
     {
         let in_flight = self.0.drain.admit()?;
         let request = read.map_err(|error| self.refused(method, None, &error))?;
+        // Before anything is looked up: whoever is denied learns nothing of what is there.
+        let permission = request.permission(caller, method);
+        if permission == Permission::Denied {
+            return Err(denied(caller, method));
+        }
+        let run_id = request.run_id();
+        if permission == Permission::IfRun {
+            self.check_run(caller, method, &request).await?;
+        }
         if let Some(unknown) = self.not_served(&request) {
             tracing::info!(method, namespace = %unknown, reason = "NAMESPACE_NOT_FOUND", "call failed");
             return Err(namespace_not_found(unknown.as_str()));
         }
-        let run_id = request.run_id();
         self.0.health.admit().map_err(|error| self.refused(method, run_id, &error))?;
         let admitted = self.0.load.admit(request.errand()).await?;
         let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
         drop((admitted, in_flight));
         Ok(answer)
+    }
+
+    /// Denies a request about a run that is not within the caller's bounds, or is not there.
+    async fn check_run(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        request: &impl Subject,
+    ) -> Result<(), Refusal> {
+        let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
+            return Err(denied(caller, method));
+        };
+        self.0.health.admit().map_err(|error| self.refused(method, Some(run_id), &error))?;
+        let within = self.within(caller, method, namespace, run_id).await;
+        let within = within.map_err(|error| self.refused(method, Some(run_id), &error))?;
+        if within { Ok(()) } else { Err(denied(caller, method)) }
+    }
+
+    /// Whether a run lies within the caller's bounds. One that is not there does not.
+    pub(super) async fn within(
+        &self,
+        caller: &Caller,
+        method: &str,
+        namespace: &Namespace,
+        run_id: RunId,
+    ) -> Result<bool, StoreError> {
+        let place = match self.0.places.find(namespace, run_id) {
+            Some(place) => place,
+            None => match self.store().get_run(namespace, run_id).await {
+                Ok(record) => {
+                    self.0.places.remember(&record.run);
+                    Place::from(&record.run)
+                }
+                Err(StoreError::RunNotFound { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(permission::place(caller, method, namespace, &place))
+    }
+
+    /// Remembers where claimed runs belong, if their worker's next calls will ask.
+    pub(super) fn remember(&self, caller: &Caller, runs: &[ClaimedRun]) {
+        for run in runs {
+            if !caller.may_everywhere("BeginStep", run.run.namespace.as_str()) {
+                self.0.places.remember(&run.run);
+            }
+        }
     }
 
     /// The first namespace of a request that this server does not serve.
@@ -84,4 +172,11 @@ impl Services {
         }
         Refusal::from(error)
     }
+}
+
+/// The refusal of a caller who may not do this, the same whatever is there.
+pub(super) fn denied(caller: &Caller, method: &str) -> Refusal {
+    let refusal = permission_denied(method);
+    tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
+    refusal
 }

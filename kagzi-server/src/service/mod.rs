@@ -5,6 +5,7 @@ mod call;
 mod limits;
 mod load;
 mod page;
+mod permission;
 mod poll;
 mod stream;
 mod subject;
@@ -22,11 +23,13 @@ use kagzi_proto::v1::admin_service_server::AdminServiceServer;
 use kagzi_proto::v1::worker_service_server::WorkerServiceServer;
 use kagzi_proto::v1::workflow_service_server::WorkflowServiceServer;
 
+use crate::auth::Auth;
 use crate::config::ServerConfig;
 use crate::health::Health;
 use crate::shutdown::Drain;
 use limits::Limits;
 use load::Load;
+use permission::Places;
 
 /// What every call needs. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -39,11 +42,20 @@ struct Shared {
     drain: Drain,
     health: Health,
     load: Load,
+    auth: Auth,
+    places: Places,
 }
 
 impl Services {
-    pub(crate) fn new(config: &ServerConfig, engine: Engine, drain: Drain, health: Health) -> Self {
-        Self(Arc::new(Shared { engine, limits: Limits::of(config), drain, health, load: Load::default() }))
+    pub(crate) fn new(
+        config: &ServerConfig,
+        engine: Engine,
+        drain: Drain,
+        health: Health,
+        auth: Auth,
+    ) -> Self {
+        let (limits, load, places) = (Limits::of(config), Load::default(), Places::default());
+        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places }))
     }
 
     fn store(&self) -> &SharedStore {

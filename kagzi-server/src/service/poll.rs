@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Services;
 use super::weight::{self, RESPONSE_BYTES};
+use crate::auth::Caller;
 use crate::shutdown::Drain;
 
 /// Claimed runs on their way to the worker. Dropped before they were taken out, it gives their leases
@@ -69,7 +70,7 @@ impl Services {
     /// begins, it stops waiting, but a claim that is being made is made to its end, and if the caller
     /// has gone, what it took is given back. An answer that is lost later, on the network, is got by
     /// sending the poll again under its operation id; else the leases expire.
-    pub(super) async fn poll(&self, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
+    pub(super) async fn poll(&self, caller: &Caller, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
         let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
         let services = self.clone();
         self.0.drain.spawn(&Handle::current(), async move {
@@ -88,7 +89,9 @@ impl Services {
             context: "polling",
             detail: "the poll's task ended without an answer".to_owned(),
         })??;
-        Ok(handover.hand_over(self))
+        let runs = handover.hand_over(self);
+        self.remember(caller, &runs);
+        Ok(runs)
     }
 }
 

@@ -7,6 +7,8 @@ use kagzi_core::{
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
 use super::load::Errand;
+use super::permission::{self, Permission};
+use crate::auth::Caller;
 
 /// What a request is about.
 pub(super) trait Subject {
@@ -17,6 +19,9 @@ pub(super) trait Subject {
     fn errand(&self) -> Errand {
         Errand::Other
     }
+
+    /// Whether `caller` may do this, as far as the request tells.
+    fn permission(&self, caller: &Caller, method: &str) -> Permission;
 
     /// The run that it names, if it names one.
     fn run_id(&self) -> Option<RunId> {
@@ -29,6 +34,9 @@ macro_rules! about_a_leased_run {
         impl Subject for $request {
             fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
                 [&self.lease.namespace].into_iter()
+            }
+            fn permission(&self, caller: &Caller, method: &str) -> Permission {
+                permission::run(caller, method, &self.lease.namespace)
             }
             fn run_id(&self) -> Option<RunId> {
                 Some(self.lease.run_id)
@@ -47,6 +55,9 @@ macro_rules! about_a_run {
             fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
                 [&self.namespace].into_iter()
             }
+            fn permission(&self, caller: &Caller, method: &str) -> Permission {
+                permission::run(caller, method, &self.namespace)
+            }
             fn run_id(&self) -> Option<RunId> {
                 Some(self.run_id)
             }
@@ -55,20 +66,36 @@ macro_rules! about_a_run {
 }
 about_a_run!(GetRun, CancelRun, RequeueRun, ListAttempts);
 
-macro_rules! about_a_namespace {
+macro_rules! about_filtered_runs {
     ($($request:ty),+) => {$(
         impl Subject for $request {
             fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
                 [&self.namespace].into_iter()
             }
+            fn permission(&self, caller: &Caller, method: &str) -> Permission {
+                permission::filter(caller, method, &self.namespace, &self.filter)
+            }
         }
     )+};
 }
-about_a_namespace!(Claim, ListRuns, CountRuns);
+about_filtered_runs!(ListRuns, CountRuns);
 
+impl Subject for Claim {
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.namespace].into_iter()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::claim(caller, method, self)
+    }
+}
+
+/// A question about the queues of a namespace; the answer is cut to those that the caller may see.
 impl Subject for Namespace {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         [self].into_iter()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::somewhere(caller, method, self)
     }
 }
 
@@ -76,11 +103,18 @@ impl Subject for DeleteFinished {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespace.iter()
     }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        // The protocol asks for a namespace.
+        self.namespace.as_ref().map_or(Permission::Denied, |own| permission::namespace(caller, method, own))
+    }
 }
 
 impl Subject for Poll {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.claim.namespaces()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::claim(caller, method, &self.claim)
     }
     fn errand(&self) -> Errand {
         Errand::Claim
@@ -91,6 +125,9 @@ impl Subject for StartRun {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         [&self.namespace].into_iter()
     }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::start(caller, method, self)
+    }
     fn errand(&self) -> Errand {
         Errand::Start
     }
@@ -99,6 +136,10 @@ impl Subject for StartRun {
 impl Subject for Vec<StartRun> {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.iter().map(|start| &start.namespace)
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        let mut each = self.iter().map(|start| permission::start(caller, method, start));
+        each.find(|permission| *permission != Permission::Granted).unwrap_or(Permission::Granted)
     }
     fn errand(&self) -> Errand {
         Errand::Start
@@ -109,6 +150,12 @@ impl Subject for Vec<Heartbeat> {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.iter().map(|heartbeat| &heartbeat.lease.namespace)
     }
+    /// Each lease has a verdict of its own, so that one that is refused costs none of the others.
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        let mut each =
+            self.iter().map(|heartbeat| permission::somewhere(caller, method, &heartbeat.lease.namespace));
+        each.find(|permission| *permission != Permission::Granted).unwrap_or(Permission::Granted)
+    }
     fn errand(&self) -> Errand {
         Errand::Work
     }
@@ -118,5 +165,8 @@ impl Subject for Vec<Heartbeat> {
 impl Subject for () {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         std::iter::empty()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        if caller.may_ever(method) { Permission::Granted } else { Permission::Denied }
     }
 }

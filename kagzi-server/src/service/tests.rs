@@ -34,7 +34,7 @@ fn services_with(max_batch: u32) -> Services {
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
     let engine = Engine::new(Arc::new(store), rarely);
     let (reporter, _) = tonic_health::server::health_reporter();
-    Services::new(&config, engine, Drain::default(), Health::new(reporter))
+    Services::new(&config, engine, Drain::default(), Health::new(reporter), Auth::open())
 }
 
 fn namespace() -> Namespace {

@@ -1,14 +1,17 @@
 //! `WorkerService`: the life of a claimed run.
 
-use kagzi_core::{Heartbeat, StoreError};
+use kagzi_core::{Heartbeat, Lease, StoreError};
 use kagzi_proto::v1;
+use kagzi_proto::v1::heartbeat_verdict::Verdict;
 use kagzi_proto::v1::worker_service_server::WorkerService;
+use kagzi_sdk::wire::error::permission_denied;
 use kagzi_sdk::wire::{IntoWire, Poll, heartbeats_from_wire, poll_from_wire, verdicts_to_wire};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::Services;
 use super::limits::check_batch;
 use super::stream::Answers;
+use crate::auth::Caller;
 
 #[async_trait]
 impl WorkerService for Services {
@@ -16,20 +19,19 @@ impl WorkerService for Services {
         &self,
         request: Request<v1::PollActivityRequest>,
     ) -> Result<Response<v1::PollActivityResponse>, Status> {
+        let caller = self.caller(&request)?;
         let read = self.read_poll(request.into_inner());
-        self.answer("PollActivity", read, |poll| async { self.poll(poll).await.map(IntoWire::into_wire) })
-            .await
+        let poll = |poll| async { self.poll(&caller, poll).await.map(IntoWire::into_wire) };
+        self.answer(&caller, "PollActivity", read, poll).await
     }
 
     async fn record_heartbeat(
         &self,
         request: Request<v1::RecordHeartbeatRequest>,
     ) -> Result<Response<v1::RecordHeartbeatResponse>, Status> {
+        let caller = self.caller(&request)?;
         let read = self.read_heartbeats(request.into_inner());
-        self.answer("RecordHeartbeat", read, |batch| async {
-            self.store().heartbeat(batch).await.map(verdicts_to_wire)
-        })
-        .await
+        self.answer(&caller, "RecordHeartbeat", read, |batch| self.heartbeat(&caller, batch)).await
     }
 
     async fn begin_step(
@@ -87,7 +89,8 @@ impl WorkerService for Services {
         &self,
         request: Request<Streaming<v1::StreamWorkRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        self.open_stream(request.into_inner()).await.map(Response::new)
+        let caller = self.caller(&request)?;
+        self.open_stream(caller, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -106,6 +109,35 @@ impl Services {
         poll.claim.steps_limit = poll.claim.steps_limit.min(limits.max_batch);
         poll.wait = limits.wait(poll.wait);
         poll
+    }
+
+    /// Extends the leases on runs within the caller's bounds; each of the others is refused by itself.
+    pub(super) async fn heartbeat(
+        &self,
+        caller: &Caller,
+        batch: Vec<Heartbeat>,
+    ) -> Result<v1::RecordHeartbeatResponse, StoreError> {
+        const METHOD: &str = "RecordHeartbeat";
+        let mut within = Vec::with_capacity(batch.len());
+        for heartbeat in &batch {
+            let Lease { namespace, run_id, .. } = &heartbeat.lease;
+            let everywhere = caller.may_everywhere(METHOD, namespace.as_str());
+            within.push(everywhere || self.within(caller, METHOD, namespace, *run_id).await?);
+        }
+        let (mut allowed, count) = (batch, within.len());
+        let mut keep = within.iter();
+        allowed.retain(|_| keep.next().copied().unwrap_or(false));
+        let verdicts = if allowed.is_empty() { Vec::new() } else { self.store().heartbeat(allowed).await? };
+        let mut verdicts = verdicts_to_wire(verdicts).verdicts.into_iter();
+        let refused = || {
+            let item = permission_denied(METHOD).into_item();
+            v1::HeartbeatVerdict { verdict: Some(Verdict::Refused(item)) }
+        };
+        let mut answer = Vec::with_capacity(count);
+        for within in within {
+            answer.extend(if within { verdicts.next() } else { Some(refused()) });
+        }
+        Ok(v1::RecordHeartbeatResponse { verdicts: answer })
     }
 
     pub(super) fn read_heartbeats(

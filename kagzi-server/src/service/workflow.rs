@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::limits::check_batch;
 use super::page::gather;
-use super::{Services, weight};
+use super::{Services, permission, weight};
 
 #[async_trait]
 impl WorkflowService for Services {
@@ -53,8 +53,9 @@ impl WorkflowService for Services {
         &self,
         request: Request<v1::CountWorkflowsRequest>,
     ) -> Result<Response<v1::CountWorkflowsResponse>, Status> {
+        let caller = self.caller(&request)?;
         let read = kagzi_sdk::wire::FromWire::from_wire(request.into_inner());
-        self.answer("CountWorkflows", read, |count: CountRuns| async move {
+        self.answer(&caller, "CountWorkflows", read, |count: CountRuns| async move {
             let count = self.store().count_runs(&count.namespace, &count.filter).await?;
             Ok(v1::CountWorkflowsResponse { count })
         })
@@ -86,11 +87,15 @@ impl WorkflowService for Services {
         &self,
         request: Request<v1::GetQueueDepthsRequest>,
     ) -> Result<Response<v1::GetQueueDepthsResponse>, Status> {
+        let caller = self.caller(&request)?;
         let read = Namespace::new(request.into_inner().namespace);
-        self.answer("GetQueueDepths", read, |namespace| async move {
-            self.store().queue_depths(&namespace).await.map(IntoWire::into_wire)
-        })
-        .await
+        let caller = &caller;
+        let look = |namespace: Namespace| async move {
+            let mut depths = self.store().queue_depths(&namespace).await?;
+            depths.retain(|depth| permission::queue(caller, "GetQueueDepths", &namespace, &depth.queue));
+            Ok(depths.into_wire())
+        };
+        self.answer(caller, "GetQueueDepths", read, look).await
     }
 }
 

@@ -13,7 +13,7 @@ mod tests;
 use std::mem::replace;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -22,7 +22,7 @@ use kagzi_core::{Claim, StoreError};
 use kagzi_proto::v1;
 use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_proto::v1::stream_work_response::Response;
-use kagzi_sdk::wire::error::{Refusal, explained};
+use kagzi_sdk::wire::error::{Refusal, explained, unauthenticated};
 use kagzi_sdk::wire::{IntoWire as _, open_from_wire};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
@@ -33,6 +33,7 @@ use held::HeldBytes;
 
 use super::Services;
 use super::poll::Handover;
+use crate::auth::Caller;
 use crate::shutdown::shutting_down_now;
 
 /// How many requests of one worker may be in flight or have an answer that was not taken.
@@ -40,6 +41,9 @@ const ROOM: usize = 1024;
 
 /// How long a worker has, from the beginning of its stream, to say who it is.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a stream looks whether the credential that opened it has expired.
+const LOOK_AT_THE_CLOCK: Duration = Duration::from_mins(1);
 
 /// The answers of a session, as the transport takes them.
 pub(super) type Answers = BoxStream<'static, Result<v1::StreamWorkResponse, Status>>;
@@ -62,6 +66,8 @@ enum Outbound {
 /// One worker's stream.
 struct Session<S> {
     services: Services,
+    /// Whom the credential that opened the stream belongs to, as far as is known now.
+    caller: Caller,
     requests: S,
     answers: mpsc::Sender<Outbound>,
     /// What the worker takes, for every one of its claims.
@@ -83,11 +89,13 @@ enum End {
     Unreadable(Status),
     /// The server shuts down.
     Drain,
+    /// The credential that opened the stream counts no more.
+    Refused(Refusal),
 }
 
 impl Services {
     /// Opens a worker's stream: reads who it is, and serves it until it ends.
-    pub(super) async fn open_stream<S>(&self, mut requests: S) -> Result<Answers, Status>
+    pub(super) async fn open_stream<S>(&self, caller: Caller, mut requests: S) -> Result<Answers, Status>
     where
         S: Stream<Item = Result<v1::StreamWorkRequest, Status>> + Send + Unpin + 'static,
     {
@@ -106,11 +114,12 @@ impl Services {
                 },
             }),
         };
-        let opened = self.reply("StreamWork", read, |claim| async { Ok(claim) }).await;
+        let opened = self.reply(&caller, "StreamWork", read, |claim| async { Ok(claim) }).await;
         let opened = opened.map_err(Refusal::into_status)?;
         let (answers, mut outbound) = mpsc::channel(ROOM);
         let session = Session {
             services: self.clone(),
+            caller,
             requests,
             answers,
             opened: Arc::new(opened),
@@ -163,6 +172,7 @@ where
             End::Worker => return,
             End::Unreadable(status) => status,
             End::Drain => shutting_down_now().into_status(),
+            End::Refused(refusal) => refusal.into_status(),
         };
         // A worker that has gone needs no reason.
         self.answers.send(Outbound::End(status)).await.ok();
@@ -171,12 +181,19 @@ where
     async fn take_requests(&mut self) -> End {
         let (drain, answers) = (self.services.0.drain.clone(), self.answers.clone());
         let (mut begun, mut gone) = (pin!(drain.begun()), pin!(answers.closed()));
+        let auth = self.services.0.auth.clone();
+        let (mut changes, mut expired) = (auth.changes(), pin!(until(self.caller.until)));
         let mut room: Option<Room> = None;
         loop {
             tokio::select! {
                 biased;
                 () = &mut begun => return End::Drain,
                 () = &mut gone => return End::Worker,
+                () = changes.next() => match auth.renew(&self.caller) {
+                    Ok(caller) => self.caller = caller,
+                    Err(refusal) => return End::Refused(refusal),
+                },
+                () = &mut expired => return End::Refused(unauthenticated("one that has expired")),
                 Some(done) = self.work.next() => self.held.release(done),
                 reserved = answers.clone().reserve_owned(), if room.is_none() => match reserved {
                     Ok(reserved) => room = Some(reserved),
@@ -196,14 +213,14 @@ where
     fn begin(&mut self, message: v1::StreamWorkRequest, room: Option<Room>) {
         let (Some(room), id) = (room, message.id) else { return };
         let held = self.held.take(&message);
-        let services = self.services.clone();
+        let (services, caller) = (self.services.clone(), self.caller.clone());
         self.work.push(match message.request {
             Some(Request::Take(take)) => {
                 let stop = CancellationToken::new();
                 replace(&mut self.stop_taking, stop.clone()).cancel();
                 let (opened, claiming) = (Arc::clone(&self.opened), Arc::clone(&self.claiming));
                 Box::pin(async move {
-                    let taken = services.take_runs(&take, &opened, &claiming, &stop).await;
+                    let taken = services.take_runs(&caller, &take, &opened, &claiming, &stop).await;
                     room.send(match taken {
                         Ok(runs) => Outbound::Runs { id, runs },
                         Err(refusal) => Outbound::Answer(refused(id, refusal)),
@@ -212,7 +229,7 @@ where
                 })
             }
             request => Box::pin(async move {
-                let answer = match services.respond(request).await {
+                let answer = match services.respond(&caller, request).await {
                     Ok(response) => v1::StreamWorkResponse { id, response: Some(response) },
                     Err(refusal) => refused(id, refusal),
                 };
@@ -220,6 +237,18 @@ where
                 held
             }),
         });
+    }
+}
+
+/// Ready at that moment by the clock on the wall, or never.
+async fn until(moment: Option<SystemTime>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    while let Ok(left) = moment.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            return;
+        }
+        // In pieces, since the clock on the wall may be set meanwhile.
+        tokio::time::sleep(left.min(LOOK_AT_THE_CLOCK)).await;
     }
 }
 

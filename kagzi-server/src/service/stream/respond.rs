@@ -7,52 +7,62 @@ use kagzi_proto::v1;
 use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_proto::v1::stream_work_response::Response;
 use kagzi_sdk::wire::error::Refusal;
-use kagzi_sdk::wire::{FromWire, IntoWire as _, Poll, take_from_wire, verdicts_to_wire};
+use kagzi_sdk::wire::{FromWire, IntoWire as _, Poll, take_from_wire};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Services;
 use super::super::poll::Handover;
 use super::super::subject::Subject;
+use crate::auth::Caller;
 
 impl Services {
     /// Does what a request asks, all but taking runs.
-    pub(super) async fn respond(&self, request: Option<Request>) -> Result<Response, Refusal> {
+    pub(super) async fn respond(
+        &self,
+        caller: &Caller,
+        request: Option<Request>,
+    ) -> Result<Response, Refusal> {
         let store = self.store();
         match request {
             Some(Request::Heartbeat(wire)) => {
-                let beat = |batch| async { store.heartbeat(batch).await.map(verdicts_to_wire) };
-                self.reply("RecordHeartbeat", self.read_heartbeats(wire), beat).await.map(Response::Heartbeat)
+                let beat = |batch| self.heartbeat(caller, batch);
+                let answer = self.reply(caller, "RecordHeartbeat", self.read_heartbeats(wire), beat).await;
+                answer.map(Response::Heartbeat)
             }
             Some(Request::BeginStep(wire)) => {
-                let answer = self.write("BeginStep", wire, |begin: BeginStep| store.begin_step(begin)).await;
+                let answer =
+                    self.write(caller, "BeginStep", wire, |begin: BeginStep| store.begin_step(begin)).await;
                 answer.map(|outcome| Response::BeginStep(outcome.into_wire()))
             }
             Some(Request::CompleteStep(wire)) => {
                 let complete = |complete: CompleteStep| store.complete_step(complete);
-                let answer = self.write("CompleteStep", wire, complete).await;
+                let answer = self.write(caller, "CompleteStep", wire, complete).await;
                 answer.map(|outcome| Response::CompleteStep(outcome.into_wire()))
             }
             Some(Request::FailStep(wire)) => {
-                let answer = self.write("FailStep", wire, |fail: FailStep| store.fail_step(fail)).await;
+                let answer =
+                    self.write(caller, "FailStep", wire, |fail: FailStep| store.fail_step(fail)).await;
                 answer.map(|outcome| Response::FailStep(outcome.into_wire()))
             }
             Some(Request::ScheduleSleep(wire)) => {
-                let answer = self.write("ScheduleSleep", wire, |sleep: Sleep| store.sleep(sleep)).await;
+                let answer =
+                    self.write(caller, "ScheduleSleep", wire, |sleep: Sleep| store.sleep(sleep)).await;
                 answer.map(|outcome| Response::ScheduleSleep(outcome.into_wire()))
             }
             Some(Request::CompleteWorkflow(wire)) => {
                 let complete = |complete: CompleteRun| store.complete_run(complete);
-                let answer = self.write("CompleteWorkflow", wire, complete).await;
+                let answer = self.write(caller, "CompleteWorkflow", wire, complete).await;
                 answer.map(|outcome| Response::CompleteWorkflow(outcome.into_wire()))
             }
             Some(Request::FailWorkflow(wire)) => {
-                let answer = self.write("FailWorkflow", wire, |fail: FailRun| store.fail_run(fail)).await;
+                let answer =
+                    self.write(caller, "FailWorkflow", wire, |fail: FailRun| store.fail_run(fail)).await;
                 answer.map(|outcome| Response::FailWorkflow(outcome.into_wire()))
             }
             Some(Request::ReleaseWorkflow(wire)) => {
                 let release = |release: ReleaseRun| store.release(release);
-                let answer = self.write("ReleaseWorkflow", wire, release).await;
+                let answer = self.write(caller, "ReleaseWorkflow", wire, release).await;
                 answer.map(|outcome| Response::ReleaseWorkflow(outcome.into_wire()))
             }
             Some(Request::Open(_)) => Err(misplaced("the stream is open; open another for another worker")),
@@ -62,6 +72,7 @@ impl Services {
 
     async fn write<M, D, O, F>(
         &self,
+        caller: &Caller,
         method: &'static str,
         wire: M,
         act: impl FnOnce(D) -> F,
@@ -70,19 +81,20 @@ impl Services {
         D: FromWire<M> + Subject,
         F: Future<Output = Result<O, StoreError>>,
     {
-        self.reply(method, D::from_wire(wire), act).await
+        self.reply(caller, method, D::from_wire(wire), act).await
     }
 
     /// Claims for a worker that has room, once the claim before has ended.
     pub(super) async fn take_runs(
         &self,
+        caller: &Caller,
         take: &v1::TakeRuns,
         opened: &Claim,
         claiming: &Mutex<()>,
         stop: &CancellationToken,
     ) -> Result<Handover, Refusal> {
         let read = take_from_wire(take, opened).map(|poll| self.bounded(poll));
-        self.reply("TakeRuns", read, |poll: Poll| async move {
+        self.reply(caller, "TakeRuns", read, |poll: Poll| async move {
             let _turn = claiming.lock().await;
             let stop = async {
                 tokio::select! {
@@ -91,6 +103,7 @@ impl Services {
                 }
             };
             let claimed = self.engine().poll_until(poll.claim, poll.wait, stop).await?;
+            self.remember(caller, &claimed);
             Ok(Handover::new(claimed, self))
         })
         .await

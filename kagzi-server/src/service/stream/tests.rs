@@ -43,7 +43,8 @@ async fn try_open(services: &Services, first: Request) -> Result<Wire, Status> {
     let (requests, mut queue) = mpsc::unbounded_channel();
     requests.send(Ok(v1::StreamWorkRequest { id: 0, request: Some(first) })).unwrap();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    Ok(Wire { requests, answers: services.open_stream(incoming).await? })
+    let answers = services.open_stream(Caller::anyone(None), incoming).await?;
+    Ok(Wire { requests, answers })
 }
 
 async fn wire(services: &Services) -> Wire {
@@ -129,7 +130,7 @@ async fn many_writes_are_in_flight_at_once_and_answered_each_under_its_number() 
 async fn a_stream_on_which_nobody_says_who_they_are_ends() {
     let services = services();
     let nothing = futures::stream::pending::<Result<v1::StreamWorkRequest, Status>>();
-    let Err(status) = services.open_stream(nothing).await else { panic!("it opened") };
+    let Err(status) = services.open_stream(Caller::anyone(None), nothing).await else { panic!("it opened") };
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("nothing within 10s"), "{status:?}");
 }

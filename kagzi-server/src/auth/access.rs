@@ -1,0 +1,236 @@
+//! The access file: who may come, what they are known by, and what they may do.
+//!
+//! ```toml
+//! [[principal]]
+//! name = "billing-worker"
+//! tokens = ["sha256:..."]                       # as `kagzi token new` prints it
+//! subjects = ["system:serviceaccount:billing"]  # of JWTs
+//! certificates = ["uri:spiffe://acme/billing"]  # of clients: uri:, dns: or cn:
+//!
+//! [[principal.grant]]
+//! role = "worker"                               # client, worker, operator or admin
+//! namespaces = ["billing"]                      # exact, `prefix*` or `*`
+//! queues = ["invoices*"]                        # all, if left out
+//! workflow_types = ["*"]                        # all, if left out
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::caller::{Credential, Principal};
+use super::grant::Grant;
+use super::token::TokenDigest;
+
+/// Why an access file was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// It cannot be read.
+    #[error("access file {}: {source}; give the path of a readable TOML file with --access-file", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// It is not TOML, has an unknown key, or a value that is none.
+    #[error("access file {}, line {line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line at fault, from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A principal of it is refused.
+    #[error("access file {}, principal {principal:?}: {problem}", path.display())]
+    Principal {
+        /// The file.
+        path: PathBuf,
+        /// Whose entry is at fault.
+        principal: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default, rename = "principal")]
+    principals: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    tokens: Vec<String>,
+    #[serde(default)]
+    subjects: Vec<String>,
+    #[serde(default)]
+    certificates: Vec<String>,
+    #[serde(default, rename = "grant")]
+    grants: Vec<Grant>,
+}
+
+/// Everybody in the file, by what they are known by.
+#[derive(Debug, Default)]
+pub(crate) struct Access {
+    tokens: HashMap<[u8; 8], Vec<(TokenDigest, Arc<Principal>)>>,
+    subjects: HashMap<String, Arc<Principal>>,
+    certificates: HashMap<String, Arc<Principal>>,
+}
+
+impl Access {
+    pub(crate) fn read(path: &Path) -> Result<Self, AccessError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AccessError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
+        let file: File = toml::from_str(text).map_err(|mut error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let line = 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+            error.set_input(None);
+            AccessError::Parse { path: path.to_owned(), line, message: error.message().to_owned() }
+        })?;
+        let (mut access, mut names) = (Self::default(), HashSet::new());
+        for entry in file.principals {
+            let name = entry.name.clone();
+            let refuse = |problem: String| AccessError::Principal {
+                path: path.to_owned(),
+                principal: name.clone(),
+                problem,
+            };
+            if name.is_empty() || name.chars().any(char::is_control) || !names.insert(name.clone()) {
+                return Err(refuse("expected a name of its own, without control characters".to_owned()));
+            }
+            access.add(entry).map_err(refuse)?;
+        }
+        Ok(access)
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let Entry { name, tokens, subjects, certificates, grants } = entry;
+        let principal = Arc::new(Principal { name, grants });
+        for token in &tokens {
+            let digest = TokenDigest::parse(token)
+                .ok_or("tokens: expected \"sha256:\" and 64 hexadecimal digits, as `kagzi token new` prints it; the token itself does not belong here")?;
+            if self.by_token(&digest).is_some() {
+                return Err(
+                    "tokens: one of them is known already; each token belongs to one principal".to_owned()
+                );
+            }
+            self.tokens.entry(digest.row()).or_default().push((digest, Arc::clone(&principal)));
+        }
+        for subject in subjects {
+            if subject.is_empty() || self.subjects.insert(subject.clone(), Arc::clone(&principal)).is_some() {
+                return Err(format!("subjects: {subject:?} is empty or known already"));
+            }
+        }
+        for identity in certificates {
+            let known_kind = ["uri:", "dns:", "cn:"]
+                .iter()
+                .any(|kind| identity.strip_prefix(kind).is_some_and(|name| !name.is_empty()));
+            if !known_kind {
+                return Err(format!(
+                    "certificates: expected a name of a certificate after uri:, dns: or cn:, got {identity:?}"
+                ));
+            }
+            if self.certificates.insert(identity.clone(), Arc::clone(&principal)).is_some() {
+                return Err(format!("certificates: {identity:?} is known already"));
+            }
+        }
+        Ok(())
+    }
+
+    fn by_token(&self, shown: &TokenDigest) -> Option<&Arc<Principal>> {
+        let row = self.tokens.get(&shown.row())?;
+        row.iter().find(|(digest, _)| digest.is(shown)).map(|(_, principal)| principal)
+    }
+
+    /// Whom a credential that was proven belongs to.
+    pub(crate) fn principal(&self, credential: &Credential) -> Option<Arc<Principal>> {
+        match credential {
+            Credential::None => None,
+            Credential::Token(digest) => self.by_token(digest).cloned(),
+            // Who is known elsewhere and not here is somebody, and may do nothing.
+            Credential::Subject(subject) => {
+                Some(self.subjects.get(&**subject).cloned().unwrap_or_else(|| {
+                    Arc::new(Principal { name: format!("jwt:{subject}"), grants: Vec::new() })
+                }))
+            }
+            Credential::Certificate(names) => Some(
+                names.iter().find_map(|name| self.certificates.get(name).cloned()).unwrap_or_else(|| {
+                    let name = names.first().map_or("without a name", String::as_str);
+                    Arc::new(Principal { name: format!("certificate:{name}"), grants: Vec::new() })
+                }),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::token::NewToken;
+    use super::*;
+
+    fn parse(text: &str) -> Result<Access, AccessError> {
+        Access::parse(Path::new("access.toml"), text)
+    }
+
+    #[test]
+    fn principals_are_found_by_what_they_are_known_by() {
+        let token = NewToken::generate().unwrap();
+        let access = parse(&format!(
+            "[[principal]]\nname = 'a'\ntokens = ['{}']\nsubjects = ['s']\ncertificates = ['dns:c']\n\
+             [[principal.grant]]\nrole = 'worker'\nnamespaces = ['n']\n\
+             [[principal]]\nname = 'b'\n",
+            token.digest()
+        ))
+        .unwrap();
+        let name = |credential: &Credential| access.principal(credential).map(|found| found.name.clone());
+        assert_eq!(name(&Credential::Token(TokenDigest::of(token.reveal()))).as_deref(), Some("a"));
+        assert_eq!(name(&Credential::Token(TokenDigest::of("another"))), None);
+        assert_eq!(name(&Credential::Subject("s".into())).as_deref(), Some("a"));
+        let stranger = access.principal(&Credential::Subject("t".into())).unwrap();
+        assert_eq!((stranger.name.as_str(), stranger.grants.len()), ("jwt:t", 0));
+        let names = Credential::Certificate(["uri:x".to_owned(), "dns:c".to_owned()].into());
+        assert_eq!(name(&names).as_deref(), Some("a"));
+        let names = Credential::Certificate(["uri:x".to_owned()].into());
+        assert_eq!(name(&names).as_deref(), Some("certificate:uri:x"));
+        assert_eq!(name(&Credential::None), None);
+    }
+
+    #[test]
+    fn a_file_with_a_mistake_is_refused_whole_with_the_place_and_without_its_secrets() {
+        let digest = NewToken::generate().unwrap().digest();
+        let twice = format!("[[principal]]\nname = 'a'\ntokens = ['{digest}', '{digest}']");
+        let cases = [
+            ("[[principal]]\nname = 'a'\ntokens = ['kagzi_s3cret']", "64 hexadecimal digits"),
+            (twice.as_str(), "known already"),
+            ("[[principal]]\nname = 'a'\n[[principal]]\nname = 'a'", "a name of its own"),
+            ("[[principal]]\nname = ''", "a name of its own"),
+            ("[[principal]]\nname = 'a'\ncertificates = ['c']", "uri:, dns: or cn:"),
+            ("[[principal]]\nname = 'a'\ncertificates = ['cn:']", "uri:, dns: or cn:"),
+            ("[[principal]]\nname = 'a'\nsubjects = ['']", "subjects"),
+            ("\n[[principal]]\nnames = 'a'", "line 3"),
+            ("[[principal]]\nname = 'a'\n[[principal.grant]]\nrole = 'king'\nnamespaces = ['a']", "line 4"),
+            ("[[principal]]\nname = 'a'\n[[principal.grant]]\nrole = 'worker'", "namespaces"),
+            ("[[principal]]\nname = 'a'\ntokens = [\"s3cret", "line 3"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).unwrap_err();
+            let said = format!("{error} {error:?}");
+            assert!(said.contains("access.toml") && said.contains(expected), "{text}: {said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+}

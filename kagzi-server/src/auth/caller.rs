@@ -1,0 +1,88 @@
+//! Who calls, and what they may do.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::grant::{Area, Grant};
+use super::right::right;
+use super::token::TokenDigest;
+
+/// Somebody whom the access file names.
+#[derive(Debug)]
+pub(crate) struct Principal {
+    pub(crate) name: String,
+    pub(crate) grants: Vec<Grant>,
+}
+
+/// What was proven, so that whom it belongs to can be looked up again when the access file has changed.
+#[derive(Clone, Debug)]
+pub(crate) enum Credential {
+    /// Nothing: nobody is asked.
+    None,
+    /// A bearer token.
+    Token(TokenDigest),
+    /// The subject of a JWT.
+    #[cfg_attr(not(test), expect(dead_code, reason = "JWTs come with the next change"))]
+    Subject(Arc<str>),
+    /// The names of a client's certificate, the most telling first.
+    Certificate(Arc<[String]>),
+}
+
+impl Credential {
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Token(_) => "token",
+            Self::Subject(_) => "jwt",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+}
+
+/// Who makes a call. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) credential: Credential,
+    /// From then on the credential counts no more.
+    pub(crate) until: Option<SystemTime>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// Somebody, where nobody is asked who they are: everything is allowed.
+    pub(crate) fn anyone(peer: Option<SocketAddr>) -> Self {
+        let principal = Principal { name: "anyone".to_owned(), grants: vec![Grant::everything()] };
+        Self { principal: Arc::new(principal), credential: Credential::None, until: None, peer }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.principal.name
+    }
+
+    fn grants(&self, method: &str) -> impl Iterator<Item = &Grant> {
+        let roles = right(method).map_or(&[][..], |right| right.roles);
+        self.principal.grants.iter().filter(move |grant| roles.contains(&grant.role))
+    }
+
+    /// Whether there is anything that the caller may do by a call.
+    pub(crate) fn may_ever(&self, method: &str) -> bool {
+        self.grants(method).next().is_some()
+    }
+
+    /// Whether the caller may reach all of an area by a call.
+    pub(crate) fn may(&self, method: &str, area: Area<'_>) -> bool {
+        self.grants(method).any(|grant| grant.covers(area))
+    }
+
+    /// Whether the caller may reach anything of a namespace by a call.
+    pub(crate) fn may_somewhere(&self, method: &str, namespace: &str) -> bool {
+        self.grants(method).any(|grant| grant.touches(namespace))
+    }
+
+    /// Whether the caller may reach all of a namespace by a call: what a run's queue is does not matter.
+    pub(crate) fn may_everywhere(&self, method: &str, namespace: &str) -> bool {
+        self.may(method, Area { namespace, queue: None, workflow_type: None })
+    }
+}

@@ -1,0 +1,198 @@
+//! Who calls, and what they may do.
+//!
+//! A call is looked at before its body is read ([`layer`]): who makes it is proven by what it shows, a
+//! bearer token, a JWT or the certificate of its connection. What they may do stands in the access file
+//! ([`access`]), by roles within bounds ([`grant`]); which role may make which call stands in [`right`].
+//! Whether a request is within its caller's bounds is for the service to ask, once it is read and before
+//! anything is looked up.
+
+mod access;
+mod audit;
+mod caller;
+mod grant;
+mod layer;
+mod right;
+mod token;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kagzi_sdk::wire::error::{Refusal, unauthenticated};
+use tokio::sync::watch;
+use tonic::codegen::http::HeaderMap;
+use tonic::codegen::http::header::AUTHORIZATION;
+
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use crate::transport::Peer;
+use access::Access;
+use caller::{Credential, Principal};
+use token::TokenDigest;
+
+pub use access::AccessError;
+pub(crate) use audit::{Audit, TARGET as AUDIT_TARGET};
+pub(crate) use caller::Caller;
+pub(crate) use grant::Area;
+pub(crate) use layer::AuthLayer;
+pub(crate) use right::{Audited, right};
+pub use token::{NewToken, NoRandomness};
+
+/// Who may come, as it is now. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct Auth(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mode: Mode,
+    audit: Audit,
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// Nobody is asked.
+    Open(Arc<Principal>),
+    /// Everybody is.
+    Closed(Closed),
+}
+
+#[derive(Debug)]
+struct Closed {
+    path: PathBuf,
+    access: watch::Sender<Arc<Access>>,
+}
+
+impl Auth {
+    /// Reads what a configuration names.
+    pub(crate) fn of(config: &ServerConfig) -> Result<Self, ServerError> {
+        let mode = match &config.access_file {
+            None => Mode::Open(Caller::anyone(None).principal),
+            Some(path) => Mode::Closed(Closed {
+                access: watch::Sender::new(Arc::new(Access::read(path)?)),
+                path: path.clone(),
+            }),
+        };
+        Ok(Self(Arc::new(Inner { mode, audit: Audit::of(config)? })))
+    }
+
+    /// Nobody is asked who they are.
+    #[cfg(test)]
+    pub(crate) fn open() -> Self {
+        let mode = Mode::Open(Caller::anyone(None).principal);
+        Self(Arc::new(Inner { mode, audit: Audit::default() }))
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.0.audit
+    }
+
+    /// Who makes a call that came without having been looked at: somebody, if nobody is asked.
+    pub(crate) fn unseen(&self) -> Result<Caller, Refusal> {
+        match &self.0.mode {
+            Mode::Open(anyone) => Ok(someone(anyone, None)),
+            Mode::Closed(_) => Err(unauthenticated("none")),
+        }
+    }
+
+    /// Who makes a call, by what it shows.
+    fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, Refusal> {
+        let address = peer.and_then(|peer| peer.address);
+        let closed = match &self.0.mode {
+            Mode::Open(anyone) => return Ok(someone(anyone, address)),
+            Mode::Closed(closed) => closed,
+        };
+        let credential = match (bearer(headers)?, peer.and_then(|peer| peer.names.as_ref())) {
+            // What a call shows by itself counts, and must be right: a certificate does not mend it.
+            (Some(token), _) => Credential::Token(TokenDigest::of(token)),
+            (None, Some(names)) => Credential::Certificate(Arc::clone(names)),
+            (None, None) => return Err(unauthenticated("none")),
+        };
+        closed.caller(credential, None, address)
+    }
+
+    /// The same caller, by what the access file says now, for one who stays for long.
+    pub(crate) fn renew(&self, caller: &Caller) -> Result<Caller, Refusal> {
+        let Mode::Closed(closed) = &self.0.mode else { return Ok(caller.clone()) };
+        closed.caller(caller.credential.clone(), caller.until, caller.peer)
+    }
+
+    /// Tells of changes of the access file, and at once of those that may have been missed.
+    pub(crate) fn changes(&self) -> Changes {
+        let Mode::Closed(closed) = &self.0.mode else { return Changes(None) };
+        let mut access = closed.access.subscribe();
+        access.mark_changed();
+        Changes(Some(access))
+    }
+
+    /// Looks at the files every `interval`, and goes by what they say now. A file that cannot be used
+    /// changes nothing, and is reported. Never returns.
+    pub(crate) async fn keep_fresh(&self, interval: Duration) {
+        let Mode::Closed(closed) = &self.0.mode else { return std::future::pending().await };
+        let mut known = std::fs::read(&closed.path).unwrap_or_default();
+        loop {
+            tokio::time::sleep(interval).await;
+            let now = std::fs::read(&closed.path).unwrap_or_default();
+            if now == known {
+                continue;
+            }
+            known = now;
+            match Access::read(&closed.path) {
+                Ok(access) => {
+                    closed.access.send_replace(Arc::new(access));
+                    tracing::info!("the access file has changed, and counts from now on");
+                }
+                Err(error) => tracing::error!(%error, "the changed access file is not used"),
+            }
+        }
+    }
+}
+
+/// Who waits for the access file to change.
+pub(crate) struct Changes(Option<watch::Receiver<Arc<Access>>>);
+
+impl Changes {
+    /// Ready when there was a change since the last time, or never. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        let ended = match &mut self.0 {
+            Some(access) => access.changed().await.is_err(),
+            None => true,
+        };
+        if ended {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Closed {
+    fn caller(
+        &self,
+        credential: Credential,
+        until: Option<std::time::SystemTime>,
+        peer: Option<std::net::SocketAddr>,
+    ) -> Result<Caller, Refusal> {
+        if until.is_some_and(|until| std::time::SystemTime::now() >= until) {
+            return Err(unauthenticated("one that has expired"));
+        }
+        let principal = self.access.borrow().principal(&credential);
+        let principal = principal.ok_or_else(|| unauthenticated("one that is not known"))?;
+        Ok(Caller { principal, credential, until, peer })
+    }
+}
+
+fn someone(anyone: &Arc<Principal>, peer: Option<std::net::SocketAddr>) -> Caller {
+    Caller { principal: Arc::clone(anyone), credential: Credential::None, until: None, peer }
+}
+
+/// The bearer token of a call, if it shows one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = shown.next() else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    match (token, shown.next()) {
+        (Some(token), None) if !token.is_empty() => Ok(Some(token)),
+        _ => Err(unauthenticated("an authorization header that is not one bearer token")),
+    }
+}

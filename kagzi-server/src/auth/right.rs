@@ -1,0 +1,61 @@
+//! Which roles may make which calls. A call that is not listed here may be made by nobody.
+
+use super::grant::Role;
+use super::grant::Role::{Admin, Client, Operator, Worker};
+
+/// Who may make a call, and whether it is an operator's action that is put on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Right {
+    pub(crate) roles: &'static [Role],
+    pub(crate) audited: Audited,
+}
+
+/// Whether a call is put on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audited {
+    Yes,
+    No,
+}
+
+const LOOK: Right = Right { roles: &[Client, Operator, Admin], audited: Audited::No };
+const WORK: Right = Right { roles: &[Worker, Admin], audited: Audited::No };
+
+/// The right to make a call, by the name of its method.
+pub(crate) fn right(method: &str) -> Option<Right> {
+    Some(match method {
+        "StartWorkflow" | "StartWorkflows" => Right { roles: &[Client, Admin], audited: Audited::No },
+        "GetWorkflow" | "ListWorkflows" | "CountWorkflows" | "GetQueueDepths" => LOOK,
+        "CancelWorkflow" => Right { roles: &[Client, Operator, Admin], audited: Audited::Yes },
+        "RequeueWorkflow" => Right { roles: &[Operator, Admin], audited: Audited::Yes },
+        // A worker reads the rest of a long history this way.
+        "ListStepAttempts" => Right { roles: &[Client, Worker, Operator, Admin], audited: Audited::No },
+        "PollActivity" | "StreamWork" | "TakeRuns" | "RecordHeartbeat" | "BeginStep" | "CompleteStep"
+        | "FailStep" | "ScheduleSleep" | "CompleteWorkflow" | "FailWorkflow" | "ReleaseWorkflow" => WORK,
+        "GetServerInfo" => Right { roles: &[Client, Worker, Operator, Admin], audited: Audited::Yes },
+        "DeleteFinished" => Right { roles: &[Admin], audited: Audited::Yes },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_protocol_has_a_right_and_all_of_the_admin_service_is_on_record() {
+        let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        for service in set.file.iter().flat_map(|file| &file.service) {
+            for method in &service.method {
+                let Some(right) = right(method.name()) else { panic!("{} has no right", method.name()) };
+                assert!(right.roles.contains(&Admin), "{}", method.name());
+                if service.name() == "AdminService" {
+                    assert_eq!(right.audited, Audited::Yes, "{}", method.name());
+                }
+            }
+        }
+        assert_eq!(right("Unheard"), None);
+    }
+}

@@ -1,0 +1,76 @@
+//! How a command reaches its server: the address, whom to trust, and what to show.
+//!
+//! No secret is an argument: whoever can list the processes of a machine sees those.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kagzi_sdk::ClientError;
+use kagzi_sdk::transport::{GrpcOptions, PlaintextTokens, Token};
+
+/// Where a server listens unless told otherwise.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
+
+/// The variable that may hold a token.
+const TOKEN_VARIABLE: &str = "KAGZI_TOKEN";
+
+/// The way to a server.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct ServerAccess {
+    /// Where the server is.
+    #[arg(long, global = true, env = "KAGZI_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
+    pub server: String,
+    /// A file with the token that the server knows you by; or put the token itself into the variable
+    /// `KAGZI_TOKEN`.
+    #[arg(long, global = true, env = "KAGZI_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The authorities to trust for `https://`, a PEM file [default: those of the system].
+    #[arg(long, global = true, env = "KAGZI_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Your certificate with its chain, a PEM file, for servers that know you by it.
+    #[arg(long, global = true, env = "KAGZI_CLIENT_CERT", value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// The key of your certificate, a PEM file.
+    #[arg(long, global = true, env = "KAGZI_CLIENT_KEY", value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// Send the token to another machine without TLS: something below encrypts.
+    #[arg(long, global = true, env = "KAGZI_PLAINTEXT_TOKEN", value_name = "BOOL", num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true)]
+    plaintext_token: bool,
+}
+
+impl ServerAccess {
+    /// What the connection needs, read from where it was said to be.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Credentials`] naming the file or variable that cannot be used.
+    pub fn options(&self) -> Result<GrpcOptions, ClientError> {
+        let mut options = GrpcOptions::default();
+        options.token = match &self.token_file {
+            Some(path) => Some(Token::from_file(path)?),
+            None if std::env::var_os(TOKEN_VARIABLE).is_some_and(|value| !value.is_empty()) => {
+                Some(Token::from_variable(TOKEN_VARIABLE)?)
+            }
+            None => None,
+        };
+        if let Some(path) = &self.tls_ca {
+            options.tls = options.tls.authorities_file(path)?;
+        }
+        options.tls = match (&self.client_cert, &self.client_key) {
+            (Some(certificate), Some(key)) => options.tls.identity_files(certificate, key)?,
+            (None, None) => options.tls,
+            (Some(_), None) => return Err(lacking("--client-cert", "--client-key")),
+            (None, Some(_)) => return Err(lacking("--client-key", "--client-cert")),
+        };
+        if self.plaintext_token {
+            options.plaintext_tokens = PlaintextTokens::Anywhere;
+        }
+        Ok(options)
+    }
+}
+
+fn lacking(given: &str, other: &str) -> ClientError {
+    ClientError::Credentials { from: given.to_owned(), problem: format!("expected {other} beside it") }
+}
