@@ -56,11 +56,21 @@ fn sqlite_is_judged_beside_the_path_and_nothing_is_left() {
 
 #[test]
 fn what_a_store_cannot_do_is_not_applicable_and_never_passed() {
+    let ended = judge(&["--store", "memory:", "durability::start_is_there", "an_empty_queue", "--json"]);
+    assert_eq!(ended.status.code(), Some(0), "one case passed: {}", text(&ended.stderr));
+    let report = report(&ended);
+    assert_eq!((&report["passed"], &report["not_applicable"]), (&1.into(), &1.into()));
+    assert_eq!(report["cases"][1]["detail"], "needs reopening");
+}
+
+#[test]
+fn a_store_of_which_nothing_was_asked_has_not_passed() {
     let ended = judge(&["--store", "memory:", "durability::start_is_there", "--json"]);
-    assert_eq!(ended.status.code(), Some(0));
+    let told = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{told}");
+    assert!(told.contains("nothing was proved") && told.contains("none of the 1 chosen cases"), "{told}");
     let report = report(&ended);
     assert_eq!((&report["passed"], &report["not_applicable"]), (&0.into(), &1.into()));
-    assert_eq!(report["cases"][0]["detail"], "needs reopening");
 }
 
 #[test]
@@ -82,7 +92,10 @@ fn what_makes_no_sense_is_refused_before_anything_is_made() {
     let sqlite = format!("sqlite://{}", directory.path().join("mine.db").display());
     let wrong = [
         (vec!["--store", &sqlite, "--group", "nonsense"], "there is no group", 2),
-        (vec!["--store", &sqlite, "no_such_case"], "no case has such a name", 2),
+        (vec!["--store", &sqlite, "no_such_case"], "no case's name contains \"no_such_case\"", 2),
+        (vec!["--store", &sqlite, "claim::", "no_such_case"], "no case's name contains", 2),
+        (vec!["--store", &sqlite, "claim::", "--group", "lease"], "no case is left", 2),
+        (vec!["--store", &sqlite, "--group", "lease", "--except", "lease"], "no case is left", 2),
         (vec!["--store", "mysql://u:secret@h/d"], "postgres://", 2),
         (vec!["--store", "postgres://u@h/d?schema=production"], "schema", 2),
         (vec!["--store", "sqlite:///no/such/directory/kagzi.db"], "/no/such/directory", 2),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kagzi_conformance::{CaseReport, Filter, Fixture, Outcome, Report, all_cases, run};
+use kagzi_conformance::{
+    Case, CaseReport, Filter, Fixture, Outcome, Report, Totals, all_cases, run,
+};
 
 use super::error::{CliError, Exit};
 use super::host::stop_signal;
@@ -43,7 +45,8 @@ pub struct ConformanceArgs {
 ///
 /// # Errors
 ///
-/// [`CliError`] if the store cannot be opened, or what was made could not be removed.
+/// [`CliError`] if the arguments make no sense, the store cannot be opened, no chosen case
+/// applies to it, or what was made could not be removed.
 pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, CliError> {
     let filter = Filter { groups: args.groups, containing: args.names, except: args.except };
     let count = count(&filter)?;
@@ -77,7 +80,20 @@ pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, 
     };
     show(&report, args.markdown, output)?;
     removed?;
-    Ok(if report.totals().failed == 0 { Exit::Ok } else { Exit::Failed })
+    verdict(report.totals())
+}
+
+/// How the command ends. A store of which nothing was asked has not passed.
+fn verdict(totals: Totals) -> Result<Exit, CliError> {
+    match totals {
+        Totals { failed: 1.., .. } => Ok(Exit::Failed),
+        Totals { passed: 1.., .. } => Ok(Exit::Ok),
+        Totals { not_applicable, .. } => {
+            let why = format!("none of the {not_applicable} chosen cases applies to this store, see above");
+            Err(CliError::usage("nothing was proved", why)
+                .remedy("choose cases that need only what the store can do, or another store"))
+        }
+    }
 }
 
 /// How many cases the filter accepts; none at all is a mistake in the command line.
@@ -89,9 +105,19 @@ fn count(filter: &Filter) -> Result<usize, CliError> {
         return Err(CliError::usage("could not choose cases", format!("there is no group {unknown:?}"))
             .remedy(format!("take one of {known}")));
     }
+    let names: Vec<String> = cases.iter().map(Case::full_name).collect();
+    if let Some(unknown) =
+        filter.containing.iter().find(|text| !names.iter().any(|name| name.contains(*text)))
+    {
+        return Err(CliError::usage(
+            "could not choose cases",
+            format!("no case's name contains {unknown:?}"),
+        )
+        .remedy(format!("name a part of group::name; the groups are {known}")));
+    }
     match cases.iter().filter(|case| filter.accepts(case)).count() {
-        0 => Err(CliError::usage("could not choose cases", "no case has such a name")
-            .remedy(format!("name a part of group::name; the groups are {known}"))),
+        0 => Err(CliError::usage("could not choose cases", "no case is left of those asked for")
+            .remedy("--group, --except and the names must all hold: leave one of them out")),
         count => Ok(count),
     }
 }
