@@ -1,8 +1,7 @@
 //! The entry of a test target: every case a test of its own name.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +13,7 @@ use crate::cases::all_cases;
 use crate::fixture::Fixture;
 use crate::report::{CaseReport, Outcome, Report};
 use crate::runner::run_case;
+use crate::settings::Settings;
 
 /// Names the file to which each run appends its numbers as one line of JSON.
 pub const REPORT_VARIABLE: &str = "KAGZI_CONFORMANCE_REPORT";
@@ -25,22 +25,36 @@ type Ended = Arc<Mutex<Vec<CaseReport>>>;
 /// It understands what test binaries do: a filter, `--exact`, `--skip`, `--list`, `--test-threads`.
 /// Cases that do not apply to the backend are shown as ignored, with the reason. The numbers of each
 /// group stand at the end, and as one line of JSON in the file that `KAGZI_CONFORMANCE_REPORT` names.
+///
+/// A variable that makes no sense is told on the standard error before any case is played, with exit
+/// code 2.
 #[must_use]
 pub fn test_main(fixture: impl Fixture) -> ExitCode {
     let args = Arguments::from_args();
+    let asked = Settings::from_environment().map_err(|error| error.to_string());
+    let (settings, file) = match asked.and_then(|settings| Ok((settings, ReportFile::open(&args)?))) {
+        Ok(ready) => ready,
+        Err(told) => return complain(&told),
+    };
     match Builder::new_multi_thread().worker_threads(4).enable_all().build() {
-        Ok(runtime) => play(&args, Arc::new(fixture), &Arc::new(runtime)),
+        Ok(runtime) => play(&args, settings, file, Arc::new(fixture), &Arc::new(runtime)),
         Err(error) => complain(&format!("no tokio runtime: {error}")),
     }
 }
 
-fn play(args: &Arguments, fixture: Arc<dyn Fixture>, runtime: &Arc<Runtime>) -> ExitCode {
+fn play(
+    args: &Arguments,
+    settings: Settings,
+    file: ReportFile,
+    fixture: Arc<dyn Fixture>,
+    runtime: &Arc<Runtime>,
+) -> ExitCode {
     let ended = Ended::default();
     let capabilities = fixture.capabilities();
     let mut trials = Vec::new();
     for case in all_cases() {
         let reason = case.not_applicable(&capabilities);
-        let trial = trial(&case, Arc::clone(&fixture), Arc::clone(runtime), Arc::clone(&ended))
+        let trial = trial(&case, settings, Arc::clone(&fixture), Arc::clone(runtime), Arc::clone(&ended))
             .with_ignored_flag(reason.is_some())
             .with_kind(reason.clone().unwrap_or_default());
         if args.is_filtered_out(&trial) {
@@ -54,7 +68,7 @@ fn play(args: &Arguments, fixture: Arc<dyn Fixture>, runtime: &Arc<Runtime>) -> 
     let conclusion = libtest_mimic::run(args, trials);
     if !args.list {
         let cases = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Err(error) = publish(&Report { store: fixture.name(), cases }) {
+        if let Err(error) = file.publish(&Report { store: fixture.name(), cases }) {
             return complain(&format!("the report could not be written: {error}"));
         }
     }
@@ -64,10 +78,16 @@ fn play(args: &Arguments, fixture: Arc<dyn Fixture>, runtime: &Arc<Runtime>) -> 
     conclusion.exit_code()
 }
 
-fn trial(case: &Case, fixture: Arc<dyn Fixture>, runtime: Arc<Runtime>, ended: Ended) -> Trial {
+fn trial(
+    case: &Case,
+    settings: Settings,
+    fixture: Arc<dyn Fixture>,
+    runtime: Arc<Runtime>,
+    ended: Ended,
+) -> Trial {
     let case = case.clone();
     Trial::ignorable_test(case.full_name(), move || {
-        let outcome = runtime.block_on(run_case(&fixture, &case));
+        let outcome = runtime.block_on(run_case(&fixture, &case, settings));
         keep(&ended, CaseReport::new(&case, outcome.clone()));
         match outcome {
             Outcome::Passed => Ok(Completion::Completed),
@@ -82,17 +102,32 @@ fn keep(ended: &Ended, report: CaseReport) {
     ended.lock().unwrap_or_else(PoisonError::into_inner).push(report);
 }
 
-pub(crate) fn publish(report: &Report) -> io::Result<()> {
-    writeln!(io::stdout(), "{report}")?;
-    match std::env::var_os(REPORT_VARIABLE) {
-        Some(path) => append(Path::new(&path), &report.to_json_line()?),
-        None => Ok(()),
-    }
-}
+/// Where the numbers go, beside the standard output. Opened before anything is played, so that a file
+/// that cannot be written is not told of at the very end.
+#[derive(Debug)]
+pub(crate) struct ReportFile(Option<File>);
 
-fn append(path: &Path, line: &str) -> io::Result<()> {
-    // One write, so that the lines of test targets that run at one time do not mix.
-    OpenOptions::new().create(true).append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
+impl ReportFile {
+    /// The file that [`REPORT_VARIABLE`] names, if it names one and anything is to be played.
+    pub(crate) fn open(args: &Arguments) -> Result<Self, String> {
+        let Some(path) = std::env::var_os(REPORT_VARIABLE).filter(|_| !args.list) else {
+            return Ok(Self(None));
+        };
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        opened.map(|file| Self(Some(file))).map_err(|error| {
+            format!("{REPORT_VARIABLE}: expected a file that can be written, got {}: {error}", path.display())
+        })
+    }
+
+    /// Shows the numbers, and appends them to the file.
+    pub(crate) fn publish(self, report: &Report) -> io::Result<()> {
+        writeln!(io::stdout(), "{report}")?;
+        match self.0 {
+            // One write, so that the lines of test targets that run at one time do not mix.
+            Some(mut file) => file.write_all(format!("{}\n", report.to_json_line()?).as_bytes()),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn complain(message: &str) -> ExitCode {

@@ -40,7 +40,9 @@ pub use harness::{REPORT_VARIABLE, test_main};
 pub use report::{CaseReport, Outcome, Report, Totals};
 pub use runner::{Filter, run};
 pub use scenario::suite_rules;
-pub use settings::{FAULT_VARIABLE, HISTORY_VARIABLE, MODEL_VARIABLE, SEED_VARIABLE};
+pub use settings::{
+    FAULT_VARIABLE, HISTORY_VARIABLE, MODEL_VARIABLE, SEED_VARIABLE, Settings, SettingsError,
+};
 pub use violation::{Verdict, Violation};
 
 /// The guide for authors of backends; its examples are tests.

@@ -13,6 +13,7 @@ use crate::fixture::Fixture;
 use crate::invariant::invariant;
 use crate::report::{CaseReport, Outcome, Report};
 use crate::scenario::Scenario;
+use crate::settings::Settings;
 
 /// A case that has not ended by then hangs: a deadlock of the store, or a machine that is far too slow.
 /// No case waits for time, so this is a guard and no measure.
@@ -49,12 +50,14 @@ impl Filter {
     }
 }
 
-/// Runs the cases that `filter` accepts and tells `observer` of each as it ends.
+/// Runs the cases that `filter` accepts, the random ones as `settings` ask, and tells `observer` of each as
+/// it ends. Take [`Settings::from_environment`], before anything else is done, or the default.
 ///
 /// Needs a multi-threaded tokio runtime: the races of the suite are real ones.
 pub async fn run(
     fixture: Arc<dyn Fixture>,
     filter: &Filter,
+    settings: Settings,
     mut observer: impl FnMut(&CaseReport) + Send,
 ) -> Report {
     let cases: Vec<Case> = all_cases().into_iter().filter(|case| filter.accepts(case)).collect();
@@ -65,7 +68,7 @@ pub async fn run(
         playing.spawn(async move {
             // The semaphore is never closed; if it were, the case would only run earlier.
             let _turn = turns.acquire_owned().await.ok();
-            (place, run_case(&fixture, &case).await)
+            (place, run_case(&fixture, &case, settings).await)
         });
     }
     let mut ended = HashMap::new();
@@ -86,11 +89,11 @@ pub async fn run(
 }
 
 /// Runs one case on a fresh store.
-pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case) -> Outcome {
+pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: Settings) -> Outcome {
     if let Some(reason) = case.not_applicable(&fixture.capabilities()) {
         return Outcome::NotApplicable(reason);
     }
-    let (scenario, stage) = match Scenario::open(fixture).await {
+    let (scenario, stage) = match Scenario::open(fixture, settings).await {
         Ok(ready) => ready,
         Err(violation) => return Outcome::Failed(violation.to_string()),
     };

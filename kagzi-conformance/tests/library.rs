@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kagzi_conformance::{
-    Capability, Filter, Fixture, FixtureError, Instance, Outcome, Report, Totals, all_cases, run,
+    Capability, Filter, Fixture, FixtureError, Instance, Outcome, Report, Settings, Totals, all_cases, run,
 };
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Clock, Rules, SharedStore};
@@ -42,7 +42,7 @@ impl Instance for Opened {
 async fn judge(change: fn(&mut Rules), containing: &str) -> (Report, usize) {
     let filter = Filter { containing: vec![containing.to_owned()], ..Filter::default() };
     let mut observed = 0;
-    let report = run(Arc::new(Memory { change }), &filter, |_| observed += 1).await;
+    let report = run(Arc::new(Memory { change }), &filter, Settings::default(), |_| observed += 1).await;
     (report, observed)
 }
 

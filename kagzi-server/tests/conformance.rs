@@ -74,6 +74,22 @@ fn a_store_of_which_nothing_was_asked_has_not_passed() {
 }
 
 #[test]
+fn a_variable_that_makes_no_sense_is_told_once_and_no_case_is_played() {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite://{}", directory.path().join("mine.db").display());
+    for (variable, value) in [("KAGZI_CONFORMANCE_SEED", "dice"), ("KAGZI_CONFORMANCE_MODEL_OPERATIONS", "0")]
+    {
+        let ended = kagzi(&["--store", &sqlite, "--json"]).env(variable, value).output().unwrap();
+        let told = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{told}");
+        assert_eq!(told.matches(variable).count(), 1, "{told}");
+        assert!(told.contains("expected a whole number") && told.contains(value), "{told}");
+        assert!(ended.stdout.is_empty());
+    }
+    assert_eq!(entries(directory.path()), 0);
+}
+
+#[test]
 fn people_get_a_table_and_markdown_is_markdown() {
     let ended = judge(&["--store", "memory:", "--group", "wake_up", "--group", "reap", "--except", "poison"]);
     assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));

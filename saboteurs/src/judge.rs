@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kagzi_conformance::{CaseReport, Filter, Outcome, Report};
+use kagzi_conformance::{CaseReport, Filter, Outcome, Report, Settings};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -27,7 +27,7 @@ struct Judged {
 }
 
 /// Runs the chore; whether every saboteur was caught and every unbroken store passed.
-pub async fn run(extent: Extent, filters: &[String]) -> bool {
+pub async fn run(extent: Extent, settings: Settings, filters: &[String]) -> bool {
     let started = Instant::now();
     let database = Database::default();
     let saboteurs: Vec<Saboteur> = list::all(&database)
@@ -39,7 +39,7 @@ pub async fn run(extent: Extent, filters: &[String]) -> bool {
         return false;
     }
     println!("{:<12} {:<62} caught by", "store", "saboteur");
-    let judged = judge_all(&database, &saboteurs, extent).await;
+    let judged = judge_all(&database, &saboteurs, extent, settings).await;
     let mut unbroken = judged.iter().filter(|one| one.saboteur.is_none());
     let kinds = Kind::ALL.into_iter().filter(|&kind| saboteurs.iter().any(|one| one.kind == kind)).count();
     // One whose judge died is missing, and has not passed.
@@ -60,7 +60,12 @@ pub async fn run(extent: Extent, filters: &[String]) -> bool {
     unbroken_pass && caught.len() == saboteurs.len()
 }
 
-async fn judge_all(database: &Database, saboteurs: &[Saboteur], extent: Extent) -> Vec<Judged> {
+async fn judge_all(
+    database: &Database,
+    saboteurs: &[Saboteur],
+    extent: Extent,
+    settings: Settings,
+) -> Vec<Judged> {
     let turns = Arc::new(Semaphore::new(AT_ONE_TIME));
     let mut playing = JoinSet::new();
     let broken = saboteurs.iter().enumerate().map(|(place, one)| {
@@ -80,7 +85,7 @@ async fn judge_all(database: &Database, saboteurs: &[Saboteur], extent: Extent) 
         playing.spawn(async move {
             // The semaphore is never closed; if it were, the store would only be judged earlier.
             let _turn = turns.acquire_owned().await.ok();
-            let report = kagzi_conformance::run(fixture, &filter, |_| {}).await;
+            let report = kagzi_conformance::run(fixture, &filter, settings, |_| {}).await;
             Judged { saboteur, report, kind }
         });
     }

@@ -17,12 +17,20 @@ mod wrapped;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Chore};
+use kagzi_conformance::Settings;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(message) => {
             eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let settings = match Settings::from_environment() {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
@@ -35,8 +43,8 @@ fn main() -> ExitCode {
     };
     let good = runtime.block_on(async {
         match &arguments.chore {
-            Chore::Judge(extent) => judge::run(*extent, &arguments.filters).await,
-            Chore::Soak { rounds } => soak::run(*rounds, &arguments.filters).await,
+            Chore::Judge(extent) => judge::run(*extent, settings, &arguments.filters).await,
+            Chore::Soak { rounds } => soak::run(*rounds, settings, &arguments.filters).await,
             Chore::Reasons => reasons::print(),
         }
     });

@@ -3,29 +3,29 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use kagzi_conformance::{Filter, Outcome, Report};
+use kagzi_conformance::{Filter, Outcome, Report, Settings};
 
 use crate::list::Kind;
 use crate::stores::postgres::Database;
 
 /// Runs the chore; whether all rounds agreed and none failed.
-pub async fn run(rounds: u32, filters: &[String]) -> bool {
+pub async fn run(rounds: u32, settings: Settings, filters: &[String]) -> bool {
     let filter = Filter { containing: filters.to_vec(), ..Filter::default() };
     let mut good = true;
     for kind in Kind::ALL {
-        good &= soak(kind, rounds, &filter).await;
+        good &= soak(kind, rounds, settings, &filter).await;
     }
     good
 }
 
-async fn soak(kind: Kind, rounds: u32, filter: &Filter) -> bool {
+async fn soak(kind: Kind, rounds: u32, settings: Settings, filter: &Filter) -> bool {
     let started = Instant::now();
     // By case: how often each verdict was given.
     let mut verdicts: BTreeMap<String, BTreeMap<&'static str, u32>> = BTreeMap::new();
     for round in 1..=rounds {
         // A database a round: each case leaves a schema behind.
         let database = Database::default();
-        let report = kagzi_conformance::run(kind.unbroken(&database), filter, |_| {}).await;
+        let report = kagzi_conformance::run(kind.unbroken(&database), filter, settings, |_| {}).await;
         if let Err(error) = database.remove().await {
             println!("{kind}, round {round}: the database could not be removed: {error}");
         }

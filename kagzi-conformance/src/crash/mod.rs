@@ -88,7 +88,8 @@ pub trait CrashPlace: fmt::Debug + Send + Sync {
 
 /// Runs the crash rounds as a test target with `harness = false`; the whole of its `main`.
 ///
-/// Each kind of round is a test. `KAGZI_CRASH_ROUNDS` and `KAGZI_CRASH_SEED` change what is played.
+/// Each kind of round is a test. `KAGZI_CRASH_ROUNDS` and `KAGZI_CRASH_SEED` change what is played; one
+/// that makes no sense is told before anything is, with exit code 2.
 #[must_use]
 pub fn crash_main(fixture: impl CrashFixture) -> ExitCode {
     let fixture: Arc<dyn CrashFixture> = Arc::new(fixture);

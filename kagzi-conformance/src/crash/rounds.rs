@@ -13,8 +13,9 @@ use super::script::{Script, rules};
 use super::writer::{self, Task};
 use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess};
 use crate::fixture::FixtureError;
-use crate::harness::publish;
+use crate::harness::{ReportFile, complain};
 use crate::report::{CaseReport, Outcome, Report};
+use crate::settings::{self, SettingsError};
 
 /// After how many acknowledgements a writer is killed at most.
 const MOST: usize = 60;
@@ -38,6 +39,11 @@ impl Victim {
 /// The `main` of the test target, unless it is a child.
 pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
     let args = Arguments::from_args();
+    let asked = Asked::from_environment().map_err(|error| error.to_string());
+    let (asked, file) = match asked.and_then(|asked| Ok((asked, ReportFile::open(&args)?))) {
+        Ok(ready) => ready,
+        Err(told) => return complain(&told),
+    };
     let victims = match fixture.database() {
         DatabaseProcess::Embedded => vec![Victim::Writer],
         DatabaseProcess::Server => vec![Victim::Writer, Victim::Database],
@@ -46,7 +52,7 @@ pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
     let trials = victims.into_iter().map(|victim| {
         let (fixture, ended) = (Arc::clone(fixture), Arc::clone(&ended));
         Trial::test(format!("crash::{}", victim.case()), move || {
-            let told = all_rounds(&*fixture, victim).err();
+            let told = all_rounds(&*fixture, victim, asked).err();
             let outcome = told.clone().map_or(Outcome::Passed, Outcome::Failed);
             let report = CaseReport {
                 group: "crash".to_owned(),
@@ -62,16 +68,29 @@ pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
     let cases = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
     if !args.list
         && !cases.is_empty()
-        && let Err(error) = publish(&Report { store: format!("{}, crashes", fixture.name()), cases })
+        && let Err(error) = file.publish(&Report { store: format!("{}, crashes", fixture.name()), cases })
     {
-        return crate::harness::complain(&format!("the report could not be written: {error}"));
+        return complain(&format!("the report could not be written: {error}"));
     }
     conclusion.exit_code()
 }
 
-fn number_from(variable: &str) -> Result<Option<u64>, String> {
-    let Ok(text) = std::env::var(variable) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| format!("{variable}: expected a number, got {text:?}"))
+/// How much is played, and with which dice.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    rounds: u64,
+    first_seed: u64,
+}
+
+impl Asked {
+    fn from_environment() -> Result<Self, SettingsError> {
+        let (rounds, seed) = (std::env::var_os(CRASH_ROUNDS_VARIABLE), std::env::var_os(CRASH_SEED_VARIABLE));
+        let first_seed = match seed {
+            None => fastrand::u64(..1_000_000_000),
+            Some(seed) => settings::number(CRASH_SEED_VARIABLE, "a whole number from 0 to 2^64 - 1", &seed)?,
+        };
+        Ok(Self { rounds: settings::at_least_one(CRASH_ROUNDS_VARIABLE, 50, rounds)?, first_seed })
+    }
 }
 
 /// A round that was judged, to be looked at once more when all are over.
@@ -80,10 +99,9 @@ struct Judged {
     runs: Vec<Run>,
 }
 
-fn all_rounds(fixture: &dyn CrashFixture, victim: Victim) -> Result<(), String> {
-    let rounds = number_from(CRASH_ROUNDS_VARIABLE)?.unwrap_or(50);
+fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Result<(), String> {
+    let Asked { rounds, first_seed } = asked;
     let rounds = if victim == Victim::Writer { rounds } else { (rounds / 10).max(3) };
-    let first_seed = number_from(CRASH_SEED_VARIABLE)?.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     let runtime = Runtime::new().map_err(|error| error.to_string())?;
     let mut place = runtime.block_on(fixture.place()).map_err(|error| format!("no place: {error}"))?;
     let mut judged = Vec::new();

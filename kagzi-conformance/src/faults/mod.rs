@@ -13,7 +13,6 @@ pub(crate) use connection::Connection;
 use crate::case::{Case, cases};
 use crate::model::{CLIENTS, Line, TIME, WORKERS, agrees};
 use crate::scenario::Scenario;
-use crate::settings::{self, FAULT_VARIABLE};
 use crate::violation::Verdict;
 
 cases! { "fault";
@@ -28,13 +27,16 @@ pub(crate) fn more_cases() -> Vec<Case> {
 }
 
 async fn random_work_over_a_line_with_faults_ends_as_without(s: Scenario) -> Verdict {
-    agrees(s, WORKERS, Line::Faulty, 21, settings::number(FAULT_VARIABLE, 500)?).await
+    let share = s.settings().fault_operations;
+    agrees(s, WORKERS, Line::Faulty, 21, share).await
 }
 
 async fn random_work_over_a_line_with_faults_while_time_passes_ends_as_without(s: Scenario) -> Verdict {
-    agrees(s, TIME, Line::Faulty, 22, settings::number(FAULT_VARIABLE, 500)?).await
+    let share = s.settings().fault_operations;
+    agrees(s, TIME, Line::Faulty, 22, share).await
 }
 
 async fn random_clients_over_a_line_with_faults_hear_what_they_hear_without(s: Scenario) -> Verdict {
-    agrees(s, CLIENTS, Line::Faulty, 23, settings::number(FAULT_VARIABLE, 500)?).await
+    let share = s.settings().fault_operations;
+    agrees(s, CLIENTS, Line::Faulty, 23, share).await
 }

@@ -12,7 +12,6 @@ use super::Connection;
 use crate::case::cases;
 use crate::record::{Call, Describe, Reply};
 use crate::scenario::{Scenario, check, equal, race, step_id};
-use crate::settings::{self, FAULT_VARIABLE};
 use crate::violation::{Verdict, Violation};
 
 cases! { "fault";
@@ -41,8 +40,8 @@ async fn workflows_over_two_servers_and_lines_with_faults_end_as_without(s: Scen
 }
 
 async fn workflows(s: Scenario, handles: [SharedStore; 2], salt: u64) -> Verdict {
-    let count = settings::number(FAULT_VARIABLE, 500)? / OPERATIONS;
-    let mut dice = Rng::with_seed(settings::seed()?.wrapping_mul(31).wrapping_add(salt));
+    let count = s.settings().fault_operations.div_ceil(OPERATIONS);
+    let mut dice = Rng::with_seed(s.settings().seed.wrapping_mul(31).wrapping_add(salt));
     let client = Connection::faulty(Arc::clone(&handles[0]), dice.u64(..));
     for _ in 0..count {
         let start = s.start_request();

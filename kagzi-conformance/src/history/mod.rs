@@ -26,7 +26,7 @@ use crate::case::cases;
 use crate::model::{CROWD, CROWD_IN_TIME, Plan, Theme, World};
 use crate::record::Call;
 use crate::scenario::{Scenario, suite_rules};
-use crate::settings::{self, HISTORY_VARIABLE, SEED_VARIABLE};
+use crate::settings::SEED_VARIABLE;
 use crate::violation::{Verdict, Violation};
 
 pub(crate) use rows::{Rows, lease_of};
@@ -73,8 +73,8 @@ async fn some_order_explains_what_they_heard_of_two_servers_while_the_clock_jump
 
 /// Plays and judges this case's share of the operations, one history after the other.
 async fn histories(s: &Scenario, theme: Theme, handles: [SharedStore; 2], salt: u64) -> Verdict {
-    let seed = settings::seed()?;
-    let share = settings::number(HISTORY_VARIABLE, 5_000)? / cases().len();
+    let seed = s.settings().seed;
+    let share = s.settings().history_operations.div_ceil(cases().len());
     let mut dice = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(salt));
     // One world over all histories, so that no operation id comes twice; each has runs of its own.
     let world = Arc::new(Mutex::new(World::new(theme)?));

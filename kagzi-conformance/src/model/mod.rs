@@ -18,7 +18,7 @@ use play::{Difference, Side};
 
 use crate::case::cases;
 use crate::scenario::Scenario;
-use crate::settings::{self, MODEL_VARIABLE, SEED_VARIABLE};
+use crate::settings::SEED_VARIABLE;
 use crate::violation::{Verdict, Violation};
 
 cases! { "model";
@@ -35,29 +35,33 @@ const SEQUENCE: usize = 500;
 const TRIES: usize = 150;
 
 async fn what_workers_do_agrees_with_the_reference(s: Scenario) -> Verdict {
-    agrees(s, WORKERS, Line::Reliable, 1, share()?).await
+    let share = share(&s);
+    agrees(s, WORKERS, Line::Reliable, 1, share).await
 }
 
 async fn what_time_does_agrees_with_the_reference(s: Scenario) -> Verdict {
-    agrees(s, TIME, Line::Reliable, 2, share()?).await
+    let share = share(&s);
+    agrees(s, TIME, Line::Reliable, 2, share).await
 }
 
 async fn what_clients_and_keepers_do_agrees_with_the_reference(s: Scenario) -> Verdict {
-    agrees(s, CLIENTS, Line::Reliable, 3, share()?).await
+    let share = share(&s);
+    agrees(s, CLIENTS, Line::Reliable, 3, share).await
 }
 
 async fn all_kinds_of_operations_mixed_agree_with_the_reference(s: Scenario) -> Verdict {
-    agrees(s, CROWD, Line::Reliable, 4, share()?).await
+    let share = share(&s);
+    agrees(s, CROWD, Line::Reliable, 4, share).await
 }
 
 /// How many operations each case plays.
-fn share() -> Result<usize, Violation> {
-    Ok(settings::number(MODEL_VARIABLE, 10_000)? / cases().len())
+fn share(s: &Scenario) -> usize {
+    s.settings().model_operations.div_ceil(cases().len())
 }
 
 /// Plays `share` operations, in sequences on a fresh store each.
 pub(crate) async fn agrees(s: Scenario, theme: Theme, line: Line, salt: u64, share: usize) -> Verdict {
-    let seed = settings::seed()?;
+    let seed = s.settings().seed;
     let mut dice = fastrand::Rng::with_seed(seed.wrapping_mul(31).wrapping_add(salt));
     let mut played = 0;
     while played < share {

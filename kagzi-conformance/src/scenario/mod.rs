@@ -25,6 +25,7 @@ pub(crate) use snapshot::{Snapshot, differing_lines};
 
 use crate::fixture::{Fixture, FixtureError, Instance};
 use crate::record::{Log, Recorded};
+use crate::settings::Settings;
 use crate::violation::Violation;
 
 /// How long leases last in the suite unless a case says otherwise.
@@ -81,6 +82,7 @@ pub(crate) struct Scenario {
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
     fixture: Arc<dyn Fixture>,
+    settings: Settings,
     instance: Arc<Mutex<Option<Box<dyn Instance>>>>,
     log: Log,
 }
@@ -104,7 +106,10 @@ fn fixture_failed(what: &str, error: &FixtureError) -> Violation {
 
 impl Scenario {
     /// Opens a fresh store with a clock of its own.
-    pub(crate) async fn open(fixture: &Arc<dyn Fixture>) -> Result<(Self, Stage), Violation> {
+    pub(crate) async fn open(
+        fixture: &Arc<dyn Fixture>,
+        settings: Settings,
+    ) -> Result<(Self, Stage), Violation> {
         let clock = ManualClock::default();
         let instance = fixture
             .open(Arc::new(clock.clone()), suite_rules())
@@ -114,6 +119,7 @@ impl Scenario {
         let store = Arc::new(Recorded::new(instance.store(), log.clone(), ""));
         let stage = Stage {
             fixture: Arc::clone(fixture),
+            settings,
             instance: Arc::new(Mutex::new(Some(instance))),
             log: log.clone(),
         };
@@ -132,7 +138,7 @@ impl Scenario {
     /// Another fresh store of the same fixture, which shares nothing with this one. Whoever asks for
     /// it discards its stage.
     pub(crate) async fn fresh(&self) -> Result<(Self, Stage), Violation> {
-        Self::open(&self.stage.fixture).await
+        Self::open(&self.stage.fixture, self.stage.settings).await
     }
 
     /// The store, every call logged.
@@ -143,6 +149,11 @@ impl Scenario {
     /// The store, every call logged, to be handed on.
     pub(crate) fn shared_store(&self) -> SharedStore {
         Arc::clone(&self.store) as SharedStore
+    }
+
+    /// How much the random cases play, and with which dice.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.stage.settings
     }
 
     /// The clock that the store goes by.

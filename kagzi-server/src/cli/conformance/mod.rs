@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kagzi_conformance::{
-    Case, CaseReport, Filter, Fixture, Outcome, Report, Totals, all_cases, run,
+    Case, CaseReport, Filter, Fixture, Outcome, Report, Settings, Totals, all_cases, run,
 };
 
 use super::error::{CliError, Exit};
@@ -45,11 +45,13 @@ pub struct ConformanceArgs {
 ///
 /// # Errors
 ///
-/// [`CliError`] if the arguments make no sense, the store cannot be opened, no chosen case
+/// [`CliError`] if the arguments or the environment make no sense, the store cannot be opened, no chosen case
 /// applies to it, or what was made could not be removed.
 pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, CliError> {
     let filter = Filter { groups: args.groups, containing: args.names, except: args.except };
     let count = count(&filter)?;
+    let settings = Settings::from_environment()
+        .map_err(|error| CliError::usage("could not read the environment", error))?;
     let scratch = Arc::new(Scratch::new(&args.store)?);
     // One store is opened first, so that a wrong URL is said once and not by every case.
     let ready = scratch.try_out().await;
@@ -67,7 +69,7 @@ pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, 
     } else {
         let fixture: Arc<dyn Fixture> = Arc::<Scratch>::clone(&scratch);
         tokio::select! {
-            report = run(fixture, &filter, follow) => Ok(Ok(report)),
+            report = run(fixture, &filter, settings, follow) => Ok(Ok(report)),
             signal = stop_signal() => Ok(Err(signal.into())),
         }
     };
