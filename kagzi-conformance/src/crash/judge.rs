@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{
-    ListRuns, ManualClock, OperationId, PageRequest, Run, RunFilter, RunState, SharedStore, StartOutcome,
-    StartRun, Store, StoreError,
+    ListRuns, ManualClock, OperationId, PageRequest, Run, RunFilter, RunId, RunState, SharedStore,
+    StartOutcome, StartRun, Store, StoreError,
 };
 use tokio::task::JoinSet;
 
 use super::script::{Rows, Script, length, rules};
 use super::writer::WRITERS;
-use crate::scenario::{check, equal};
+use crate::scenario::differ::{self, Difference, by_name, fields};
+use crate::scenario::{Snapshot, equal};
 use crate::violation::{Verdict, Violation};
 
 /// What the child said: how many operations of each script were acknowledged.
@@ -139,15 +140,46 @@ async fn recovered(store: SharedStore, part: Part) -> Result<Vec<Run>, Violation
     let rows = script.rows(&*store).await.map_err(|e| unanswered("reading after a crash", &e))?;
     let (before, after) = (&expected.rows[acknowledged], expected.rows.get(acknowledged + 1));
     if *before != rows && after != Some(&rows) {
+        let beside = |right: &Rows| differ::lines(&differences(right, &rows));
+        let mut told =
+            vec!["others; beside those after the last acknowledgement:".to_owned(), beside(before)];
+        if let Some(after) = after {
+            told.extend(["and beside those after what was in flight:".to_owned(), beside(after)]);
+        }
         return Err(Violation::new(
             "what was acknowledged is there, and nothing is half there [9, 15]",
-            format!(
-                "the rows after the last acknowledgement\n{before:#?}\nor after what was in flight\n{after:#?}"
-            ),
-            format!("{rows:#?}"),
+            "the rows after the last acknowledgement, or after what was in flight",
+            told.join("\n"),
         ));
     }
     Ok(rows.into_iter().flatten().map(|snapshot| snapshot.record.run).collect())
+}
+
+/// Where the rows of a script differ: by run, by step and attempt, by field.
+fn differences(expected: &Rows, seen: &Rows) -> Vec<Difference> {
+    let numbered = |rows: &'_ Rows| -> BTreeMap<usize, Snapshot> {
+        rows.iter().cloned().enumerate().filter_map(|(number, row)| Some((number, row?))).collect()
+    };
+    let name = |number: &usize| if *number == 0 { "run".to_owned() } else { format!("sibling {number}") };
+    let brief = |row: &Snapshot| format!("{} with {} attempts", row.record.run.state, row.attempts.len());
+    by_name(&numbered(expected), &numbered(seen), name, brief, Snapshot::differences)
+}
+
+/// Asserts that two lists hold the same runs, to the last field.
+pub(super) fn same_runs(rule: &str, expected: &[Run], seen: &[Run]) -> Verdict {
+    if expected == seen {
+        return Ok(());
+    }
+    let by_id =
+        |runs: &[Run]| -> BTreeMap<RunId, Run> { runs.iter().map(|run| (run.run_id, run.clone())).collect() };
+    let name = |run_id: &RunId| format!("run {run_id}");
+    let differing = by_name(&by_id(expected), &by_id(seen), name, |run| run.state.to_string(), fields);
+    let (here, there) = if differing.is_empty() {
+        (format!("{} runs in their order", expected.len()), format!("{}, or in another order", seen.len()))
+    } else {
+        differ::sides(&differing)
+    };
+    Err(Violation::new(rule, here, there))
 }
 
 /// The listings and counts hold these runs and no other; each index agrees with the rows.
@@ -155,7 +187,7 @@ async fn nothing_else(store: &dyn Store, script: &Script, mut present: Vec<Run>)
     let mut listed = all_runs(store, script).await?;
     present.sort_by_key(|run| run.run_id);
     listed.sort_by_key(|run| run.run_id);
-    equal("the listing holds the runs that are there, and no other [9, 15]", &present, &listed)?;
+    same_runs("the listing holds the runs that are there, and no other [9, 15]", &present, &listed)?;
     let failed = |error| unanswered("reading after a crash", &error);
     let namespace = script.namespace();
     for state in RunState::ALL {
@@ -198,7 +230,11 @@ async fn goes_on(store: SharedStore, part: Part) -> Verdict {
     }
     let rows = script.rows(&*store).await.map_err(|e| unanswered("reading after a crash", &e))?;
     let last = expected.rows.last();
-    check(last == Some(&rows), "and the end is that of a store that never crashed [8, 9]", last, &rows)?;
+    if last != Some(&rows) {
+        let (here, there) = differ::sides(&last.map(|last| differences(last, &rows)).unwrap_or_default());
+        let rule = "and the end is that of a store that never crashed [8, 9]";
+        return Err(Violation::new(rule, here, there));
+    }
     keys_stay_bound(&*store, &script).await
 }
 
@@ -275,6 +311,17 @@ mod tests {
     async fn a_write_that_nobody_sent_yet_is_found() {
         let told = judged(&[(0, 4)], &[(0, 2)]).await.unwrap_err();
         assert!(told.contains("nothing is half there"), "{told}");
+        // By run, step and field, beside each of the two states that would have been right.
+        for part in [
+            "beside those after the last acknowledgement:",
+            "run, step a, attempt 1: expected none, seen COMPLETED",
+            "beside those after what was in flight:",
+            "run, step a, attempt 1, state: expected Running, seen Completed",
+            "run, step b, attempt 1: expected none, seen RUNNING",
+        ] {
+            assert!(told.contains(part), "{part} is missing in {told}");
+        }
+        assert!(!told.contains("sibling") && told.lines().count() < 25, "only what differs: {told}");
     }
 
     #[tokio::test]

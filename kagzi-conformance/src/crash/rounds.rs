@@ -8,7 +8,7 @@ use kagzi_core::{ManualClock, Run, SharedStore};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
-use super::judge::{Acknowledged, all_runs, judge};
+use super::judge::{Acknowledged, all_runs, judge, same_runs};
 use super::script::{Script, rules};
 use super::writer::{self, Task};
 use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess};
@@ -16,6 +16,7 @@ use crate::fixture::FixtureError;
 use crate::harness::{ReportFile, complain};
 use crate::report::{CaseReport, Outcome, Report};
 use crate::settings::{self, SettingsError};
+use crate::violation::Violation;
 
 /// After how many acknowledgements a writer is killed at most.
 const MOST: usize = 60;
@@ -123,10 +124,9 @@ fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Resul
     runtime.block_on(async {
         let store = open(fixture, &place.address()).await.map_err(|error| error.to_string())?;
         for Judged { script, runs } in &judged {
-            let now = all_runs(&*store, script).await.map_err(|violation| violation.to_string())?;
-            if now != *runs {
-                return Err(format!("{}: its runs changed in a later round", script.namespace()));
-            }
+            let told = |violation: Violation| format!("{violation}\nround     {}", script.namespace());
+            let now = all_runs(&*store, script).await.map_err(told)?;
+            same_runs("a later crash takes nothing from an earlier round [9]", runs, &now).map_err(told)?;
         }
         store.close().await.map_err(|error| error.to_string())
     })

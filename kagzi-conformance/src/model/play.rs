@@ -11,7 +11,7 @@ use super::theme::Theme;
 use super::world::{Plan, World};
 use crate::faults::Connection;
 use crate::record::{Answer, Call, Describe};
-use crate::scenario::{Scenario, differing_lines, suite_rules};
+use crate::scenario::{Scenario, differ, suite_rules};
 use crate::violation::Violation;
 
 /// After how many steps all rows are compared, and not the answers alone.
@@ -83,7 +83,7 @@ async fn same(line: &Connection, reference: &MemoryStore, call: &Call) -> Result
 }
 
 fn differs<T: Debug + Describe>(call: &Call, expected: &T, seen: &T) -> Violation {
-    let (left, right) = differing_lines(&format!("{expected:#?}"), &format!("{seen:#?}"));
+    let (left, right) = differ::sides(&differ::fields(expected, seen));
     let fields = |text: String| {
         if text.is_empty() { "(payloads differ in their bytes)".to_owned() } else { text }
     };

@@ -1,6 +1,7 @@
 //! What a case plays with: a fresh store, a clock to turn, and terse ways to get a run somewhere.
 
 mod check;
+pub(crate) mod differ;
 mod held;
 mod race;
 mod snapshot;
@@ -21,7 +22,7 @@ pub(crate) use check::{
 };
 pub(crate) use held::{Held, fatal, hiccup};
 pub(crate) use race::race;
-pub(crate) use snapshot::{Snapshot, differing_lines};
+pub(crate) use snapshot::Snapshot;
 
 use crate::fixture::{Fixture, FixtureError, Instance};
 use crate::record::{Log, Recorded};

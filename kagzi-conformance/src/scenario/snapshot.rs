@@ -1,7 +1,10 @@
 //! Everything that is recorded about a run, to be compared with what is recorded later.
 
-use kagzi_core::{Attempt, RunRecord};
+use std::collections::BTreeMap;
 
+use kagzi_core::{Attempt, Payload, RunRecord, StepId};
+
+use super::differ::{Difference, by_name, fields, sides};
 use crate::violation::{Verdict, Violation};
 
 /// A run and its whole history.
@@ -19,24 +22,146 @@ impl Snapshot {
         if self == later {
             return Ok(());
         }
-        let (expected, seen) = differing_lines(&format!("{self:#?}"), &format!("{later:#?}"));
+        let (expected, seen) = sides(&self.differences(later));
         Err(Violation::new(rule, format!("every row as it was\n{expected}"), format!("changed rows\n{seen}")))
+    }
+
+    /// Where `seen` differs: by field of the run, and by step, attempt and field.
+    pub(crate) fn differences(&self, seen: &Self) -> Vec<Difference> {
+        let (expected, seen_record) = (&self.record, &seen.record);
+        let mut all = fields(&expected.run, &seen_record.run);
+        all.extend(payload("input", Some(&expected.input), Some(&seen_record.input)));
+        all.extend(payload("output", expected.output.as_ref(), seen_record.output.as_ref()));
+        let name = |(step, attempt): &(StepId, u32)| format!("step {step}, attempt {attempt}");
+        let (here, there) = (self.by_number(), seen.by_number());
+        all.extend(by_name(
+            &here,
+            &there,
+            name,
+            |one| one.state.to_string(),
+            |here, there| attempt(here, there),
+        ));
+        if all.is_empty() && self != seen {
+            let (here, there) = (self.listed(), seen.listed());
+            all.push(if here == there {
+                let (here, there) = ("the bytes as sent", "others, as many");
+                Difference::new("payload of a failure", Some(here.to_owned()), Some(there.to_owned()))
+            } else {
+                Difference::new("attempts as listed", Some(here), Some(there))
+            });
+        }
+        all
+    }
+
+    fn by_number(&self) -> BTreeMap<(StepId, u32), &Attempt> {
+        self.attempts.iter().map(|one| ((one.step_id.clone(), one.attempt), one)).collect()
+    }
+
+    fn listed(&self) -> String {
+        let numbers: Vec<String> =
+            self.attempts.iter().map(|one| format!("{} {}", one.step_id, one.attempt)).collect();
+        numbers.join(", ")
     }
 }
 
-/// The lines in which two texts differ, each with its number, or both texts if they differ in length.
-pub(crate) fn differing_lines(before: &str, after: &str) -> (String, String) {
-    if before.lines().count() != after.lines().count() {
-        return (before.to_owned(), after.to_owned());
+fn attempt(expected: &Attempt, seen: &Attempt) -> Vec<Difference> {
+    let mut all = fields(expected, seen);
+    if all.iter().all(|one| !one.field.starts_with("output")) {
+        all.extend(payload("output", expected.output.as_ref(), seen.output.as_ref()));
     }
-    let (old, new): (Vec<String>, Vec<String>) = before
-        .lines()
-        .zip(after.lines())
-        .enumerate()
-        .filter(|(_, (old, new))| old != new)
-        .map(|(number, (old, new))| {
-            (format!("{number}: {}", old.trim()), format!("{number}: {}", new.trim()))
-        })
-        .unzip();
-    (old.join("\n"), new.join("\n"))
+    all
+}
+
+/// Tells of two payloads that differ, also where `Debug` shows them alike, since it shows no content.
+fn payload(name: &str, expected: Option<&Payload>, seen: Option<&Payload>) -> Option<Difference> {
+    if expected == seen {
+        return None;
+    }
+    let (here, there) = (expected.map(|one| format!("{one:?}")), seen.map(|one| format!("{one:?}")));
+    let place = expected.zip(seen).and_then(|(a, b)| a.bytes.iter().zip(&b.bytes).position(|(a, b)| a != b));
+    let there = match place {
+        Some(place) if here == there => there.map(|text| format!("{text}, another byte at {place}")),
+        _ => there,
+    };
+    Some(Difference::new(name, here, there))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kagzi_core::memory::MemoryStore;
+    use kagzi_core::{
+        BeginStep, Claim, ManualClock, Namespace, NextStep, OperationId, QueueName, Rules, StartRun, Store,
+        WorkerId, WorkflowType,
+    };
+
+    use super::*;
+    use crate::scenario::LEASE;
+    use crate::scenario::differ::lines;
+
+    /// A run in whose step `a` somebody is.
+    async fn snapshot() -> Snapshot {
+        let store = MemoryStore::new(Arc::new(ManualClock::default()), Rules::default());
+        let (namespace, queue) = (Namespace::new("n").unwrap(), QueueName::new("q").unwrap());
+        let workflow_type = WorkflowType::new("t").unwrap();
+        let start = StartRun::new(namespace.clone(), queue.clone(), workflow_type, Payload::json("1"));
+        store.start(vec![start]).await.unwrap();
+        let claim = Claim {
+            namespace: namespace.clone(),
+            queues: vec![queue],
+            workflow_types: Vec::new(),
+            worker_id: WorkerId::new("w").unwrap(),
+            lease_length: LEASE,
+            limit: 1,
+            steps_limit: 10,
+            operation: OperationId::generate(),
+        };
+        let lease = store.claim(claim).await.unwrap().remove(0).lease.lease;
+        let run_id = lease.run_id;
+        let step = NextStep::new(StepId::new("a").unwrap(), 0);
+        store.begin_step(BeginStep { lease, step, operation: OperationId::generate() }).await.unwrap();
+        let page = kagzi_core::PageRequest::first(10);
+        let list = kagzi_core::ListAttempts {
+            namespace: namespace.clone(),
+            run_id,
+            scope: kagzi_core::AttemptScope::All,
+            page,
+        };
+        let attempts = store.list_attempts(&list).await.unwrap().items;
+        Snapshot { record: store.get_run(&namespace, run_id).await.unwrap(), attempts }
+    }
+
+    #[tokio::test]
+    async fn what_differs_is_told_by_run_step_and_field_and_nothing_else() {
+        let before = snapshot().await;
+        let mut after = before.clone();
+        after.record.run.claims = 2;
+        after.record.input = Payload::json("2");
+        after.attempts[0].attempt = 2;
+        assert_eq!(
+            lines(&before.differences(&after)),
+            "claims: expected 1, seen 2\n\
+             input: expected Payload(application/json, 1 bytes), seen Payload(application/json, 1 bytes), \
+             another byte at 0\n\
+             step a, attempt 1: expected RUNNING, seen none\n\
+             step a, attempt 2: expected none, seen RUNNING"
+        );
+        let mut after = before.clone();
+        after.attempts[0].position = 7;
+        assert_eq!(lines(&before.differences(&after)), "step a, attempt 1, position: expected 0, seen 7");
+        assert!(before.differences(&before).is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_order_alone_that_differs_is_told() {
+        let mut before = snapshot().await;
+        before.attempts.push(Attempt { attempt: 2, ..before.attempts[0].clone() });
+        let mut after = before.clone();
+        after.attempts.reverse();
+        assert_eq!(
+            lines(&before.differences(&after)),
+            "attempts as listed: expected a 1, a 2, seen a 2, a 1"
+        );
+    }
 }
