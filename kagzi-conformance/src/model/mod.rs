@@ -3,6 +3,16 @@
 //! Both see the same calls by the same clock, so every answer and every row must be the same. A
 //! difference is shrunk to the shortest sequence that still shows one, on a fresh store each time, and
 //! told with its seed and its calls.
+//!
+//! Why not the crate `proptest-state-machine` (looked at: 0.9): it plans the whole sequence before the
+//! backend hears of the first call, by a reference whose state can be cloned and whose `apply` is a plain
+//! function. Ours is a store behind async calls that shares its data between clones, and a call is planned
+//! from what the answers before it brought: leases, attempts, keys. It could be made to fit with a second
+//! reference that is such a value, or with no state at all, as a list of numbers that stand for dice. The
+//! first is a second truth about the rules; the second leaves of the crate only its way of shrinking, which
+//! leaves out one call at a time and asks synchronously: some 500 fresh databases for a sequence, where
+//! [`shrink`] asks of at most [`TRIES`]. And it needs proptest with `fork` and `timeout`, 20 crates more in
+//! the test build of every backend.
 
 mod play;
 mod shrink;
