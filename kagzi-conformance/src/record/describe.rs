@@ -3,9 +3,9 @@
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, Lease, ListAttempts, ListRuns, NextDue, OperationId, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunRecord, Sleep, SleepOutcome, StartRun,
-    Started, StoreError, Then,
+    GrantedLease, Heartbeat, Lease, ListAttempts, ListRuns, Namespace, NextDue, OperationId, Page,
+    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunId, RunRecord, Sleep,
+    SleepOutcome, StartRun, Started, StoreError, Then,
 };
 
 /// How many items of a list are described one by one.
@@ -225,6 +225,21 @@ impl Describe for Run {
 impl Describe for RunRecord {
     fn describe(&self) -> String {
         self.run.describe()
+    }
+}
+
+impl Describe for [(Namespace, RunId)] {
+    fn describe(&self) -> String {
+        several(self, |(namespace, run_id)| format!("{namespace}/{run_id}"))
+    }
+}
+
+impl Describe for Vec<Result<RunRecord, StoreError>> {
+    fn describe(&self) -> String {
+        several(self, |verdict| match verdict {
+            Ok(record) => record.describe(),
+            Err(error) => error.describe(),
+        })
     }
 }
 

@@ -70,6 +70,13 @@ impl Store for Recorded {
         self.logged(format!("get_run({namespace}, {run_id})"), self.inner.get_run(namespace, run_id)).await
     }
 
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        self.logged(format!("get_runs({})", wanted.describe()), self.inner.get_runs(wanted)).await
+    }
+
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         self.logged(format!("list_runs({})", request.describe()), self.inner.list_runs(request)).await
     }
