@@ -30,6 +30,7 @@ cases! {
     [9] a_closed_store_loses_nothing needs Reopen;
     [9] concurrent_writes_that_were_acknowledged_are_all_there needs Reopen;
     [9] what_one_handle_wrote_the_other_reads needs SecondHandle;
+    [7, 9] eight_handles_opened_at_once_find_all_that_was_there_and_work needs SecondHandle;
     [] a_closed_store_answers_unavailable;
 }
 
@@ -246,6 +247,44 @@ async fn what_one_handle_wrote_the_other_reads(s: Scenario) -> Verdict {
     held.complete("a", 1, "1").await?;
     let written = held.snapshot().await?;
     second.unchanged(&written, "for steps too [9]").await
+}
+
+async fn eight_handles_opened_at_once_find_all_that_was_there_and_work(s: Scenario) -> Verdict {
+    const HANDLES: usize = 8;
+    let held = s.held().await?;
+    held.step("a", "1").await?;
+    held.begin("b").await?;
+    let before = held.snapshot().await?;
+    let key = IdempotencyKey::new("k").map_err(|e| Violation::refused("a key", &e))?;
+    let keyed = StartRun { idempotency_key: Some(key), ..s.start_request() };
+    let opened = crate::scenario::race(HANDLES, |number| {
+        let (s, before, keyed) = (s.clone(), before.clone(), keyed.clone());
+        async move {
+            let handle = s.second_handle().await?;
+            handle.unchanged(&before, "whoever opens a store finds all that was there [9]").await?;
+            let operation = kagzi_core::OperationId::generate();
+            let started = handle.start(StartRun { operation, ..keyed }).await?;
+            let own = handle.on_queue(&format!("q{number}"))?;
+            own.start_one().await?;
+            let run = own.claim_one("w1").await?;
+            run.step("a", "1").await?;
+            run.complete_run("1").await?;
+            Ok((handle, started.run_id, run.run_id()))
+        }
+    })
+    .await?;
+    let first = opened.first().map(|(_, keyed, _)| *keyed);
+    for (handle, keyed, _) in &opened {
+        equal("all of them mean one store: one key names one run [7]", &first, &Some(*keyed))?;
+        for (_, _, finished) in &opened {
+            let state = handle.run(*finished).await?.run.state;
+            equal("and what one wrote every other reads [9]", &RunState::Completed, &state)?;
+        }
+    }
+    s.unchanged(&before, "and nothing that was there has changed [9]").await?;
+    held.complete("b", 1, "1").await?;
+    drop(opened);
+    held.complete_run("1").await
 }
 
 async fn a_closed_store_answers_unavailable(s: Scenario) -> Verdict {

@@ -1,11 +1,16 @@
 //! Wake-ups: who waits hears of what happened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use kagzi_core::engine::{Engine, EngineOptions};
 use kagzi_core::{RunId, StartAt, StartRun, Store, Subscription, Topic};
 
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, fatal, hiccup};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -30,6 +35,7 @@ cases! {
     [10, 14] a_sleep_wakes_the_reaper;
     [10, 14] a_step_timeout_wakes_the_reaper;
     [10] a_start_between_subscribing_and_waiting_is_heard;
+    [10] a_thousand_polls_that_wait_ask_a_few_times_a_start;
 }
 
 /// A hint that has not come by then will not come. A guard: no case waits for it where the rule is kept.
@@ -224,6 +230,73 @@ async fn a_start_between_subscribing_and_waiting_is_heard(s: Scenario) -> Verdic
     s.start_one().await?;
     let store: &dyn Store = s.store();
     let ready = store.wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..)));
-    crate::scenario::check(ready, "the waiter is known", true, ready)?;
+    check(ready, "the waiter is known", true, ready)?;
     woken(waiter, "who subscribes before looking misses nothing [10]").await
+}
+
+async fn a_thousand_polls_that_wait_ask_a_few_times_a_start(s: Scenario) -> Verdict {
+    const POLLS: u32 = 1000;
+    const STARTS: usize = 10;
+    /// A start, the claim that takes it, a look or two that find no more; twice that, since hints may echo.
+    const CALLS_A_START: usize = 8;
+    let options = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
+    let engine = Engine::new(s.shared_store(), options);
+    let waiting = Arc::new(Semaphore::new(0));
+    let (stop, stopped) = watch::channel(());
+    let mut polls = JoinSet::new();
+    for number in 0..POLLS {
+        let (engine, begun, mut stopped) = (engine.clone(), Arc::clone(&waiting), stopped.clone());
+        let claim = s.claim_request(&format!("w{number}"), 1)?;
+        polls.spawn(async move {
+            let stop = async move {
+                // Asked for the first time when the poll has looked and begins to wait.
+                begun.add_permits(1);
+                // An error says that the other end is gone, which is how it stops.
+                stopped.changed().await.ok();
+            };
+            engine.poll_until(claim, Duration::from_hours(2), stop).await
+        });
+        // The first looks, and finds the queue dry; those after it need not.
+        if number == 0 {
+            all_wait(&waiting, 1).await?;
+        }
+    }
+    all_wait(&waiting, POLLS - 1).await?;
+    let before = s.log().count();
+    for _ in 0..STARTS {
+        let run_id = s.start_one().await?;
+        let ended = tokio::time::timeout(GUARD, polls.join_next()).await;
+        let claimed = match ended {
+            Ok(Some(Ok(answer))) => answer.map_err(|e| Violation::refused("a poll", &e))?,
+            other => {
+                return Err(Violation::new("a start ends one poll [10]", "its run", format!("{other:?}")));
+            }
+        };
+        let taken: Vec<RunId> = claimed.iter().map(|run| run.run.run_id).collect();
+        equal("a start ends one poll, which takes it [10]", &vec![run_id], &taken)?;
+    }
+    let asked = s.log().count() - before;
+    check(
+        asked <= STARTS * CALLS_A_START,
+        "those who wait share a few looks, and no look wakes them again [10]",
+        format!("at most {CALLS_A_START} calls for each of {STARTS} starts"),
+        asked,
+    )?;
+    drop(stop);
+    for answer in polls.join_all().await {
+        let left = answer.map_err(|e| Violation::refused("a poll", &e))?;
+        check(left.is_empty(), "and nothing is there for the others", "no run", left)?;
+    }
+    Ok(())
+}
+
+/// Until `count` more polls have begun to wait.
+async fn all_wait(waiting: &Semaphore, count: u32) -> Verdict {
+    match tokio::time::timeout(GUARD, waiting.acquire_many(count)).await {
+        Ok(Ok(begun)) => {
+            begun.forget();
+            Ok(())
+        }
+        other => Err(Violation::new("a poll that finds nothing waits", "it waits", format!("{other:?}"))),
+    }
 }

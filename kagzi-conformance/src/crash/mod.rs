@@ -9,8 +9,11 @@
 //! (invariant 8). All rounds play on the same data. Time stands still, so that rows agree to the last field.
 //!
 //! Where the database is a server, rounds of the same kind kill the server instead.
+//!
+//! The places are empty once, so one more test opens them eight times at that moment ([`openers`]).
 
 mod judge;
+mod openers;
 mod rounds;
 mod script;
 mod writer;

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::judge::{Acknowledged, all_runs, judge, same_runs};
 use super::script::{Script, rules};
 use super::writer::{self, Task};
-use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess};
+use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess, openers};
 use crate::fixture::FixtureError;
 use crate::harness::{ReportFile, complain};
 use crate::report::{CaseReport, Outcome, Report};
@@ -26,6 +26,36 @@ const MOST: usize = 60;
 enum Victim {
     Writer,
     Database,
+}
+
+/// One test of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Test {
+    Openers,
+    Rounds(Victim),
+}
+
+impl Test {
+    const fn case(self) -> &'static str {
+        match self {
+            Self::Openers => openers::CASE,
+            Self::Rounds(victim) => victim.case(),
+        }
+    }
+
+    const fn invariants(self) -> &'static [u8] {
+        match self {
+            Self::Openers => &[9, 15],
+            Self::Rounds(_) => &[8, 9, 15],
+        }
+    }
+
+    fn play(self, fixture: &Arc<dyn CrashFixture>, asked: Asked) -> Result<(), String> {
+        match self {
+            Self::Openers => openers::play(fixture),
+            Self::Rounds(victim) => all_rounds(&**fixture, victim, asked),
+        }
+    }
 }
 
 impl Victim {
@@ -45,20 +75,21 @@ pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
         Ok(ready) => ready,
         Err(told) => return complain(&told),
     };
-    let victims = match fixture.database() {
-        DatabaseProcess::Embedded => vec![Victim::Writer],
-        DatabaseProcess::Server => vec![Victim::Writer, Victim::Database],
+    let victims: &[Victim] = match fixture.database() {
+        DatabaseProcess::Embedded => &[Victim::Writer],
+        DatabaseProcess::Server => &[Victim::Writer, Victim::Database],
     };
+    let tests = victims.iter().map(|victim| Test::Rounds(*victim)).chain([Test::Openers]);
     let ended = Arc::new(Mutex::new(Vec::new()));
-    let trials = victims.into_iter().map(|victim| {
+    let trials = tests.map(|test| {
         let (fixture, ended) = (Arc::clone(fixture), Arc::clone(&ended));
-        Trial::test(format!("crash::{}", victim.case()), move || {
-            let told = all_rounds(&*fixture, victim, asked).err();
+        Trial::test(format!("crash::{}", test.case()), move || {
+            let told = test.play(&fixture, asked).err();
             let outcome = told.clone().map_or(Outcome::Passed, Outcome::Failed);
             let report = CaseReport {
                 group: "crash".to_owned(),
-                name: victim.case().to_owned(),
-                invariants: vec![8, 9, 15],
+                name: test.case().to_owned(),
+                invariants: test.invariants().to_vec(),
                 outcome,
             };
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(report);
@@ -132,7 +163,8 @@ fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Resul
     })
 }
 
-async fn open(fixture: &dyn CrashFixture, address: &str) -> Result<SharedStore, FixtureError> {
+/// Opens the data at `address` as crash rounds do.
+pub(super) async fn open(fixture: &dyn CrashFixture, address: &str) -> Result<SharedStore, FixtureError> {
     fixture.open(address, Arc::new(ManualClock::default()), rules()).await
 }
 

@@ -34,6 +34,12 @@ impl Log {
         entries.first + entries.kept.len() - 1
     }
 
+    /// How many calls and notes there were so far.
+    pub(crate) fn count(&self) -> usize {
+        let entries = self.entries();
+        entries.first + entries.kept.len()
+    }
+
     /// Notes the answer of a call.
     pub(crate) fn answer(&self, entry: usize, answer: String) {
         let mut entries = self.entries();

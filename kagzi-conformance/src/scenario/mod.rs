@@ -15,7 +15,7 @@ use kagzi_core::{
     RetryPolicy, Rules, RunId, RunRecord, SharedStore, StartRun, Started, StepId, Store, Timestamp, WorkerId,
     WorkflowType,
 };
-use tokio::sync::Mutex;
+use tokio::sync::RwLock;
 
 pub(crate) use check::{
     check, equal, invalid, lease_lost, operation_conflict, refused, run_not_found, too_large,
@@ -84,7 +84,7 @@ pub(crate) struct Scenario {
 pub(crate) struct Stage {
     fixture: Arc<dyn Fixture>,
     settings: Settings,
-    instance: Arc<Mutex<Option<Box<dyn Instance>>>>,
+    instance: Arc<RwLock<Option<Box<dyn Instance>>>>,
     log: Log,
 }
 
@@ -94,7 +94,7 @@ impl Stage {
     }
 
     pub(crate) async fn discard(self) -> Result<(), FixtureError> {
-        match self.instance.lock().await.take() {
+        match self.instance.write().await.take() {
             Some(instance) => instance.discard().await,
             None => Ok(()),
         }
@@ -121,7 +121,7 @@ impl Scenario {
         let stage = Stage {
             fixture: Arc::clone(fixture),
             settings,
-            instance: Arc::new(Mutex::new(Some(instance))),
+            instance: Arc::new(RwLock::new(Some(instance))),
             log: log.clone(),
         };
         let scenario = Self {
@@ -184,7 +184,8 @@ impl Scenario {
 
     /// The same scenario over a second handle on the same data.
     pub(crate) async fn second_handle(&self) -> Result<Self, Violation> {
-        let instance = self.stage.instance.lock().await;
+        // Shared, so that several may be opened at one time.
+        let instance = self.stage.instance.read().await;
         let opened: SharedStore = match instance.as_ref() {
             Some(instance) => {
                 instance.second_handle().await.map_err(|e| fixture_failed("open a second handle", &e))?
@@ -200,7 +201,7 @@ impl Scenario {
     pub(crate) async fn reopen(self) -> Result<Self, Violation> {
         let Self { store, clock, log, stage, namespace, queue, workflow_type } = self;
         drop(store);
-        let mut instance = stage.instance.lock().await;
+        let mut instance = stage.instance.write().await;
         let reopened = match instance.as_mut() {
             Some(instance) => {
                 instance.reopen().await.map_err(|e| fixture_failed("reopen its data", &e))?;
