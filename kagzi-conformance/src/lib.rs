@@ -23,6 +23,7 @@ mod history;
 mod interleavings;
 mod invariant;
 mod model;
+mod proof;
 mod record;
 mod report;
 mod runner;
@@ -38,7 +39,7 @@ pub use crash::{
 pub use fixture::{Capability, Fixture, FixtureError, Instance};
 pub use harness::{REPORT_VARIABLE, test_main};
 pub use report::{CaseReport, Outcome, Report, Totals};
-pub use runner::{Filter, run};
+pub use runner::{Filter, rules_kept, run};
 pub use scenario::suite_rules;
 pub use settings::{
     FAULT_VARIABLE, HISTORY_VARIABLE, MODEL_VARIABLE, SEED_VARIABLE, Settings, SettingsError,

@@ -1,6 +1,6 @@
 //! Runs cases: opens a store for each, lets it play, and judges.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::case::Case;
 use crate::cases::all_cases;
 use crate::fixture::Fixture;
 use crate::invariant::invariant;
+use crate::proof::Witness;
 use crate::report::{CaseReport, Outcome, Report};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
@@ -88,8 +89,40 @@ pub async fn run(
     Report { store: fixture.name(), cases: reports }
 }
 
+/// Plays the cases that `filter` accepts over a store, and tells which rules each found kept, in their own
+/// words; `None` for a case that failed or does not apply. For those who tend the suite: a case that
+/// finds nothing kept but what others find as well may be one too many.
+///
+/// Needs a multi-threaded tokio runtime, like [`run`].
+pub async fn rules_kept(fixture: Arc<dyn Fixture>, filter: &Filter) -> Vec<(Case, Option<BTreeSet<String>>)> {
+    let turns = Arc::new(Semaphore::new(AT_ONE_TIME));
+    let mut playing = JoinSet::new();
+    for (place, case) in all_cases().into_iter().filter(|case| filter.accepts(case)).enumerate() {
+        let (fixture, turns) = (Arc::clone(&fixture), Arc::clone(&turns));
+        playing.spawn(async move {
+            // The semaphore is never closed; if it were, the case would only run earlier.
+            let _turn = turns.acquire_owned().await.ok();
+            let witness = Witness::default();
+            let outcome = play_case(&fixture, &case, Settings::default(), &witness).await;
+            (place, case, (outcome == Outcome::Passed).then(|| witness.rules()))
+        });
+    }
+    let mut all = playing.join_all().await;
+    all.sort_unstable_by_key(|(place, ..)| *place);
+    all.into_iter().map(|(_, case, rules)| (case, rules)).collect()
+}
+
 /// Runs one case on a fresh store.
 pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: Settings) -> Outcome {
+    play_case(fixture, case, settings, &Witness::default()).await
+}
+
+async fn play_case(
+    fixture: &Arc<dyn Fixture>,
+    case: &Case,
+    settings: Settings,
+    witness: &Witness,
+) -> Outcome {
     if let Some(reason) = case.not_applicable(&fixture.capabilities()) {
         return Outcome::NotApplicable(reason);
     }
@@ -101,7 +134,8 @@ pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: 
     // it ends with whoever runs the case.
     let mut playing = JoinSet::new();
     let patience = if RANDOM.contains(&case.group) { HUNG_AT_RANDOM } else { HUNG };
-    playing.spawn(case.body(scenario));
+    let (witness, body) = (witness.clone(), case.body(scenario));
+    playing.spawn(async move { witness.hear(body).await });
     let told = match tokio::time::timeout(patience, playing.join_next()).await {
         Ok(Some(Ok(Ok(()))) | None) => None,
         Ok(Some(Ok(Err(violation)))) => Some(violation.to_string()),

@@ -1,13 +1,18 @@
 //! The command line.
 
+use crate::reasons::Table;
+
 const HELP: &str = "\
-usage: kagzi-saboteurs [--full | --soak ROUNDS | --reasons] [FILTER...]
+usage: kagzi-saboteurs [--full | --alone | --soak ROUNDS | --reasons [--write]] [FILTER...]
 
   (nothing)      the cases meant for each saboteur whose name contains a FILTER
   --full         every case over each of them
+  --alone        which of them one case alone catches, into saboteurs/reasons.tsv: the rest of the suite, but
+                 for the random cases, over each that only one of the meant cases caught
   --soak ROUNDS  the whole suite over each unbroken store, ROUNDS times, comparing the verdicts;
                  a FILTER selects cases
-  --reasons      which saboteurs, invariants and cases belong together";
+  --reasons      whether every case is there for a reason, and for which: saboteurs/reasons.tsv;
+                 --write chooses rules anew where those that stand there no longer hold";
 
 /// How much of the suite meets each saboteur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +28,15 @@ pub enum Extent {
 pub enum Chore {
     /// See which saboteurs are caught.
     Judge(Extent),
+    /// See which saboteurs one case alone catches.
+    Alone,
     /// See whether verdicts agree.
     Soak {
         /// How many times.
         rounds: u32,
     },
     /// Tell why each case is there.
-    Reasons,
+    Reasons(Table),
 }
 
 /// What was asked for.
@@ -49,7 +56,11 @@ impl Arguments {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--full" => arguments.chore = Chore::Judge(Extent::Full),
-                "--reasons" => arguments.chore = Chore::Reasons,
+                "--alone" => arguments.chore = Chore::Alone,
+                "--reasons" => arguments.chore = Chore::Reasons(Table::Checked),
+                "--write" if arguments.chore == Chore::Reasons(Table::Checked) => {
+                    arguments.chore = Chore::Reasons(Table::Written);
+                }
                 "--soak" => {
                     let rounds = words.next().and_then(|rounds| rounds.parse().ok()).filter(|n| *n > 0);
                     let rounds =

@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::arguments::Extent;
 use crate::list::{self, Kind, Saboteur};
+use crate::reasons;
 use crate::stores::postgres::Database;
 
 /// How many stores are judged at one time.
-const AT_ONE_TIME: usize = 3;
+pub const AT_ONE_TIME: usize = 3;
 
 /// How many cases that caught a saboteur are named.
 const NAMED: usize = 2;
@@ -52,12 +53,29 @@ pub async fn run(extent: Extent, settings: Settings, filters: &[String]) -> bool
     if extent == Extent::Full {
         print_catches(&saboteurs, &caught);
     }
+    let contradictions = contradictions(&saboteurs, &judged);
     println!("\nin {} s", started.elapsed().as_secs());
     if !unbroken_pass {
         println!("an unbroken store failed, so nothing is proved");
     }
+    for contradiction in &contradictions {
+        println!("{contradiction}");
+    }
     println!("saboteurs caught {} of {}", caught.len(), saboteurs.len());
-    unbroken_pass && caught.len() == saboteurs.len()
+    unbroken_pass && caught.len() == saboteurs.len() && contradictions.is_empty()
+}
+
+/// Where the table of reasons says of a case that it alone catches one of these, and that is not so.
+fn contradictions(saboteurs: &[Saboteur], judged: &[Judged]) -> Vec<String> {
+    let reasons = match reasons::read() {
+        Ok(reasons) => reasons,
+        Err(error) => return vec![error],
+    };
+    let told = |one: &Judged| {
+        let saboteur = saboteurs.get(one.saboteur?)?;
+        reasons::contradiction(&reasons, &saboteur.key(), &failed_cases(&one.report))
+    };
+    judged.iter().filter_map(told).collect()
 }
 
 async fn judge_all(
@@ -115,7 +133,8 @@ fn meant_for(saboteurs: &[Saboteur], kind: Kind, extent: Extent) -> Option<Filte
     Some(Filter { containing: parts.into_iter().map(str::to_owned).collect(), ..Filter::default() })
 }
 
-fn failed_cases(report: &Report) -> Vec<String> {
+/// The cases that a store failed.
+pub fn failed_cases(report: &Report) -> Vec<String> {
     // A saboteur that no longer fits the store proves nothing, so it is not caught.
     let failed = |case: &&CaseReport| matches!(&case.outcome, Outcome::Failed(told) if !told.contains("the fixture could not open a store"));
     report.cases.iter().filter(failed).map(|case| format!("{}::{}", case.group, case.name)).collect()

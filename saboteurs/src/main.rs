@@ -5,6 +5,7 @@
 //! program fails when one gets away, or when a case fails over a store that nobody broke.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that people run")]
 
+mod alone;
 mod arguments;
 mod judge;
 mod list;
@@ -45,7 +46,8 @@ fn main() -> ExitCode {
         match &arguments.chore {
             Chore::Judge(extent) => judge::run(*extent, settings, &arguments.filters).await,
             Chore::Soak { rounds } => soak::run(*rounds, settings, &arguments.filters).await,
-            Chore::Reasons => reasons::print(),
+            Chore::Alone => alone::run(settings, &arguments.filters).await,
+            Chore::Reasons(table) => reasons::run(*table).await,
         }
     });
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -16,9 +16,10 @@ usage: cargo xtask <chore>
   test [--quick]   everything that CI checks: format, lints, docs, unit tests, the conformance
                    suite over every store, the saboteurs, end-to-end tests, examples; --quick leaves
                    out the checks of format, lints and docs
-  saboteurs [--full | --reasons] [FILTER...]
+  saboteurs [--full | --alone | --reasons [--write]] [FILTER...]
                    stores broken on purpose, and the cases that catch each; --full lets each meet
-                   the whole suite, --reasons tells what every case is there for
+                   the whole suite, --alone finds those that one case alone catches, --reasons
+                   checks what every case is there for
   soak [--rounds N] [FILTER...]
                    the suite over each store N times (50), comparing the verdicts
   bench [ARGS]     figures of both databases beside yardsticks and targets, into bench-results/;

@@ -8,7 +8,9 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, refused, step_id, too_large};
+use crate::scenario::{
+    Held, LEASE, Scenario, check, equal, lease_lost, race, refused, step_id, too_large, under,
+};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -206,7 +208,7 @@ async fn fifty_runs_driven_at_once_all_complete(s: Scenario) -> Verdict {
         async move { work(&s, &format!("w{number}")).await }
     })
     .await?;
-    all_complete(&s, ids, done).await
+    under("fifty runs driven at once all complete [1, 3, 15]", all_complete(&s, ids, done).await)
 }
 
 async fn two_servers_drive_runs_together(s: Scenario) -> Verdict {
@@ -217,7 +219,7 @@ async fn two_servers_drive_runs_together(s: Scenario) -> Verdict {
         async move { work(&s, &format!("w{number}")).await }
     })
     .await?;
-    all_complete(&s, ids, done).await
+    under("two servers drive runs together, each once [1, 3, 15]", all_complete(&s, ids, done).await)
 }
 
 /// Polls a call once and drops it, as a caller does whose own caller went away.

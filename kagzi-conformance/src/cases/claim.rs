@@ -10,7 +10,7 @@ use kagzi_core::{
 use super::wake::woken;
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, queue, race, suite_rules, worker, workflow_type,
+    Held, LEASE, Scenario, check, equal, fatal, queue, race, suite_rules, under, worker, workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -206,19 +206,19 @@ async fn stays_finished(s: &Scenario, held: &Held) -> Verdict {
 async fn a_completed_run_is_never_taken(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.complete_run("1").await?;
-    stays_finished(&s, &held).await
+    under("a claim takes no completed run [6]", stays_finished(&s, &held).await)
 }
 
 async fn a_dead_letter_is_never_taken(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.fail_run(fatal()).await?;
-    stays_finished(&s, &held).await
+    under("a claim takes no dead letter [6]", stays_finished(&s, &held).await)
 }
 
 async fn a_cancelled_run_is_never_taken(s: Scenario) -> Verdict {
     let held = s.held().await?;
     s.cancel(held.run_id()).await?;
-    stays_finished(&s, &held).await
+    under("a claim takes no cancelled run [6]", stays_finished(&s, &held).await)
 }
 
 async fn a_lease_in_force_hides_the_run(s: Scenario) -> Verdict {
@@ -256,7 +256,7 @@ async fn sixty_four_concurrent_claimers_take_each_of_a_thousand_runs_once(s: Sce
         async move { drain(&s, number).await }
     })
     .await?;
-    each_once(&ids, taken)
+    under("concurrent claims take each run once [1]", each_once(&ids, taken))
 }
 
 async fn claimers_on_two_handles_take_each_run_once(s: Scenario) -> Verdict {
@@ -267,7 +267,7 @@ async fn claimers_on_two_handles_take_each_run_once(s: Scenario) -> Verdict {
         async move { drain(&s, number).await }
     })
     .await?;
-    each_once(&ids, taken)
+    under("concurrent claims over two handles take each run once [1]", each_once(&ids, taken))
 }
 
 async fn concurrent_claimers_with_a_type_filter_take_each_run_once(s: Scenario) -> Verdict {
@@ -289,7 +289,7 @@ async fn concurrent_claimers_with_a_type_filter_take_each_run_once(s: Scenario) 
         }
     })
     .await?;
-    each_once(&ids, taken)
+    under("concurrent claims of some types take each run once [1]", each_once(&ids, taken))
 }
 
 async fn an_expired_lease_is_claimable_with_a_larger_token(s: Scenario) -> Verdict {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    Attempt, AttemptScope, AttemptState, Claim, Cursor, ListAttempts, Page, PageRequest, Payload, RunId,
+    Attempt, AttemptScope, AttemptState, Claim, CompleteStep, Cursor, ListAttempts, Page, PageRequest,
+    Payload, RunId, StartRun,
 };
 
 use crate::case::cases;
@@ -18,6 +19,7 @@ cases! {
     [4] exactly_as_many_steps_as_the_limit_leave_no_more;
     [4, 8] a_first_claim_sent_again_carries_the_steps_made_since;
     [4] says_how_to_get_the_steps_without_room;
+    [8] a_claim_sent_again_charges_the_inputs_to_its_room;
 }
 
 /// Completes steps `0..count`, begun in an order that neither place nor name gives.
@@ -147,14 +149,48 @@ async fn says_how_to_get_the_steps_without_room(s: Scenario) -> Verdict {
         bytes,
     )?;
     for run in claimed {
-        let steps = run.steps.len();
         let all = with_the_rest(&s, run.run.run_id, run.steps, run.more_steps).await?;
         let recorded = s.attempts_in(run.run.run_id, AttemptScope::Latest).await?;
         equal(
-            &format!("with what the cursor leads to, {steps} steps are all, without gap or repeat [4]"),
+            "with what the cursor leads to, those with room are all, without gap or repeat [4]",
             &recorded,
             &all,
         )?;
+    }
+    Ok(())
+}
+
+async fn a_claim_sent_again_charges_the_inputs_to_its_room(s: Scenario) -> Verdict {
+    let rules = suite_rules();
+    let large = Payload::json(format!("\"{}\"", "x".repeat(rules.max_payload_bytes - 2)));
+    // Inputs take three quarters of the room, and steps would fill another three.
+    let count = rules.max_claim_bytes / large.len_bytes() * 3 / 4;
+    let start = || StartRun { input: large.clone(), ..s.start_request() };
+    s.start_all((0..count).map(|_| start()).collect()).await?;
+    let claim = s.claim_request("w1", u32::try_from(count).unwrap_or(u32::MAX))?;
+    let first = s.claim_as(claim.clone()).await?;
+    equal("the inputs have room [12]", &count, &first.len())?;
+    for claimed in first {
+        let held = Held::new(s.clone(), claimed);
+        held.begin("a").await?;
+        let complete = CompleteStep { output: large.clone(), ..held.complete_request("a", 1, "1")? };
+        held.store().complete_step(complete).await.map_err(|e| Violation::refused("a completion", &e))?;
+    }
+    let again = s.claim_as(claim).await?;
+    equal("sent again, the claim hands over every run [8]", &count, &again.len())?;
+    let inputs: usize = again.iter().map(|run| run.input.len_bytes()).sum();
+    equal("with their inputs [8]", &(count * large.len_bytes()), &inputs)?;
+    let outputs = again.iter().flat_map(|run| &run.steps).filter_map(|step| step.output.as_ref());
+    let bytes = inputs + outputs.map(Payload::len_bytes).sum::<usize>();
+    check(
+        bytes > inputs && bytes <= rules.max_claim_bytes,
+        "steps get the room that the inputs of a repeated claim leave, as at first [8]",
+        format!("more than the inputs' {inputs} bytes, and at most {}", rules.max_claim_bytes),
+        bytes,
+    )?;
+    for run in again {
+        let all = with_the_rest(&s, run.run.run_id, run.steps, run.more_steps).await?;
+        equal("a cursor leads to the steps without room [4]", &1, &all.len())?;
     }
     Ok(())
 }

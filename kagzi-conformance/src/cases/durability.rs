@@ -10,7 +10,7 @@ use kagzi_core::{
 use super::fencing::Operation;
 use crate::case::{Case, cases};
 use crate::fixture::Capability;
-use crate::scenario::{LEASE, Scenario, Snapshot, equal, fatal, refused, run_not_found, step_id};
+use crate::scenario::{LEASE, Scenario, Snapshot, equal, fatal, refused, run_not_found, step_id, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -54,7 +54,8 @@ async fn survives(s: Scenario, operation: Operation) -> Verdict {
     operation.send(&held).await?.map_err(|e| Violation::refused(operation.name(), &e))?;
     let before = held.snapshot().await?;
     drop(held);
-    reopened(s, before).await.map(drop)
+    let rule = format!("what {} wrote is there after a reopen [9]", operation.name());
+    s.reopen().await?.unchanged(&before, &rule).await
 }
 
 /// Reopens without closing, and asserts that every row of a run is as it was.
@@ -91,7 +92,10 @@ async fn cancel_is_there_after_a_reopen(s: Scenario) -> Verdict {
     let run_id = s.start_one().await?;
     s.cancel(run_id).await?;
     let before = s.snapshot(run_id).await?;
-    reopened(s, before).await?.nothing_claimable("cancelled stays [6]").await
+    under(
+        "a cancellation is there after a reopen [9]",
+        reopened(s, before).await?.nothing_claimable("cancelled stays [6]").await,
+    )
 }
 
 async fn requeue_is_there_after_a_reopen(s: Scenario) -> Verdict {
@@ -101,7 +105,7 @@ async fn requeue_is_there_after_a_reopen(s: Scenario) -> Verdict {
     let before = held.snapshot().await?;
     drop(held);
     let s = reopened(s, before).await?;
-    s.claim_one("w2").await?.complete_run("1").await
+    under("a requeue is there after a reopen [9]", s.claim_one("w2").await?.complete_run("1").await)
 }
 
 async fn reap_is_there_after_a_reopen(s: Scenario) -> Verdict {
@@ -200,7 +204,10 @@ async fn a_closed_store_loses_nothing(s: Scenario) -> Verdict {
     let before = held.snapshot().await?;
     drop(held);
     s.store().close().await.map_err(|e| Violation::refused("closing", &e))?;
-    reopened(s, before).await.map(drop)
+    under(
+        "what was acknowledged is there after the store was closed [9]",
+        reopened(s, before).await.map(drop),
+    )
 }
 
 async fn concurrent_writes_that_were_acknowledged_are_all_there(s: Scenario) -> Verdict {

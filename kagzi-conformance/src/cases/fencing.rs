@@ -239,7 +239,8 @@ async fn is_refused(s: Scenario, loss: Loss, operation: Operation) -> Verdict {
     let before = held.snapshot().await?;
     s.turn(Duration::from_micros(1));
     let answer = operation.send(&held).await?;
-    let reason = lease_lost(&answer, "a write under a lost lease answers LeaseLost [2]")?;
+    let rule = format!("{} {} answers LeaseLost [2]", operation.name(), loss.name());
+    let reason = lease_lost(&answer, &rule.replace('_', " "))?;
     equal(
         "the answer says what became of the lease [2]",
         &expected(&before.record.run, &held.lease),

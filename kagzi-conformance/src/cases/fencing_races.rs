@@ -3,7 +3,7 @@
 use kagzi_core::{AttemptState, RunState};
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -82,14 +82,20 @@ async fn step_is_told_truly(s: &Scenario, held: &[Held], accepted: Vec<bool>) ->
 async fn completing_a_step_against_a_steal_is_one_order_or_the_other(s: Scenario) -> Verdict {
     let held = stealable(&s).await?;
     let accepted = against_thieves(&held, &s, complete_step).await?;
-    step_is_told_truly(&s, &held, accepted).await
+    under(
+        "completing a step and a steal at one moment are one order or the other [2, 15]",
+        step_is_told_truly(&s, &held, accepted).await,
+    )
 }
 
 async fn completing_a_step_against_a_steal_on_another_handle_is_one_order(s: Scenario) -> Verdict {
     let thief = s.second_handle().await?;
     let held = stealable(&s).await?;
     let accepted = against_thieves(&held, &thief, complete_step).await?;
-    step_is_told_truly(&s, &held, accepted).await
+    under(
+        "completing a step and a steal on another handle at one moment are one order or the other [2, 15]",
+        step_is_told_truly(&s, &held, accepted).await,
+    )
 }
 
 async fn completing_a_run_against_a_steal_is_one_order_or_the_other(s: Scenario) -> Verdict {
@@ -151,7 +157,10 @@ async fn completing_a_step_against_a_reap_is_one_order_or_the_other(s: Scenario)
         }
     })
     .await?;
-    step_is_told_truly(&s, &held, answers.into_iter().flatten().collect()).await
+    under(
+        "completing a step and a reap at one moment are one order or the other [2, 15]",
+        step_is_told_truly(&s, &held, answers.into_iter().flatten().collect()).await,
+    )
 }
 
 async fn a_worker_that_was_frozen_finds_all_its_writes_refused(s: Scenario) -> Verdict {

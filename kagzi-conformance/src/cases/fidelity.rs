@@ -7,7 +7,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Scenario, equal, step_id, suite_rules, too_large};
+use crate::scenario::{Scenario, equal, step_id, suite_rules, too_large, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -171,7 +171,7 @@ async fn an_output_one_byte_over_the_limit_is_refused(s: Scenario) -> Verdict {
     let request = CompleteStep { output: over(), ..held.complete_request("a", 1, "")? };
     too_large(&held.store().complete_step(request).await, "output", "the limit holds to the byte [12]")?;
     s.unchanged(&before, "a refused output leaves no trace [12]").await?;
-    held.complete("a", 1, "1").await
+    under("the output of a step is limited to the byte [12]", held.complete("a", 1, "1").await)
 }
 
 async fn an_input_one_byte_over_the_limit_is_refused(s: Scenario) -> Verdict {
@@ -188,7 +188,10 @@ async fn a_run_output_one_byte_over_the_limit_is_refused(s: Scenario) -> Verdict
     let before = held.snapshot().await?;
     let request = kagzi_core::CompleteRun { output: over(), ..held.complete_run_request("") };
     too_large(&held.store().complete_run(request).await, "run_output", "the limit holds to the byte [12]")?;
-    s.unchanged(&before, "a refused output leaves no trace [12]").await
+    under(
+        "the output of a run is limited to the byte [12]",
+        s.unchanged(&before, "a refused output leaves no trace [12]").await,
+    )
 }
 
 /// Fails a step of a fresh run and gives what the history keeps.

@@ -9,7 +9,7 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, operation_conflict, race, refused,
+    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, operation_conflict, race, refused, under,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -214,19 +214,19 @@ async fn open_is_abandoned(s: &Scenario, held: &Held) -> Verdict {
 async fn the_open_attempts_of_a_completed_run_are_abandoned(s: Scenario) -> Verdict {
     let held = with_an_open_attempt(&s).await?;
     held.complete_run("1").await?;
-    open_is_abandoned(&s, &held).await
+    under("completing a run abandons its open attempts [5]", open_is_abandoned(&s, &held).await)
 }
 
 async fn the_open_attempts_of_a_failed_run_are_abandoned(s: Scenario) -> Verdict {
     let held = with_an_open_attempt(&s).await?;
     held.fail_run(fatal()).await?;
-    open_is_abandoned(&s, &held).await
+    under("failing a run abandons its open attempts [5]", open_is_abandoned(&s, &held).await)
 }
 
 async fn the_open_attempts_of_a_cancelled_run_are_abandoned(s: Scenario) -> Verdict {
     let held = with_an_open_attempt(&s).await?;
     s.cancel(held.run_id()).await?;
-    open_is_abandoned(&s, &held).await
+    under("cancelling a run abandons its open attempts [5]", open_is_abandoned(&s, &held).await)
 }
 
 async fn a_pending_run_is_cancelled(s: Scenario) -> Verdict {
@@ -289,19 +289,28 @@ async fn already_finished(s: &Scenario, held: &Held, state: RunState) -> Verdict
 async fn cancelling_again_with_another_operation_says_it_was_finished(s: Scenario) -> Verdict {
     let held = s.held().await?;
     s.cancel(held.run_id()).await?;
-    already_finished(&s, &held, RunState::Cancelled).await
+    under(
+        "another cancellation finds the run finished [6]",
+        already_finished(&s, &held, RunState::Cancelled).await,
+    )
 }
 
 async fn cancelling_a_completed_run_says_so_and_changes_nothing(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.complete_run("1").await?;
-    already_finished(&s, &held, RunState::Completed).await
+    under(
+        "a cancellation finds a completed run finished [6]",
+        already_finished(&s, &held, RunState::Completed).await,
+    )
 }
 
 async fn cancelling_a_dead_letter_says_so_and_changes_nothing(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.fail_run(fatal()).await?;
-    already_finished(&s, &held, RunState::Failed).await
+    under(
+        "a cancellation finds a dead letter finished [6]",
+        already_finished(&s, &held, RunState::Failed).await,
+    )
 }
 
 async fn a_cancellation_that_came_late_still_says_so_when_sent_again(s: Scenario) -> Verdict {
@@ -413,13 +422,13 @@ async fn not_requeued(s: &Scenario, held: &Held) -> Verdict {
 async fn a_requeue_moves_no_completed_run(s: Scenario) -> Verdict {
     let held = s.held().await?;
     held.complete_run("1").await?;
-    not_requeued(&s, &held).await
+    under("a requeue moves no completed run [6]", not_requeued(&s, &held).await)
 }
 
 async fn a_requeue_moves_no_cancelled_run(s: Scenario) -> Verdict {
     let held = s.held().await?;
     s.cancel(held.run_id()).await?;
-    not_requeued(&s, &held).await
+    under("a requeue moves no cancelled run [6]", not_requeued(&s, &held).await)
 }
 
 async fn an_operation_id_of_a_cancellation_is_no_requeue(s: Scenario) -> Verdict {

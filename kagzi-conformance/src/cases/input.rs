@@ -10,7 +10,7 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, Scenario, equal, invalid, queue, refused, suite_rules, too_large, worker, workflow_type,
+    Held, Scenario, equal, invalid, queue, refused, suite_rules, too_large, under, worker, workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -87,7 +87,7 @@ async fn goes_round(s: &Scenario, text: &str, worker_text: &str) -> Verdict {
 
 async fn texts_of_every_script_come_back_as_they_were(s: Scenario) -> Verdict {
     for text in ODD {
-        goes_round(&s, text, text).await?;
+        under("texts of every script come back as they were [12]", goes_round(&s, text, text).await)?;
     }
     Ok(())
 }
@@ -425,10 +425,13 @@ async fn a_store_works_at_the_end_of_the_year_9999(s: Scenario) -> Verdict {
     let start = StartRun { run_timeout, start_at: StartAt::After(MAX_DURATION), ..s.start_request() };
     let run_id = s.start(start).await?.run_id;
     let run = s.run(run_id).await?.run;
-    equal(
-        "times stop at the end of time",
-        &(Timestamp::MAX, Some(Timestamp::MAX)),
-        &(run.due_at, run.deadline_at),
+    under(
+        "a store works at the end of time, and times stop there",
+        equal(
+            "times stop at the end of time",
+            &(Timestamp::MAX, Some(Timestamp::MAX)),
+            &(run.due_at, run.deadline_at),
+        ),
     )
 }
 
@@ -439,7 +442,14 @@ async fn a_step_timeout_stops_at_the_end_of_time(s: Scenario) -> Verdict {
     begin.step.timeout = Some(MAX_DURATION);
     held.store().begin_step(begin).await.map_err(|e| Violation::refused("a begin", &e))?;
     let attempt = s.attempts(held.run_id()).await?.pop();
-    equal("times stop at the end of time", &Some(Some(Timestamp::MAX)), &attempt.map(|one| one.deadline_at))
+    under(
+        "the timeout of a step stops at the end of time",
+        equal(
+            "times stop at the end of time",
+            &Some(Some(Timestamp::MAX)),
+            &attempt.map(|one| one.deadline_at),
+        ),
+    )
 }
 
 async fn the_largest_limits_are_accepted(s: Scenario) -> Verdict {

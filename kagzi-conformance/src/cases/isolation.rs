@@ -9,7 +9,7 @@ use kagzi_core::{
 
 use super::fencing::Operation;
 use crate::case::{Case, cases};
-use crate::scenario::{Held, LEASE, Scenario, equal, fatal, run_not_found};
+use crate::scenario::{Held, LEASE, Scenario, equal, fatal, run_not_found, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -54,7 +54,8 @@ async fn is_not_found(s: Scenario, operation: Operation) -> Verdict {
     stray.lease.namespace = other.namespace().clone();
     s.turn(Duration::from_micros(1));
     let answer = operation.send(&stray).await?;
-    run_not_found(&answer, "a lease of another namespace names no run here [11]")?;
+    let rule = format!("{} under a lease of another namespace names no run here [11]", operation.name());
+    run_not_found(&answer, &rule)?;
     s.unchanged(&before.0, "and nothing changed there [11]").await?;
     other.unchanged(&before.1, "nor here [11]").await
 }
@@ -71,7 +72,10 @@ async fn two_tenants(s: &Scenario) -> Result<(Held, Scenario), Violation> {
 async fn get_run_does_not_find_another_namespaces_run(s: Scenario) -> Verdict {
     let (held, other) = two_tenants(&s).await?;
     let answer = s.store().get_run(other.namespace(), held.run_id()).await;
-    run_not_found(&answer, "another namespace's run is not found [11]")
+    under(
+        "reading finds no run of another namespace [11]",
+        run_not_found(&answer, "another namespace's run is not found [11]"),
+    )
 }
 
 async fn list_attempts_does_not_find_another_namespaces_run(s: Scenario) -> Verdict {

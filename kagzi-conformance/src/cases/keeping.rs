@@ -8,7 +8,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, equal, fatal, invalid, queue, refused, run_not_found};
+use crate::scenario::{Held, LEASE, Scenario, equal, fatal, invalid, queue, refused, run_not_found, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -124,13 +124,16 @@ async fn a_cursor_of_another_run_is_refused(s: Scenario) -> Verdict {
     let held = with_history(&s).await?;
     let other = s.held().await?;
     let cursor = first_cursor(&s, held.run_id()).await?;
-    refuses(&s, other.run_id(), AttemptScope::All, cursor).await
+    under("a cursor of another run is refused", refuses(&s, other.run_id(), AttemptScope::All, cursor).await)
 }
 
 async fn a_cursor_of_another_scope_is_refused(s: Scenario) -> Verdict {
     let held = with_history(&s).await?;
     let cursor = first_cursor(&s, held.run_id()).await?;
-    refuses(&s, held.run_id(), AttemptScope::Latest, cursor).await
+    under(
+        "a cursor of another scope is refused",
+        refuses(&s, held.run_id(), AttemptScope::Latest, cursor).await,
+    )
 }
 
 async fn depths(s: &Scenario) -> Result<Vec<QueueDepth>, Violation> {

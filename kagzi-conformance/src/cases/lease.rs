@@ -10,7 +10,7 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, race, run_not_found, worker,
+    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, race, run_not_found, under, worker,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -25,9 +25,6 @@ cases! {
     [15] a_thousand_leases_are_extended_in_one_batch;
     [2] a_heartbeat_with_a_stale_token_is_lost_and_changes_nothing;
     [2] a_heartbeat_of_another_worker_is_lost_and_changes_nothing;
-    [2] a_heartbeat_on_a_completed_run_says_so;
-    [2] a_heartbeat_on_a_cancelled_run_says_so;
-    [2] a_heartbeat_on_a_failed_run_says_so;
     [2] a_heartbeat_on_a_run_that_does_not_exist_is_not_found;
     [2] an_expired_lease_that_nobody_took_is_revived_by_a_heartbeat;
     [2] the_holder_of_an_expired_lease_may_still_write;
@@ -174,32 +171,6 @@ async fn a_heartbeat_of_another_worker_is_lost_and_changes_nothing(s: Scenario) 
     s.unchanged(&before, "a lost heartbeat changes nothing [2]").await
 }
 
-async fn lost_because(s: &Scenario, held: &Held, state: RunState) -> Verdict {
-    let before = held.snapshot().await?;
-    let verdict = held.try_heartbeat(held.heartbeat_request()).await?;
-    let reason = lease_lost(&verdict, "a finished run has no lease [2]")?;
-    equal("the verdict says which state the run is in", &LostReason::NotRunning { state }, &reason)?;
-    s.unchanged(&before, "a heartbeat does not bring a finished run back [6]").await
-}
-
-async fn a_heartbeat_on_a_completed_run_says_so(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.complete_run("1").await?;
-    lost_because(&s, &held, RunState::Completed).await
-}
-
-async fn a_heartbeat_on_a_cancelled_run_says_so(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    s.cancel(held.run_id()).await?;
-    lost_because(&s, &held, RunState::Cancelled).await
-}
-
-async fn a_heartbeat_on_a_failed_run_says_so(s: Scenario) -> Verdict {
-    let held = s.held().await?;
-    held.fail_run(fatal()).await?;
-    lost_because(&s, &held, RunState::Failed).await
-}
-
 async fn a_heartbeat_on_a_run_that_does_not_exist_is_not_found(s: Scenario) -> Verdict {
     let held = s.held().await?;
     let mut nowhere = held.heartbeat_request();
@@ -310,12 +281,15 @@ async fn a_heartbeat_against_a_reap_one_wins_and_the_loser_is_told(s: Scenario) 
 }
 
 async fn a_heartbeat_against_a_claim_one_wins_and_the_loser_is_told(s: Scenario) -> Verdict {
-    beat_against_claim(&s, &s).await
+    under("of a heartbeat and a claim at one moment one wins [1, 2]", beat_against_claim(&s, &s).await)
 }
 
 async fn a_heartbeat_against_a_claim_on_another_handle_one_wins(s: Scenario) -> Verdict {
     let second = s.second_handle().await?;
-    beat_against_claim(&s, &second).await
+    under(
+        "of a heartbeat and a claim on another handle at one moment one wins [1, 2]",
+        beat_against_claim(&s, &second).await,
+    )
 }
 
 /// Several rounds, since it is at their start that the two meet.

@@ -20,6 +20,7 @@ mod reap_due;
 mod retry;
 mod sleep;
 mod start;
+mod start_batches;
 mod step;
 mod step_refused;
 mod step_together;
@@ -31,6 +32,7 @@ use crate::case::Case;
 pub fn all_cases() -> Vec<Case> {
     [
         start::cases(),
+        start_batches::cases(),
         claim::cases(),
         claim_order::cases(),
         claim_steps::cases(),

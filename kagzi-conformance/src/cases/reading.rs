@@ -9,7 +9,7 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, invalid, refused, run_not_found, workflow_type,
+    Held, LEASE, Scenario, check, equal, fatal, invalid, refused, run_not_found, under, workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -349,13 +349,16 @@ async fn refuses(s: &Scenario, mut request: ListRuns, cursor: Cursor) -> Verdict
 async fn a_cursor_of_another_filter_is_refused(s: Scenario) -> Verdict {
     let cursor = cursor(&s).await?;
     let filter = RunFilter { states: vec![RunState::Pending], ..RunFilter::default() };
-    refuses(&s, listing(&s, &filter, 1), cursor).await
+    under("a cursor of another filter is refused", refuses(&s, listing(&s, &filter, 1), cursor).await)
 }
 
 async fn a_cursor_of_another_namespace_is_refused(s: Scenario) -> Verdict {
     let cursor = cursor(&s).await?;
     let other = s.in_namespace("globex")?;
-    refuses(&other, listing(&other, &RunFilter::default(), 1), cursor).await
+    under(
+        "a cursor of another namespace is refused [11]",
+        refuses(&other, listing(&other, &RunFilter::default(), 1), cursor).await,
+    )
 }
 
 async fn an_invented_cursor_is_refused(s: Scenario) -> Verdict {
@@ -363,7 +366,8 @@ async fn an_invented_cursor_is_refused(s: Scenario) -> Verdict {
     let damaged = format!("{}A", &good.as_str()[..good.as_str().len() - 1]);
     for text in ["", "0", "null", "' OR 1=1 --", "AAAAAAAAAAAAAAAA", "ü", &damaged] {
         if text != good.as_str() {
-            refuses(&s, listing(&s, &RunFilter::default(), 1), Cursor::from_text(text)).await?;
+            let answer = refuses(&s, listing(&s, &RunFilter::default(), 1), Cursor::from_text(text)).await;
+            under("an invented cursor is refused", answer)?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, invalid, race};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, invalid, race, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -218,7 +218,7 @@ async fn eight_concurrent_reapers_treat_each_of_a_thousand_once(s: Scenario) -> 
     })
     .await?;
     equal("together they treated each once [14]", &1000, &reaped.iter().sum::<u32>())?;
-    each_was_reaped_once(&s, &held).await
+    under("concurrent reapers treat each run once [14]", each_was_reaped_once(&s, &held).await)
 }
 
 async fn reapers_on_two_handles_treat_each_run_once(s: Scenario) -> Verdict {
@@ -230,7 +230,10 @@ async fn reapers_on_two_handles_treat_each_run_once(s: Scenario) -> Verdict {
     })
     .await?;
     equal("together they treated each once [14]", &400, &reaped.iter().sum::<u32>())?;
-    each_was_reaped_once(&s, &held).await
+    under(
+        "concurrent reapers over two handles treat each run once [14]",
+        each_was_reaped_once(&s, &held).await,
+    )
 }
 
 async fn reapers_against_claimers_each_run_goes_to_one(s: Scenario) -> Verdict {
@@ -320,23 +323,35 @@ where
 }
 
 async fn a_finished_step_resets_the_poison_count(s: Scenario) -> Verdict {
-    survives(&s, |held| async move { held.step("a", "1").await }).await
+    under(
+        "a finished step resets the poison count [14]",
+        survives(&s, |held| async move { held.step("a", "1").await }).await,
+    )
 }
 
 async fn a_sleep_resets_the_poison_count(s: Scenario) -> Verdict {
-    survives(&s, |held| async move { held.sleep("nap", LEASE).await.map(drop) }).await
+    under(
+        "a sleep resets the poison count [14]",
+        survives(&s, |held| async move { held.sleep("nap", LEASE).await.map(drop) }).await,
+    )
 }
 
 async fn a_retry_resets_the_poison_count(s: Scenario) -> Verdict {
-    survives(&s, |held| async move {
-        held.begin("a").await?;
-        held.fail("a", 1, hiccup()).await.map(drop)
-    })
-    .await
+    under(
+        "a failure to be retried resets the poison count [14]",
+        survives(&s, |held| async move {
+            held.begin("a").await?;
+            held.fail("a", 1, hiccup()).await.map(drop)
+        })
+        .await,
+    )
 }
 
 async fn a_release_resets_the_poison_count(s: Scenario) -> Verdict {
-    survives(&s, |held| async move { held.release().await }).await
+    under(
+        "a release resets the poison count [14]",
+        survives(&s, |held| async move { held.release().await }).await,
+    )
 }
 
 async fn a_step_that_finished_under_an_older_lease_is_no_progress(s: Scenario) -> Verdict {

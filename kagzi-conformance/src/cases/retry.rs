@@ -8,7 +8,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, Scenario, check, equal, fatal, hiccup, race};
+use crate::scenario::{Held, Scenario, check, equal, fatal, hiccup, race, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -149,11 +149,14 @@ async fn ends_at_once(s: &Scenario, failure: Failure) -> Verdict {
 }
 
 async fn a_non_retryable_failure_ends_it_at_once(s: Scenario) -> Verdict {
-    ends_at_once(&s, fatal()).await
+    under("a failure that says so is not retried", ends_at_once(&s, fatal()).await)
 }
 
 async fn a_non_retryable_code_ends_it_at_once(s: Scenario) -> Verdict {
-    ends_at_once(&s, Failure::retryable("never_again", "whatever the kind says")).await
+    under(
+        "a code that the policy names is not retried",
+        ends_at_once(&s, Failure::retryable("never_again", "whatever the kind says")).await,
+    )
 }
 
 async fn every_kind_of_failure_is_retried_or_not_by_its_rule(s: Scenario) -> Verdict {
@@ -300,10 +303,13 @@ async fn a_retry_does_not_touch_completed_steps(s: Scenario) -> Verdict {
     s.turn(Duration::from_secs(10));
     let again = s.claim_one("w2").await?;
     equal("a completed step stays to the last field [4]", &before[0], &s.attempts(held.run_id()).await?[0])?;
-    match again.begin_any("done").await? {
-        BeginOutcome::Memoized { attempt: 1, .. } => Ok(()),
-        other => check(false, "and is not executed again [4]", "Memoized 1", other),
-    }
+    under(
+        "a retry leaves completed steps as they are [4]",
+        match again.begin_any("done").await? {
+            BeginOutcome::Memoized { attempt: 1, .. } => Ok(()),
+            other => check(false, "and is not executed again [4]", "Memoized 1", other),
+        },
+    )
 }
 
 async fn a_retry_without_delay_is_due_at_once(s: Scenario) -> Verdict {

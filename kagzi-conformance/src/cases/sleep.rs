@@ -9,7 +9,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, step_id};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, step_id, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -73,7 +73,10 @@ async fn a_sleeper_is_claimable_at_its_time_and_not_a_microsecond_earlier(s: Sce
     s.turn_almost(NAP);
     s.nothing_claimable("not a microsecond before its time [10]").await?;
     s.turn(Duration::from_micros(1));
-    equal("at its time [10]", &held.run_id(), &s.claim_one("w2").await?.run_id())
+    under(
+        "a claim finds a sleeper at its time and not a microsecond earlier [10]",
+        equal("at its time [10]", &held.run_id(), &s.claim_one("w2").await?.run_id()),
+    )
 }
 
 async fn a_reap_wakes_a_sleeper_at_its_time_and_not_a_microsecond_earlier(s: Scenario) -> Verdict {
@@ -111,11 +114,17 @@ async fn due_at_once(s: &Scenario, held: &Held, until: SleepUntil) -> Verdict {
 }
 
 async fn a_sleep_of_zero_is_due_at_once(s: Scenario) -> Verdict {
-    due_at_once(&s, &s.held().await?, SleepUntil::After(Duration::ZERO)).await
+    under(
+        "a sleep of zero is over at once [10]",
+        due_at_once(&s, &s.held().await?, SleepUntil::After(Duration::ZERO)).await,
+    )
 }
 
 async fn a_sleep_until_the_past_is_due_at_once(s: Scenario) -> Verdict {
-    due_at_once(&s, &s.held().await?, SleepUntil::At(Timestamp::MIN)).await
+    under(
+        "a sleep until the past is over at once [10]",
+        due_at_once(&s, &s.held().await?, SleepUntil::At(Timestamp::MIN)).await,
+    )
 }
 
 async fn a_sleep_of_a_millisecond_wakes(s: Scenario) -> Verdict {

@@ -9,7 +9,9 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Scenario, check, equal, fatal, operation_conflict, race, refused, workflow_type};
+use crate::scenario::{
+    Scenario, check, equal, fatal, operation_conflict, race, refused, under, workflow_type,
+};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -42,24 +44,15 @@ cases! {
     [8] thirty_two_concurrent_repeats_of_one_operation_make_one_run;
     [8, 11] the_same_operation_in_another_namespace_is_another_run;
     [7] without_a_key_every_start_is_a_new_run;
-    [15] a_batch_answers_in_order;
-    [7] a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate;
-    [7, 15] a_batch_reports_which_of_its_runs_existed;
-    [15] a_batch_with_a_conflict_starts_nothing;
-    [15] a_batch_with_an_invalid_run_starts_nothing;
-    [8, 15] a_batch_sent_again_gives_the_same_answers;
-    [15] a_batch_of_a_thousand_runs_starts_them_all;
-    [15] two_concurrent_batches_with_the_same_keys_in_opposite_order_both_end;
-    [15] an_empty_batch_is_refused;
 }
 
-fn keyed(s: &Scenario, key: &str) -> Result<StartRun, Violation> {
+pub(super) fn keyed(s: &Scenario, key: &str) -> Result<StartRun, Violation> {
     let key = IdempotencyKey::new(key).map_err(|error| Violation::refused("making a key", &error))?;
     Ok(StartRun { idempotency_key: Some(key), ..s.start_request() })
 }
 
 /// The request again, as another caller would send it.
-fn again(request: &StartRun) -> StartRun {
+pub(super) fn again(request: &StartRun) -> StartRun {
     StartRun { operation: OperationId::generate(), ..request.clone() }
 }
 
@@ -219,21 +212,33 @@ async fn conflict(s: &Scenario, change: impl FnOnce(&mut StartRun), differs: &[&
 }
 
 async fn the_same_key_with_another_input_conflicts_and_says_so(s: Scenario) -> Verdict {
-    conflict(&s, |other| other.input = Payload::json("{\"order\":2}"), &["input"]).await
+    under(
+        "another input under a key is a conflict that names it [7]",
+        conflict(&s, |other| other.input = Payload::json("{\"order\":2}"), &["input"]).await,
+    )
 }
 
 async fn the_same_key_with_another_content_type_conflicts(s: Scenario) -> Verdict {
-    conflict(&s, |other| other.input = Payload::raw(other.input.bytes.clone()), &["input"]).await
+    under(
+        "another content type under a key is a conflict that names the input [7]",
+        conflict(&s, |other| other.input = Payload::raw(other.input.bytes.clone()), &["input"]).await,
+    )
 }
 
 async fn the_same_key_with_another_type_conflicts_and_says_so(s: Scenario) -> Verdict {
     let other_type = workflow_type("bill")?;
-    conflict(&s, |other| other.workflow_type = other_type, &["workflow_type"]).await
+    under(
+        "another workflow type under a key is a conflict that names it [7]",
+        conflict(&s, |other| other.workflow_type = other_type, &["workflow_type"]).await,
+    )
 }
 
 async fn the_same_key_with_another_queue_conflicts_and_says_so(s: Scenario) -> Verdict {
     let elsewhere = s.on_queue("elsewhere")?.start_request().queue;
-    conflict(&s, |other| other.queue = elsewhere, &["queue"]).await
+    under(
+        "another queue under a key is a conflict that names it [7]",
+        conflict(&s, |other| other.queue = elsewhere, &["queue"]).await,
+    )
 }
 
 async fn every_difference_under_a_key_is_named(s: Scenario) -> Verdict {
@@ -244,7 +249,10 @@ async fn every_difference_under_a_key_is_named(s: Scenario) -> Verdict {
         other.retry = changed.retry;
         other.labels = changed.labels;
     };
-    conflict(&s, change, &["priority", "run_timeout", "retry_policy", "labels"]).await
+    under(
+        "a conflict names every difference, not the first one [7]",
+        conflict(&s, change, &["priority", "run_timeout", "retry_policy", "labels"]).await,
+    )
 }
 
 async fn a_conflict_leaves_the_first_run_untouched(s: Scenario) -> Verdict {
@@ -280,30 +288,42 @@ async fn a_key_stays_bound_after_the_run_completed(s: Scenario) -> Verdict {
     let request = keyed(&s, "k")?;
     let first = s.start(request.clone()).await?.run_id;
     s.claim_one("w1").await?.complete_run("1").await?;
-    stays_bound(&s, &request, first, RunState::Completed).await
+    under(
+        "a key stays bound after its run completed [7]",
+        stays_bound(&s, &request, first, RunState::Completed).await,
+    )
 }
 
 async fn a_key_stays_bound_after_the_run_failed(s: Scenario) -> Verdict {
     let request = keyed(&s, "k")?;
     let first = s.start(request.clone()).await?.run_id;
     s.claim_one("w1").await?.fail_run(fatal()).await?;
-    stays_bound(&s, &request, first, RunState::Failed).await
+    under(
+        "a key stays bound after its run failed [7]",
+        stays_bound(&s, &request, first, RunState::Failed).await,
+    )
 }
 
 async fn a_key_stays_bound_after_the_run_was_cancelled(s: Scenario) -> Verdict {
     let request = keyed(&s, "k")?;
     let first = s.start(request.clone()).await?.run_id;
     s.cancel(first).await?;
-    stays_bound(&s, &request, first, RunState::Cancelled).await
+    under(
+        "a key stays bound after its run was cancelled [7]",
+        stays_bound(&s, &request, first, RunState::Cancelled).await,
+    )
 }
 
 async fn thirty_two_concurrent_starts_with_one_key_make_one_run(s: Scenario) -> Verdict {
-    one_run_of_a_race(&s, &s).await
+    under("concurrent starts with one key make one run [7]", one_run_of_a_race(&s, &s).await)
 }
 
 async fn concurrent_starts_with_one_key_over_two_handles_make_one_run(s: Scenario) -> Verdict {
     let second = s.second_handle().await?;
-    one_run_of_a_race(&s, &second).await
+    under(
+        "concurrent starts with one key over two handles make one run [7]",
+        one_run_of_a_race(&s, &second).await,
+    )
 }
 
 async fn one_run_of_a_race(first: &Scenario, second: &Scenario) -> Verdict {
@@ -393,105 +413,4 @@ async fn the_same_operation_in_another_namespace_is_another_run(s: Scenario) -> 
 async fn without_a_key_every_start_is_a_new_run(s: Scenario) -> Verdict {
     let ids: HashSet<_> = s.start_many(20).await?.into_iter().collect();
     equal("no key, no deduplication", &20, &ids.len())
-}
-
-async fn a_batch_answers_in_order(s: Scenario) -> Verdict {
-    let batch: Vec<StartRun> = (0..50)
-        .map(|number| StartRun { input: Payload::json(number.to_string()), ..s.start_request() })
-        .collect();
-    let asked: Vec<_> = batch.iter().map(StartRun::run_id).collect();
-    let started = s.start_all(batch.clone()).await?;
-    let answered: Vec<_> = started.iter().map(|started| started.run_id).collect();
-    equal("answers come in the order of the batch", &asked, &answered)?;
-    for start in batch.iter().step_by(7) {
-        equal("each run has its own input", &start.input, &s.run(start.run_id()).await?.input)?;
-    }
-    Ok(())
-}
-
-async fn a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate(s: Scenario) -> Verdict {
-    let request = keyed(&s, "k")?;
-    let started = s.start_all(vec![request.clone(), s.start_request(), again(&request)]).await?;
-    let outcomes: Vec<_> = started.iter().map(|started| started.outcome).collect();
-    let expected = vec![StartOutcome::Created, StartOutcome::Created, StartOutcome::Existing];
-    equal("the duplicate is reported, in its place [7]", &expected, &outcomes)?;
-    equal("and names the same run [7]", &started[0].run_id, &started[2].run_id)?;
-    equal("two runs were made", &2, &s.claim("w1", 10).await?.len())
-}
-
-async fn a_batch_reports_which_of_its_runs_existed(s: Scenario) -> Verdict {
-    let known = keyed(&s, "known")?;
-    let first = s.start(known.clone()).await?;
-    let started = s.start_all(vec![keyed(&s, "new")?, again(&known), s.start_request()]).await?;
-    let outcomes: Vec<_> = started.iter().map(|started| started.outcome).collect();
-    let expected = vec![StartOutcome::Created, StartOutcome::Existing, StartOutcome::Created];
-    equal("each run of a batch is told apart [7]", &expected, &outcomes)?;
-    equal("and the known one is found [7]", &first.run_id, &started[1].run_id)
-}
-
-async fn starts_nothing(s: &Scenario, batch: Vec<StartRun>, reason: &str) -> Verdict {
-    let ids: Vec<_> = batch.iter().map(StartRun::run_id).collect();
-    let answer = s.store().start(batch).await;
-    refused(&answer, reason, "a batch with one bad run is refused [15]")?;
-    for run_id in ids {
-        let read = s.store().get_run(s.namespace(), run_id).await;
-        refused(&read, "RUN_NOT_FOUND", "a refused batch starts none of its runs [15]")?;
-    }
-    Ok(())
-}
-
-async fn a_batch_with_a_conflict_starts_nothing(s: Scenario) -> Verdict {
-    let known = keyed(&s, "known")?;
-    let first = s.start(known.clone()).await?;
-    s.cancel(first.run_id).await?;
-    let conflicting = StartRun { input: Payload::empty(), ..again(&known) };
-    let batch = vec![s.start_request(), keyed(&s, "new")?, conflicting, s.start_request()];
-    starts_nothing(&s, batch, "IDEMPOTENCY_CONFLICT").await?;
-    s.nothing_claimable("a refused batch leaves no run behind [15]").await?;
-    let later = s.start(keyed(&s, "new")?).await?;
-    equal("its keys are still free [15]", &StartOutcome::Created, &later.outcome)
-}
-
-async fn a_batch_with_an_invalid_run_starts_nothing(s: Scenario) -> Verdict {
-    let huge = StartRun { input: Payload::raw(vec![7; 4097]), ..s.start_request() };
-    let batch = vec![s.start_request(), huge, s.start_request()];
-    starts_nothing(&s, batch, "TOO_LARGE").await
-}
-
-async fn a_batch_sent_again_gives_the_same_answers(s: Scenario) -> Verdict {
-    let known = keyed(&s, "known")?;
-    s.start(known.clone()).await?;
-    let batch = vec![s.start_request(), again(&known), keyed(&s, "new")?];
-    let first = s.start_all(batch.clone()).await?;
-    s.turn(Duration::from_secs(1));
-    equal("a batch sent again gets its first answers [8]", &first, &s.start_all(batch).await?)?;
-    equal("and makes no further run [8]", &3, &s.claim("w1", 10).await?.len())
-}
-
-async fn a_batch_of_a_thousand_runs_starts_them_all(s: Scenario) -> Verdict {
-    let ids: HashSet<_> = s.start_many(1000).await?.into_iter().collect();
-    let claimed: HashSet<_> = s.claim("w1", 1000).await?.iter().map(|run| run.run.run_id).collect();
-    check(claimed == ids, "a large batch is a batch [15]", ids.len(), claimed.len())
-}
-
-async fn two_concurrent_batches_with_the_same_keys_in_opposite_order_both_end(s: Scenario) -> Verdict {
-    let keys: Vec<String> = (0..40).map(|number| format!("k{number}")).collect();
-    let batch = keys.iter().map(|key| keyed(&s, key)).collect::<Result<Vec<_>, _>>()?;
-    let answers = race(8, |number| {
-        let s = s.clone();
-        let mut batch: Vec<_> = batch.iter().map(again).collect();
-        if number % 2 == 1 {
-            batch.reverse();
-        }
-        async move { s.start_all(batch).await }
-    })
-    .await?;
-    let runs: HashSet<_> = answers.iter().flatten().map(|started| started.run_id).collect();
-    equal("each key names one run, in whatever order batches come [7]", &40, &runs.len())?;
-    let created = answers.iter().flatten().filter(|s| s.outcome == StartOutcome::Created).count();
-    equal("and each was created once [7]", &40, &created)
-}
-
-async fn an_empty_batch_is_refused(s: Scenario) -> Verdict {
-    crate::scenario::invalid(&s.store().start(Vec::new()).await, "runs", "a batch holds 1 to 10,000 runs")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kagzi_core::{Attempt, AttemptState, BeginOutcome, Payload, StepKind};
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, race, refused, step_id};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, race, refused, step_id, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -234,7 +234,10 @@ async fn the_same_complete_again_agrees_even_after_the_lease_was_lost(s: Scenari
     let before = second.snapshot().await?;
     let again = first.store().complete_step(request).await.map_err(|e| Violation::refused("a repeat", &e))?;
     equal("what happened is told truly, however late it is asked [8]", &answer, &again)?;
-    s.unchanged(&before, "and nothing changes [2]").await
+    under(
+        "a completion sent again after the lease was lost gets its first answer [8]",
+        s.unchanged(&before, "and nothing changes [2]").await,
+    )
 }
 
 async fn concurrent_completes_with_different_outputs_one_wins(s: Scenario) -> Verdict {

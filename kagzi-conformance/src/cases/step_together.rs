@@ -9,6 +9,7 @@ use kagzi_core::{
 use crate::case::cases;
 use crate::scenario::{
     Held, LEASE, Scenario, equal, invalid, lease_lost, operation_conflict, race, refused, step_id, too_large,
+    under,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -104,7 +105,10 @@ async fn complete_and_begin_next_opens_the_next_number_of_an_abandoned_step(s: S
     let held = s.claim_one("w2").await?;
     held.begin("a").await?;
     let answer = send(&held, &request(&held, Then::Begin(next("b")?))?).await?;
-    equal("numbers go on [5]", &begins(BeginOutcome::Execute { attempt: 2 }), &answer)
+    under(
+        "completing a step and beginning an abandoned one opens its next number [5]",
+        equal("numbers go on [5]", &begins(BeginOutcome::Execute { attempt: 2 }), &answer),
+    )
 }
 
 async fn complete_and_begin_next_sent_again_gives_the_same_answer(s: Scenario) -> Verdict {
@@ -114,7 +118,10 @@ async fn complete_and_begin_next_sent_again_gives_the_same_answer(s: Scenario) -
     let before = held.snapshot().await?;
     s.turn(Duration::from_secs(1));
     equal("a repeat gets the first answer [8]", &first, &send(&held, &request).await?)?;
-    s.unchanged(&before, "and has no second effect [8]").await
+    under(
+        "completing and beginning the next, sent again, is answered as before [8]",
+        s.unchanged(&before, "and has no second effect [8]").await,
+    )
 }
 
 async fn complete_and_begin_next_sent_again_later_still_says_execute(s: Scenario) -> Verdict {
@@ -130,7 +137,10 @@ async fn complete_and_begin_next_sent_again_later_still_says_execute(s: Scenario
         &first,
         &send(&held, &request).await?,
     )?;
-    s.unchanged(&before, "and nothing changes [2]").await
+    under(
+        "completing and beginning the next, sent again after both were done, is answered as before [8]",
+        s.unchanged(&before, "and nothing changes [2]").await,
+    )
 }
 
 async fn if_the_next_step_is_a_sleep_the_completion_did_not_happen(s: Scenario) -> Verdict {
@@ -212,7 +222,10 @@ async fn complete_and_finish_run_sent_again_gives_the_same_answer(s: Scenario) -
     let before = held.snapshot().await?;
     s.turn(LEASE * 2);
     equal("a repeat gets the first answer [8]", &first, &send(&held, &request).await?)?;
-    s.unchanged(&before, "and has no second effect [6, 8]").await
+    under(
+        "completing a step and its run, sent again, is answered as before [8]",
+        s.unchanged(&before, "and has no second effect [6, 8]").await,
+    )
 }
 
 async fn if_the_run_output_is_too_large_the_step_did_not_complete(s: Scenario) -> Verdict {

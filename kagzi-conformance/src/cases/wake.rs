@@ -10,7 +10,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup};
+use crate::proof;
+use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -54,7 +55,9 @@ fn run_of(s: &Scenario, run_id: RunId) -> Subscription {
 pub(super) async fn woken(mut waiter: Subscription, rule: &str) -> Verdict {
     tokio::time::timeout(GUARD, waiter.wait())
         .await
-        .map_err(|_| Violation::new(rule, "a wake-up", format!("none within {GUARD:?}")))
+        .map_err(|_| Violation::new(rule, "a wake-up", format!("none within {GUARD:?}")))?;
+    proof::kept(rule);
+    Ok(())
 }
 
 async fn a_start_wakes_its_queue(s: Scenario) -> Verdict {
@@ -135,21 +138,30 @@ async fn completing_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
     let held = s.held().await?;
     let waiter = run_of(&s, held.run_id());
     held.complete_run("1").await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "completing a run wakes who waits for it [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 async fn failing_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
     let held = s.held().await?;
     let waiter = run_of(&s, held.run_id());
     held.fail_run(fatal()).await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "failing a run wakes who waits for it [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 async fn cancelling_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
     let run_id = s.start_one().await?;
     let waiter = run_of(&s, run_id);
     s.cancel(run_id).await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "cancelling a run wakes who waits for it [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 async fn a_step_that_finishes_the_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
@@ -158,7 +170,10 @@ async fn a_step_that_finishes_the_run_wakes_who_waits_for_it(s: Scenario) -> Ver
     let waiter = run_of(&s, held.run_id());
     let then = kagzi_core::Then::CompleteRun(kagzi_core::Payload::empty());
     held.complete_then("a", 1, "1", then).await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "completing a step and its run wakes who waits for the run [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 async fn a_timeout_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
@@ -166,7 +181,10 @@ async fn a_timeout_wakes_who_waits_for_the_run(s: Scenario) -> Verdict {
     s.turn(LEASE);
     let waiter = run_of(&s, run_id);
     s.reap(10).await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "the timeout of a run wakes who waits for it [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 async fn a_poisoned_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
@@ -179,7 +197,10 @@ async fn a_poisoned_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
     // A claim may be the one that finds it out.
     s.nothing_claimable("a poison run is not taken again [14]").await?;
     s.reap_all().await?;
-    woken(waiter, "the end of a run wakes who waits for it [10]").await
+    under(
+        "giving up a poison run wakes who waits for it [10]",
+        woken(waiter, "the end of a run wakes who waits for it [10]").await,
+    )
 }
 
 /// A reaper that believes that nothing is due for a day.

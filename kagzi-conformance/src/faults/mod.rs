@@ -12,7 +12,7 @@ pub(crate) use connection::Connection;
 
 use crate::case::{Case, cases};
 use crate::model::{CLIENTS, Line, TIME, WORKERS, agrees};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, under};
 use crate::violation::Verdict;
 
 cases! { "fault";
@@ -28,15 +28,24 @@ pub(crate) fn more_cases() -> Vec<Case> {
 
 async fn random_work_over_a_line_with_faults_ends_as_without(s: Scenario) -> Verdict {
     let share = s.settings().fault_operations;
-    agrees(s, WORKERS, Line::Faulty, 21, share).await
+    under(
+        "what workers do over a line with faults ends as without [8]",
+        agrees(s, WORKERS, Line::Faulty, 21, share).await,
+    )
 }
 
 async fn random_work_over_a_line_with_faults_while_time_passes_ends_as_without(s: Scenario) -> Verdict {
     let share = s.settings().fault_operations;
-    agrees(s, TIME, Line::Faulty, 22, share).await
+    under(
+        "what time does beside a line with faults ends as without [8]",
+        agrees(s, TIME, Line::Faulty, 22, share).await,
+    )
 }
 
 async fn random_clients_over_a_line_with_faults_hear_what_they_hear_without(s: Scenario) -> Verdict {
     let share = s.settings().fault_operations;
-    agrees(s, CLIENTS, Line::Faulty, 23, share).await
+    under(
+        "what clients hear over a line with faults is what they hear without [8]",
+        agrees(s, CLIENTS, Line::Faulty, 23, share).await,
+    )
 }

@@ -12,6 +12,7 @@ use kagzi_core::{
 
 use super::connection::{Connection, Fault};
 use crate::case::Case;
+use crate::proof;
 use crate::record::{Answer, Call, Reply};
 use crate::scenario::{LEASE, Scenario, equal, fatal, hiccup, step_id, suite_rules};
 use crate::violation::{Verdict, Violation};
@@ -123,10 +124,14 @@ const OPERATIONS: [(&str, Before, Repeat, Make); 20] = [
 pub(super) fn cases() -> Vec<Case> {
     OPERATIONS
         .into_iter()
-        .map(|(name, before, repeat, make)| {
-            let name = format!("{name}_over_a_line_with_faults_has_its_effect_once");
+        .map(|(what, before, repeat, make)| {
+            let name = format!("{what}_over_a_line_with_faults_has_its_effect_once");
             Case::new("fault", name, &[8, 15], &[], move |s| {
-                Box::pin(async move { under_each_fault(&s, before, repeat, make).await })
+                Box::pin(async move {
+                    under_each_fault(&s, before, repeat, make).await?;
+                    proof::kept(&format!("{what} over a line with faults has its effect once [8]"));
+                    Ok(())
+                })
             })
         })
         .collect()

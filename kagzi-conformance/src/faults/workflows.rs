@@ -11,7 +11,7 @@ use kagzi_core::{
 use super::Connection;
 use crate::case::cases;
 use crate::record::{Call, Describe, Reply};
-use crate::scenario::{Scenario, check, equal, race, step_id};
+use crate::scenario::{Scenario, check, equal, race, step_id, under};
 use crate::violation::{Verdict, Violation};
 
 cases! { "fault";
@@ -30,13 +30,19 @@ const WORKERS: usize = 4;
 
 async fn workflows_over_lines_with_faults_end_as_without(s: Scenario) -> Verdict {
     let store = s.shared_store();
-    workflows(s, [Arc::clone(&store), store], 31).await
+    under(
+        "workflows over lines with faults end as without [8]",
+        workflows(s, [Arc::clone(&store), store], 31).await,
+    )
 }
 
 async fn workflows_over_two_servers_and_lines_with_faults_end_as_without(s: Scenario) -> Verdict {
     let second = s.second_handle().await?;
     let handles = [s.shared_store(), second.shared_store()];
-    workflows(s, handles, 32).await
+    under(
+        "workflows over two servers and lines with faults end as without [8]",
+        workflows(s, handles, 32).await,
+    )
 }
 
 async fn workflows(s: Scenario, handles: [SharedStore; 2], salt: u64) -> Verdict {

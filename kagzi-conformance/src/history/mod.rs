@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use crate::case::cases;
 use crate::model::{CROWD, CROWD_IN_TIME, Plan, Theme, World};
 use crate::record::Call;
-use crate::scenario::{Scenario, suite_rules};
+use crate::scenario::{Scenario, suite_rules, under};
 use crate::settings::SEED_VARIABLE;
 use crate::violation::{Verdict, Violation};
 
@@ -53,22 +53,34 @@ const BURSTS: usize = 12;
 
 async fn some_order_explains_what_concurrent_callers_heard(s: Scenario) -> Verdict {
     let store = s.shared_store();
-    histories(&s, CROWD, [Arc::clone(&store), store], 11).await
+    under(
+        "some order explains what callers heard",
+        histories(&s, CROWD, [Arc::clone(&store), store], 11).await,
+    )
 }
 
 async fn some_order_explains_what_they_heard_while_the_clock_jumped(s: Scenario) -> Verdict {
     let store = s.shared_store();
-    histories(&s, CROWD_IN_TIME, [Arc::clone(&store), store], 12).await
+    under(
+        "some order explains what callers heard while the clock jumped",
+        histories(&s, CROWD_IN_TIME, [Arc::clone(&store), store], 12).await,
+    )
 }
 
 async fn some_order_explains_what_callers_of_two_servers_heard(s: Scenario) -> Verdict {
     let second = s.second_handle().await?;
-    histories(&s, CROWD, [s.shared_store(), second.shared_store()], 13).await
+    under(
+        "some order explains what callers of two servers heard",
+        histories(&s, CROWD, [s.shared_store(), second.shared_store()], 13).await,
+    )
 }
 
 async fn some_order_explains_what_they_heard_of_two_servers_while_the_clock_jumped(s: Scenario) -> Verdict {
     let second = s.second_handle().await?;
-    histories(&s, CROWD_IN_TIME, [s.shared_store(), second.shared_store()], 14).await
+    under(
+        "some order explains what callers of two servers heard while the clock jumped",
+        histories(&s, CROWD_IN_TIME, [s.shared_store(), second.shared_store()], 14).await,
+    )
 }
 
 /// Plays and judges this case's share of the operations, one history after the other.

@@ -27,7 +27,7 @@ pub(crate) use play::Line;
 use play::{Difference, Side};
 
 use crate::case::cases;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, under};
 use crate::settings::SEED_VARIABLE;
 use crate::violation::{Verdict, Violation};
 
@@ -46,22 +46,31 @@ const TRIES: usize = 150;
 
 async fn what_workers_do_agrees_with_the_reference(s: Scenario) -> Verdict {
     let share = share(&s);
-    agrees(s, WORKERS, Line::Reliable, 1, share).await
+    under(
+        "what workers do is answered as by the reference",
+        agrees(s, WORKERS, Line::Reliable, 1, share).await,
+    )
 }
 
 async fn what_time_does_agrees_with_the_reference(s: Scenario) -> Verdict {
     let share = share(&s);
-    agrees(s, TIME, Line::Reliable, 2, share).await
+    under("what time does is as in the reference", agrees(s, TIME, Line::Reliable, 2, share).await)
 }
 
 async fn what_clients_and_keepers_do_agrees_with_the_reference(s: Scenario) -> Verdict {
     let share = share(&s);
-    agrees(s, CLIENTS, Line::Reliable, 3, share).await
+    under(
+        "what clients and keepers do is answered as by the reference",
+        agrees(s, CLIENTS, Line::Reliable, 3, share).await,
+    )
 }
 
 async fn all_kinds_of_operations_mixed_agree_with_the_reference(s: Scenario) -> Verdict {
     let share = share(&s);
-    agrees(s, CROWD, Line::Reliable, 4, share).await
+    under(
+        "all kinds of operations mixed are answered as by the reference",
+        agrees(s, CROWD, Line::Reliable, 4, share).await,
+    )
 }
 
 /// How many operations each case plays.

@@ -4,16 +4,33 @@ use std::fmt::Debug;
 
 use kagzi_core::{LostReason, StoreError};
 
+use crate::proof;
 use crate::violation::{Verdict, Violation};
 
 /// Asserts that `holds`.
 pub(crate) fn check(holds: bool, rule: &str, expected: impl Debug, seen: impl Debug) -> Verdict {
-    if holds { Ok(()) } else { Err(Violation::new(rule, format!("{expected:?}"), format!("{seen:?}"))) }
+    if holds {
+        proof::kept(rule);
+        Ok(())
+    } else {
+        Err(Violation::new(rule, format!("{expected:?}"), format!("{seen:?}")))
+    }
 }
 
 /// Asserts that two values are equal.
 pub(crate) fn equal<T: PartialEq + Debug>(rule: &str, expected: &T, seen: &T) -> Verdict {
     check(expected == seen, rule, expected, seen)
+}
+
+/// The same verdict on a rule that is a case's own, where what was checked is what several cases check.
+pub(crate) fn under(rule: &str, verdict: Verdict) -> Verdict {
+    match verdict {
+        Ok(()) => {
+            proof::kept(rule);
+            Ok(())
+        }
+        Err(part) => Err(Violation { rule: format!("{rule}: {}", part.rule), ..part }),
+    }
 }
 
 /// What an answer was, for a violation.
@@ -31,7 +48,10 @@ fn refused_as<T: Debug>(
     right: impl FnOnce(&StoreError) -> bool,
 ) -> Verdict {
     match answer {
-        Err(error) if right(error) => Ok(()),
+        Err(error) if right(error) => {
+            proof::kept(rule);
+            Ok(())
+        }
         other => Err(Violation::new(rule, expected, seen(other))),
     }
 }
@@ -42,7 +62,10 @@ pub(crate) fn lease_lost<T: Debug>(
     rule: &str,
 ) -> Result<LostReason, Violation> {
     match answer {
-        Err(StoreError::LeaseLost { reason, .. }) => Ok(*reason),
+        Err(StoreError::LeaseLost { reason, .. }) => {
+            proof::kept(rule);
+            Ok(*reason)
+        }
         other => Err(Violation::new(rule, "LEASE_LOST", seen(other))),
     }
 }

@@ -18,7 +18,7 @@ use kagzi_core::{
 use tokio::sync::RwLock;
 
 pub(crate) use check::{
-    check, equal, invalid, lease_lost, operation_conflict, refused, run_not_found, too_large,
+    check, equal, invalid, lease_lost, operation_conflict, refused, run_not_found, too_large, under,
 };
 pub(crate) use held::{Held, fatal, hiccup};
 pub(crate) use race::race;

@@ -70,10 +70,29 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
+    /// What it is called where those of other stores stand too.
+    pub fn key(&self) -> String {
+        format!("{}: {}", self.kind, self.name)
+    }
+
+    /// Whether the case of this full name is there to catch it.
+    pub fn is_meant_for(&self, case: &str) -> bool {
+        self.meant.iter().any(|part| case.contains(part))
+    }
+
     /// The cases that are there to catch it.
     pub fn filter(&self) -> Filter {
         Filter { containing: self.meant.iter().map(ToString::to_string).collect(), ..Filter::default() }
     }
+}
+
+/// How the names of cases begin that play at random. They find much of what the others find, but by luck and
+/// without saying its rule, so they take away from no case what it catches alone.
+pub const RANDOM: [&str; 4] = ["fault::random_", "fault::workflows_", "history::", "model::"];
+
+/// Whether a case, by its full name, plays at random.
+pub fn is_random(case: &str) -> bool {
+    RANDOM.iter().any(|beginning| case.starts_with(beginning))
 }
 
 /// Every saboteur.

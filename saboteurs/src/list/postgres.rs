@@ -120,6 +120,30 @@ const CLAIMS: &[Entry] = &[
         ),
     ),
     (
+        "a claim sent again is answered to any tenant",
+        &["isolation::a_claim_sent_again_for_another_namespace"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "AND r.namespace IS NOT DISTINCT FROM p_namespace AND r.state",
+                to: "AND r.state",
+            }],
+        ),
+    ),
+    (
+        "a claim over several queues takes the first of each, not of all",
+        &["claim::the_order_holds_over_several_queues", "claim::runs_of_one_rank"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "            ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c;
+    ELSE",
+                to: "            LIMIT p_limit) c;
+    ELSE",
+            }],
+        ),
+    ),
+    (
         "the same claim twice at one time takes twice",
         &["claim::concurrent_repeats", "batching::a_dropped_claim"],
         Tampering::Function(
@@ -180,6 +204,17 @@ const REAPING: &[Entry] = &[
             FOR NO KEY UPDATE SKIP LOCKED;",
                 to: "ORDER BY r.run_id LIMIT p_limit
             FOR NO KEY UPDATE SKIP LOCKED;",
+            }],
+        ),
+    ),
+    (
+        "a reap treats overdue runs before steps that are overdue longer",
+        &["reap::the_longest_overdue_is_treated_first"],
+        Tampering::Function(
+            "kagzi_moments_due",
+            &[Patch {
+                from: "SELECT s.attention_at, true FROM steps s",
+                to: "SELECT kagzi_end_of_time(), true FROM steps s",
             }],
         ),
     ),
@@ -260,6 +295,16 @@ const ROWS: &[Entry] = &[
         "a removed run leaves its history behind",
         &["reading::a_removed_run_that_is_started_again", "reading::a_removal_takes_runs"],
         Tampering::Script("CREATE RULE saboteur AS ON DELETE TO steps DO INSTEAD NOTHING"),
+    ),
+    (
+        "a removed run leaves the answers of its operations behind",
+        &["reading::a_removed_run_leaves_no_answers"],
+        Tampering::Script("ALTER TABLE operations DROP CONSTRAINT operations_run_id_partition_fkey"),
+    ),
+    (
+        "a removed run leaves its input and output behind",
+        &["reading::a_removed_run_that_is_started_again"],
+        Tampering::Script("CREATE RULE saboteur AS ON DELETE TO payloads DO INSTEAD NOTHING"),
     ),
     (
         "moments are kept to the millisecond",

@@ -239,5 +239,31 @@ fn schema() -> Vec<Saboteur> {
 ",
             }]),
         ),
+        one(
+            "a removed run leaves the answers of its operations behind",
+            &["reading::a_removed_run_leaves_no_answers"],
+            Tampering::Schema(&[Patch {
+                from: "    PRIMARY KEY (run_id, operation_id, partition),
+    FOREIGN KEY (run_id, partition) REFERENCES runs (run_id, partition) ON DELETE CASCADE
+",
+                to: "    PRIMARY KEY (run_id, operation_id, partition)
+",
+            }]),
+        ),
+        one(
+            "a removed run leaves its output behind",
+            &["reading::a_removed_run_that_is_started_again"],
+            Tampering::Schema(&[Patch {
+                from: "    PRIMARY KEY (run_id, slot, partition),
+    FOREIGN KEY (run_id, partition) REFERENCES runs (run_id, partition) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+",
+                to: "    PRIMARY KEY (run_id, slot, partition)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER saboteur AFTER DELETE ON runs BEGIN
+    DELETE FROM payloads WHERE run_id = old.run_id AND slot = 'INPUT'; END;
+",
+            }]),
+        ),
     ]
 }

@@ -10,11 +10,11 @@ use crate::wrapped::answers::{
     AcknowledgesFirst, BeatsAnsweredAsLocked, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease,
     StartsOneByOne, WakesEarly,
 };
-use crate::wrapped::claims::CarelessClaim;
+use crate::wrapped::claims::{CarelessClaim, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
 use crate::wrapped::keeping::{
     CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts, ReapSaysDone,
-    RemovesTooMuch, WakesNobody,
+    RemovalCountsWhatItLooksAt, RemovesTooMuch, WakesNobody,
 };
 use crate::wrapped::steps::{
     BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
@@ -95,6 +95,11 @@ fn claims() -> Vec<Saboteur> {
             "a claim hands over no steps",
             &["claim::carries", "step::begin_after_complete"],
             Memory::wrapped(CarelessClaim::Steps),
+        ),
+        one(
+            "a claim sent again does not count its inputs",
+            &["claim::a_claim_sent_again_charges_the_inputs"],
+            Memory::wrapped(RepeatsChargeNoInputs::default()),
         ),
     ]
 }
@@ -185,6 +190,11 @@ fn keeping() -> Vec<Saboteur> {
             "a removal takes what finished at its very moment",
             &["reading::a_removal_takes_only_what_finished_before"],
             Memory::wrapped(RemovesTooMuch),
+        ),
+        one(
+            "the limit of a removal counts what it looked at",
+            &["reading::the_limit_of_a_removal"],
+            Memory::wrapped(RemovalCountsWhatItLooksAt),
         ),
         one(
             "a page ends and the rest of its moment is skipped",

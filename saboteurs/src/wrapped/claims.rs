@@ -1,7 +1,14 @@
 //! Claims that take what they should not, or hand over too little.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
-use kagzi_core::{Claim, ClaimedRun, OperationId, SharedStore, StoreError};
+use kagzi_conformance::suite_rules;
+use kagzi_core::decide::ClaimRoom;
+use kagzi_core::{
+    AttemptScope, Claim, ClaimedRun, ListAttempts, OperationId, PageRequest, SharedStore, StoreError,
+};
 
 use super::Bug;
 
@@ -39,6 +46,32 @@ impl Bug for CarelessClaim {
                 Self::Steps => run.steps.clear(),
                 Self::Types | Self::Limit | Self::Queues | Self::Operation => {}
             }
+        }
+        Ok(claimed)
+    }
+}
+
+/// Sends a claim's steps again without charging the inputs that go with them.
+#[derive(Debug, Default)]
+pub struct RepeatsChargeNoInputs(Mutex<BTreeSet<String>>);
+
+#[async_trait]
+impl Bug for RepeatsChargeNoInputs {
+    async fn claim(&self, store: &SharedStore, it: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let (operation, steps_limit) = (it.operation.to_string(), it.steps_limit);
+        let mut claimed = store.claim(it).await?;
+        let first =
+            claimed.is_empty() || self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(operation);
+        let mut room = ClaimRoom::new(&suite_rules());
+        for run in claimed.iter_mut().filter(|_| !first) {
+            let listing = ListAttempts {
+                namespace: run.run.namespace.clone(),
+                run_id: run.run.run_id,
+                scope: AttemptScope::Latest,
+                page: PageRequest::first(steps_limit),
+            };
+            let page = room.steps(&run.run, store.list_attempts(&listing).await?);
+            (run.steps, run.more_steps) = (page.items, page.next);
         }
         Ok(claimed)
     }

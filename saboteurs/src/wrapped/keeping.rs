@@ -77,6 +77,32 @@ impl Bug for RemovesTooMuch {
     }
 }
 
+/// Counts the finished runs it looked at against the limit, removed or not.
+#[derive(Debug)]
+pub struct RemovalCountsWhatItLooksAt;
+
+#[async_trait]
+impl Bug for RemovalCountsWhatItLooksAt {
+    async fn delete_finished(&self, store: &SharedStore, it: &DeleteFinished) -> Result<u64, StoreError> {
+        it.validate()?;
+        let Some(namespace) = it.namespace.clone() else { return store.delete_finished(it).await };
+        let page = PageRequest { limit: 1000, cursor: None };
+        let listing = ListRuns { namespace, filter: RunFilter::default(), page };
+        let runs = store.list_runs(&listing).await?.items;
+        let mut finished: Vec<_> = runs
+            .into_iter()
+            .filter_map(|run| Some((run.finished_at.filter(|at| *at < it.before)?, run.run_id, run.state)))
+            .collect();
+        finished.sort_unstable_by_key(|(at, run_id, _)| (*at, *run_id));
+        let looked_at = finished.iter().take(it.limit as usize);
+        let wanted = looked_at.filter(|(.., state)| it.states.is_empty() || it.states.contains(state));
+        match u32::try_from(wanted.count()).unwrap_or(u32::MAX) {
+            0 => Ok(0),
+            limit => store.delete_finished(&DeleteFinished { limit, ..it.clone() }).await,
+        }
+    }
+}
+
 /// Goes on after a page at the next moment, over whatever else was created at the last one.
 #[derive(Debug)]
 pub struct CursorSkipsTies;
