@@ -1,8 +1,8 @@
 -- The set-based operations, each one call with arrays in and one row per element out, in order.
 --
 -- They are functions, not chains of CTEs, for three reasons. Each inner statement is a look-up by
--- key, or in kagzi_steps by the place where a row was just seen, for one element or in a loop over all,
--- whose plan cannot flip while the statistics of a young table lag. Each inner statement sees
+-- key, or by the place (ctid) where a row was just seen, whose plan cannot flip while the statistics of a
+-- young table lag. Each inner statement sees
 -- what was committed while it waited for a row lock; the parts of one CTE do not. And a function
 -- that is distributed by its partition argument runs on the node of the partition. The planner
 -- settings below keep the cached plans on the indexes, whatever size the tables had when they were
@@ -50,7 +50,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION kagzi_steps_abandon(p_partition smallint, p_now timestamptz, p_place tid[], p_run uuid[])
+CREATE FUNCTION kagzi_steps_abandon(p_partition smallint, p_place tid[], p_run uuid[], p_at timestamptz[])
 RETURNS void LANGUAGE plpgsql
 SET enable_indexscan = off SET enable_indexonlyscan = off
 AS $$
@@ -58,8 +58,8 @@ DECLARE
     v_written bigint;
 BEGIN
     UPDATE steps s
-    SET state = 'ABANDONED', updated_at = p_now, finished_at = p_now, attention_at = NULL
-    FROM UNNEST(p_place, p_run) AS u(place, run)
+    SET state = 'ABANDONED', updated_at = u.at, finished_at = u.at, attention_at = NULL
+    FROM UNNEST(p_place, p_run, p_at) AS u(place, run, at)
     WHERE s.ctid = u.place AND s.run_id = u.run AND s.partition = p_partition AND s.state = 'RUNNING';
     GET DIAGNOSTICS v_written = ROW_COUNT;
     IF v_written <> num_nonnulls(VARIADIC p_place) THEN
@@ -172,7 +172,8 @@ BEGIN
             OFFSET 0) open
         WHERE u.finish IS NOT NULL;
         IF v_abandon IS NOT NULL THEN
-            PERFORM kagzi_steps_abandon(p_partition, v_now, v_abandon, v_abandon_of);
+            PERFORM kagzi_steps_abandon(p_partition, v_abandon, v_abandon_of,
+                                        array_fill(v_now, ARRAY[cardinality(v_abandon)]));
         END IF;
         PERFORM kagzi_steps_finish(p_partition, v_now, v_finish, p_run, p_operation);
         INSERT INTO payloads (run_id, slot, partition, content_type, bytes, created_at, updated_at)
@@ -398,98 +399,4 @@ BEGIN
     IF cardinality(v_place) < cardinality(v_run) THEN
         RETURN QUERY SELECT 'LEFT', NULL::runs, NULL::text, NULL::bytea;
     END IF;
-END $$;
-
--- Locks runs whose moment has come, the longest overdue first: of the given queues, or of all where
--- p_queues is null. What others hold is left to them.
-CREATE FUNCTION kagzi_overdue(
-    p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_limit integer
-) RETURNS SETOF runs LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_sort = off SET lock_timeout = '1s'
-AS $$
-DECLARE
-    v_now timestamptz;
-BEGIN
-    IF p_queues IS NOT NULL THEN
-        -- Claims that find the same runs overdue let one of them put these in order, and wait for it:
-        -- passing by what it holds, they would come away empty though there is work.
-        PERFORM pg_advisory_xact_lock(hashtextextended('kagzi sweep ' || p_namespace, p_partition));
-    END IF;
-    v_now := COALESCE(p_now, clock_timestamp());
-    IF p_queues IS NULL THEN
-        RETURN QUERY
-            SELECT r.* FROM runs r
-            WHERE r.attention_at <= v_now AND r.partition = p_partition
-            ORDER BY r.attention_at LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED;
-    ELSE
-        RETURN QUERY
-            SELECT c.* FROM UNNEST(p_queues) AS q(queue)
-            CROSS JOIN LATERAL (
-                SELECT r.* FROM runs r
-                WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
-                  AND r.attention_at <= v_now
-                ORDER BY r.attention_at LIMIT p_limit
-                FOR NO KEY UPDATE SKIP LOCKED) c
-            ORDER BY c.attention_at LIMIT p_limit;
-    END IF;
-END $$;
-
--- The moments that have come longest ago, of runs and of attempts, in the order of their indexes: with the
--- statistics of a young table the planner would read all of it and sort, once for every piece of a reap.
-CREATE FUNCTION kagzi_moments_due(p_partition smallint, p_now timestamptz, p_limit bigint)
-RETURNS TABLE (attention_at timestamptz, is_attempt boolean) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
-AS $$
-DECLARE
-    v_now timestamptz := COALESCE(p_now, clock_timestamp());
-BEGIN
-    RETURN QUERY
-        SELECT r.attention_at, false FROM runs r
-        WHERE r.attention_at <= v_now AND r.partition = p_partition ORDER BY r.attention_at LIMIT p_limit;
-    RETURN QUERY
-        SELECT s.attention_at, true FROM steps s
-        WHERE s.attention_at <= v_now AND s.partition = p_partition ORDER BY s.attention_at LIMIT p_limit;
-END $$;
-
--- Writes the changeable columns of runs, and abandons their open attempts where told to.
-CREATE FUNCTION kagzi_save_runs(
-    p_partition smallint,
-    p_run uuid[], p_state text[], p_due_at timestamptz[], p_deadline_at timestamptz[], p_claim_rank bigint[],
-    p_attention_at timestamptz[], p_token bigint[], p_worker text[], p_lease_expires_at timestamptz[],
-    p_claim_operation uuid[], p_claims bigint[], p_lost_leases bigint[], p_failures bigint[],
-    p_budget_token bigint[], p_failure text[], p_dead_letter text[], p_finish_operation uuid[],
-    p_updated_at timestamptz[], p_finished_at timestamptz[], p_abandon boolean[]
-) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-AS $$
-DECLARE
-    n record;
-BEGIN
-    FOR n IN
-        SELECT * FROM UNNEST(p_run, p_state, p_due_at, p_deadline_at, p_claim_rank, p_attention_at, p_token,
-                             p_worker, p_lease_expires_at, p_claim_operation, p_claims, p_lost_leases,
-                             p_failures, p_budget_token, p_failure, p_dead_letter, p_finish_operation,
-                             p_updated_at, p_finished_at, p_abandon)
-            AS u(run_id, state, due_at, deadline_at, claim_rank, attention_at, fencing_token,
-                 worker_id, lease_expires_at, claim_operation, claims, lost_leases,
-                 failures, budget_token, failure, dead_letter, finish_operation,
-                 updated_at, finished_at, abandon)
-    LOOP
-        IF n.abandon THEN
-            UPDATE steps s
-            SET state = 'ABANDONED', updated_at = n.updated_at, finished_at = n.updated_at, attention_at = NULL
-            WHERE s.run_id = n.run_id AND s.partition = p_partition AND s.state = 'RUNNING';
-        END IF;
-        UPDATE runs r
-        SET state = n.state::run_state, due_at = n.due_at, deadline_at = n.deadline_at,
-            claim_rank = n.claim_rank, attention_at = n.attention_at, fencing_token = n.fencing_token,
-            worker_id = n.worker_id, lease_expires_at = n.lease_expires_at,
-            claim_operation = n.claim_operation, claims = n.claims, lost_leases = n.lost_leases,
-            failures = n.failures, budget_token = n.budget_token, failure = n.failure,
-            dead_letter = n.dead_letter::dead_letter_reason, finish_operation = n.finish_operation,
-            updated_at = n.updated_at, finished_at = n.finished_at
-        WHERE r.run_id = n.run_id AND r.partition = p_partition;
-    END LOOP;
 END $$;

@@ -10,7 +10,13 @@ use crate::statement::{Begin, Tx, query};
 /// Applied in order, each once. A migration that was released is never changed.
 const MIGRATIONS: [(i64, &str); 2] = [
     (1, include_str!("../migrations/0001_tables.sql")),
-    (2, include_str!("../migrations/0002_functions.sql")),
+    (
+        2,
+        concat!(
+            include_str!("../migrations/0002_functions.sql"),
+            include_str!("../migrations/0002_reaping.sql")
+        ),
+    ),
 ];
 
 /// The newest version that this program knows.

@@ -252,27 +252,36 @@ const REAPING: &[Entry] = &[
     (
         "an expired lease leaves its attempts open",
         &["reap::the_open_attempts_of_an_expired_lease", "claim::a_steal_abandons"],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "IF n.abandon THEN", to: "IF false THEN" }]),
+        Tampering::Function("kagzi_save_runs", &[Patch { from: "WHERE n.abandon;", to: "WHERE false;" }]),
     ),
     (
         "the poison count never grows",
         &["reap::a_poison_run", "claim::a_run_that_lost_too_many"],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "lost_leases = n.lost_leases,", to: "" }]),
+        Tampering::Function(
+            "kagzi_save_runs_write",
+            &[Patch { from: "lost_leases = n.lost_leases,", to: "" }],
+        ),
     ),
     (
         "a requeue gives no fresh budget",
         &["dead_letters::a_requeue_gives_the_step_a_fresh_budget"],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "budget_token = n.budget_token,", to: "" }]),
+        Tampering::Function(
+            "kagzi_save_runs_write",
+            &[Patch { from: "budget_token = n.budget_token,", to: "" }],
+        ),
     ),
     (
         "a run that fails is retried for ever",
         &["retry::a_run_uses_up_its_own_failures"],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "failures = n.failures,", to: "" }]),
+        Tampering::Function("kagzi_save_runs_write", &[Patch { from: "failures = n.failures,", to: "" }]),
     ),
     (
         "a requeue leaves the old deadline",
         &["dead_letters::a_requeue_gives_a_fresh_deadline"],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "deadline_at = n.deadline_at,", to: "" }]),
+        Tampering::Function(
+            "kagzi_save_runs_write",
+            &[Patch { from: "deadline_at = n.deadline_at,", to: "" }],
+        ),
     ),
     (
         "a requeued run keeps its old place in the line",
@@ -281,7 +290,10 @@ const REAPING: &[Entry] = &[
             "claim::a_released_run",
             "dead_letters::a_requeued",
         ],
-        Tampering::Function("kagzi_save_runs", &[Patch { from: "claim_rank = n.claim_rank, ", to: "" }]),
+        Tampering::Function(
+            "kagzi_save_runs_write",
+            &[Patch { from: "claim_rank = n.claim_rank, ", to: "" }],
+        ),
     ),
 ];
 

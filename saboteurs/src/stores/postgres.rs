@@ -14,7 +14,10 @@ use tokio::sync::OnceCell;
 use crate::patch::{Patch, patched};
 
 /// The functions that the store works with.
-const FUNCTIONS: &str = include_str!("../../../kagzi-store-postgres/migrations/0002_functions.sql");
+const FUNCTIONS: &str = concat!(
+    include_str!("../../../kagzi-store-postgres/migrations/0002_functions.sql"),
+    include_str!("../../../kagzi-store-postgres/migrations/0002_reaping.sql")
+);
 
 /// What is done to the schema of a store, once the store has made it.
 #[derive(Clone, Copy, Debug)]
@@ -107,11 +110,11 @@ mod tests {
 
     #[test]
     fn a_function_is_found_patched_and_replaced() {
-        const PATCH: &[Patch] = &[Patch { from: "IF n.abandon THEN", to: "IF false THEN" }];
+        const PATCH: &[Patch] = &[Patch { from: "WHERE n.abandon;", to: "WHERE false;" }];
         let script = Tampering::Function("kagzi_save_runs", PATCH).script().unwrap_or_default();
         assert!(
             script.starts_with("CREATE OR REPLACE FUNCTION kagzi_save_runs(")
-                && script.contains("IF false THEN")
+                && script.contains("WHERE false;")
         );
         assert!(Tampering::Function("kagzi_steps", PATCH).script().is_err(), "it is another function's");
     }
