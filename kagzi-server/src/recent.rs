@@ -35,6 +35,11 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         }
         self.young.insert(key, value);
     }
+
+    pub(crate) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
 }
 
 #[cfg(test)]
@@ -50,5 +55,7 @@ mod tests {
             assert!(recent.young.len() + recent.old.len() <= 200);
         }
         assert_eq!((recent.find(&1), recent.find(&999)), (None, Some(999)));
+        recent.clear();
+        assert_eq!(recent.find(&999), None);
     }
 }

@@ -23,7 +23,6 @@ pub(crate) enum Credential {
     /// A bearer token.
     Token(TokenDigest),
     /// The subject of a JWT.
-    #[cfg_attr(not(test), expect(dead_code, reason = "JWTs come with the next change"))]
     Subject(Arc<str>),
     /// The names of a client's certificate, the most telling first.
     Certificate(Arc<[String]>),

@@ -1,16 +1,15 @@
 //! Looks at a call before its body is read: who makes it, and whether they may make it at all.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use kagzi_sdk::wire::error::{Refusal, permission_denied};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
-use super::{Auth, Caller, right};
+use super::{Auth, Caller, NoCaller, right};
 use crate::transport::Peer;
 
 /// Whoever asks for health may be a machine that knows nothing but the address.
@@ -40,11 +39,13 @@ pub(crate) struct Guarded<S> {
 
 impl<S, B> Service<Request<B>> for Guarded<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Self::Response, Infallible>>, S::Future>;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Self::Response, Infallible>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -52,33 +53,74 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.auth.admit(&request) {
-            Ok(Some(caller)) => {
+            Admission::OpenToAll => Either::Left(self.inner.call(request)),
+            Admission::Known(caller) => {
                 request.extensions_mut().insert(caller);
+                Either::Left(self.inner.call(request))
             }
-            Ok(None) => {}
-            Err(refusal) => return Either::Left(ready(Ok(refusal.into_status().into_http()))),
+            Admission::Refused(refusal) => Either::Right(Box::pin(async { Ok(answer(refusal)) })),
+            Admission::Later => {
+                // The one that is ready makes this call, and its clone the next.
+                let clone = self.inner.clone();
+                let (mut inner, auth) = (std::mem::replace(&mut self.inner, clone), self.auth.clone());
+                Either::Right(Box::pin(async move {
+                    match auth.admit_later(request).await {
+                        Ok(request) => inner.call(request).await,
+                        Err(refusal) => Ok(answer(refusal)),
+                    }
+                }))
+            }
         }
-        Either::Right(self.inner.call(request))
     }
 }
 
+fn answer(refusal: Refusal) -> Response<Body> {
+    refusal.into_status().into_http()
+}
+
+/// Whether a call may go on.
+enum Admission {
+    OpenToAll,
+    Known(Caller),
+    Refused(Refusal),
+    /// That is known once the keys of JWTs were looked at again.
+    Later,
+}
+
 impl Auth {
-    /// Who makes a call, if that matters.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Caller>, Refusal> {
-        let path = request.uri().path();
-        if path.starts_with(OPEN_TO_ALL) {
-            return Ok(None);
+    fn admit<B>(&self, request: &Request<B>) -> Admission {
+        if request.uri().path().starts_with(OPEN_TO_ALL) {
+            return Admission::OpenToAll;
         }
-        let peer = request.extensions().get::<Peer>();
+        let admitted = match self.authenticate(request.headers(), request.extensions().get::<Peer>()) {
+            Ok(caller) => self.may_call(caller, request),
+            Err(NoCaller::Refused(refusal)) => Err(unknown(refusal, request)),
+            Err(NoCaller::UnknownKey) => return Admission::Later,
+        };
+        admitted.map_or_else(Admission::Refused, Admission::Known)
+    }
+
+    async fn admit_later<B>(&self, request: Request<B>) -> Result<Request<B>, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let caller = self.authenticate_later(&parts.headers, peer.as_ref()).await;
+        let request = Request::from_parts(parts.clone(), ());
+        let caller = match caller {
+            Ok(caller) => self.may_call(caller, &request)?,
+            Err(refusal) => return Err(unknown(refusal, &request)),
+        };
+        parts.extensions.insert(caller);
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// Whether there is anything that a caller may do by a call.
+    fn may_call<B>(&self, caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
+        let path = request.uri().path();
         let method = path.rsplit('/').next().unwrap_or_default();
-        let caller = self.authenticate(request.headers(), peer).inspect_err(|refusal| {
-            let peer = peer.and_then(|peer| peer.address).map(tracing::field::display);
-            tracing::info!(peer, path, reason = refusal.reason(), "call refused");
-        })?;
         if path.starts_with(OURS) && right(method).is_some() && !caller.may_ever(method) {
             return Err(self.deny(&caller, method));
         }
-        Ok(Some(caller))
+        Ok(caller)
     }
 
     /// Refuses a call before anything is known of what it asks.
@@ -88,4 +130,12 @@ impl Auth {
         self.audit().begin(caller, method, None, None).end(refusal.reason());
         refusal
     }
+}
+
+/// Reports a call of somebody who is not known.
+fn unknown<B>(refusal: Refusal, request: &Request<B>) -> Refusal {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+    let (peer, path) = (peer.map(tracing::field::display), request.uri().path());
+    tracing::info!(peer, path, reason = refusal.reason(), "call refused");
+    refusal
 }

@@ -10,6 +10,7 @@ mod access;
 mod audit;
 mod caller;
 mod grant;
+mod jwt;
 mod layer;
 mod right;
 mod token;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_sdk::wire::error::{Refusal, unauthenticated};
+use kagzi_sdk::wire::error::{Refusal, unauthenticated, unavailable};
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
@@ -28,6 +29,7 @@ use crate::error::ServerError;
 use crate::transport::Peer;
 use access::Access;
 use caller::{Credential, Principal};
+use jwt::{Fault, Jwt, Verified};
 use token::TokenDigest;
 
 pub use access::AccessError;
@@ -37,6 +39,9 @@ pub(crate) use grant::Area;
 pub(crate) use layer::AuthLayer;
 pub(crate) use right::{Audited, right};
 pub use token::{NewToken, NoRandomness};
+
+/// When a call that shows a JWT should be tried again while there are no keys to verify it by.
+const NO_KEYS_YET: Duration = Duration::from_secs(2);
 
 /// Who may come, as it is now. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -53,13 +58,27 @@ enum Mode {
     /// Nobody is asked.
     Open(Arc<Principal>),
     /// Everybody is.
-    Closed(Closed),
+    Closed(Box<Closed>),
 }
 
 #[derive(Debug)]
 struct Closed {
     path: PathBuf,
     access: watch::Sender<Arc<Access>>,
+    jwt: Option<Jwt>,
+}
+
+/// Why nobody is found behind a call.
+enum NoCaller {
+    Refused(Refusal),
+    /// It shows a JWT signed by a key that is not known, yet.
+    UnknownKey,
+}
+
+impl From<Refusal> for NoCaller {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl Auth {
@@ -67,10 +86,11 @@ impl Auth {
     pub(crate) fn of(config: &ServerConfig) -> Result<Self, ServerError> {
         let mode = match &config.access_file {
             None => Mode::Open(Caller::anyone(None).principal),
-            Some(path) => Mode::Closed(Closed {
+            Some(path) => Mode::Closed(Box::new(Closed {
                 access: watch::Sender::new(Arc::new(Access::read(path)?)),
                 path: path.clone(),
-            }),
+                jwt: Jwt::of(config)?,
+            })),
         };
         Ok(Self(Arc::new(Inner { mode, audit: Audit::of(config)? })))
     }
@@ -95,19 +115,44 @@ impl Auth {
     }
 
     /// Who makes a call, by what it shows.
-    fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, Refusal> {
+    fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, NoCaller> {
         let address = peer.and_then(|peer| peer.address);
         let closed = match &self.0.mode {
             Mode::Open(anyone) => return Ok(someone(anyone, address)),
             Mode::Closed(closed) => closed,
         };
-        let credential = match (bearer(headers)?, peer.and_then(|peer| peer.names.as_ref())) {
+        let (credential, until) = match (bearer(headers)?, peer.and_then(|peer| peer.names.as_ref())) {
             // What a call shows by itself counts, and must be right: a certificate does not mend it.
-            (Some(token), _) => Credential::Token(TokenDigest::of(token)),
-            (None, Some(names)) => Credential::Certificate(Arc::clone(names)),
-            (None, None) => return Err(unauthenticated("none")),
+            (Some(token), _) => match closed.jwt.as_ref().filter(|_| Jwt::looks_like_one(token)) {
+                Some(jwt) => match jwt.verify(token) {
+                    Ok(Verified { subject, until }) => (Credential::Subject(subject), Some(until)),
+                    Err(Fault::UnknownKey) => return Err(NoCaller::UnknownKey),
+                    Err(Fault::Refused(why)) => return Err(unauthenticated(why).into()),
+                },
+                None => (Credential::Token(TokenDigest::of(token)), None),
+            },
+            (None, Some(names)) => (Credential::Certificate(Arc::clone(names)), None),
+            (None, None) => return Err(unauthenticated("none").into()),
         };
-        closed.caller(credential, None, address)
+        Ok(closed.caller(credential, until, address)?)
+    }
+
+    /// Who makes a call that shows a JWT signed by a key that was not known, once the keys were looked at
+    /// again.
+    async fn authenticate_later(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, Refusal> {
+        let jwt = match &self.0.mode {
+            Mode::Closed(closed) => closed.jwt.as_ref(),
+            Mode::Open(_) => None,
+        };
+        let Some(jwt) = jwt else { return self.unseen() };
+        jwt.look_for_new_keys().await;
+        self.authenticate(headers, peer).map_err(|nobody| match nobody {
+            NoCaller::Refused(refusal) => refusal,
+            NoCaller::UnknownKey if jwt.has_keys() => unauthenticated("a JWT of a key that is not known"),
+            NoCaller::UnknownKey => {
+                unavailable("the keys that JWTs are verified by cannot be had", NO_KEYS_YET)
+            }
+        })
     }
 
     /// The same caller, by what the access file says now, for one who stays for long.
@@ -128,17 +173,29 @@ impl Auth {
     /// changes nothing, and is reported. Never returns.
     pub(crate) async fn keep_fresh(&self, interval: Duration) {
         let Mode::Closed(closed) = &self.0.mode else { return std::future::pending().await };
-        let mut known = std::fs::read(&closed.path).unwrap_or_default();
+        let keys = async {
+            match &closed.jwt {
+                Some(jwt) => jwt.keep_fresh(interval).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(closed.keep_fresh(interval), keys);
+    }
+}
+
+impl Closed {
+    async fn keep_fresh(&self, interval: Duration) {
+        let mut known = std::fs::read(&self.path).unwrap_or_default();
         loop {
             tokio::time::sleep(interval).await;
-            let now = std::fs::read(&closed.path).unwrap_or_default();
+            let now = std::fs::read(&self.path).unwrap_or_default();
             if now == known {
                 continue;
             }
             known = now;
-            match Access::read(&closed.path) {
+            match Access::read(&self.path) {
                 Ok(access) => {
-                    closed.access.send_replace(Arc::new(access));
+                    self.access.send_replace(Arc::new(access));
                     tracing::info!("the access file has changed, and counts from now on");
                 }
                 Err(error) => tracing::error!(%error, "the changed access file is not used"),

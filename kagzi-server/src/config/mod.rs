@@ -95,7 +95,19 @@ pub struct ServerConfig {
     pub tls_key: Option<PathBuf>,
     /// The authorities that vouch for certificates of clients, in PEM; nothing: clients show none.
     pub tls_client_ca: Option<PathBuf>,
-    /// How often the files of access and TLS are looked at for changes. Default 5 s.
+    /// The keys that JWTs are verified by, a JSON Web Key Set: a file, or a URL; nothing: no JWTs.
+    pub jwt_keys: Option<String>,
+    /// Who must have issued JWTs (`iss`).
+    pub jwt_issuer: Option<String>,
+    /// Whom JWTs must be for (`aud`).
+    pub jwt_audience: Option<String>,
+    /// Which claim of a JWT is the subject that the access file names. Default `sub`.
+    pub jwt_subject_claim: String,
+    /// How far the clocks of the issuer and of this machine may be apart. Default 30 s.
+    pub jwt_leeway: Duration,
+    /// How often keys behind a URL are asked for. Default 5 min.
+    pub jwt_refresh_interval: Duration,
+    /// How often the files of access, keys and TLS are looked at for changes. Default 5 s.
     pub auth_reload_interval: Duration,
     /// Whether it may be reached from other machines without authentication and TLS. Default: it may not.
     pub exposure: Exposure,
@@ -141,6 +153,12 @@ impl Default for ServerConfig {
             tls_cert: None,
             tls_key: None,
             tls_client_ca: None,
+            jwt_keys: None,
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_subject_claim: "sub".to_owned(),
+            jwt_leeway: Duration::from_secs(30),
+            jwt_refresh_interval: Duration::from_mins(5),
             auth_reload_interval: Duration::from_secs(5),
             exposure: Exposure::Guarded,
             audit_log: None,
@@ -232,6 +250,19 @@ impl ServerConfig {
 
     fn validate_security(&self) -> Result<(), ConfigError> {
         let needs = |key: &str, other: &str| refuse(key, format!("{other} beside it"), format!("no {other}"));
+        let jwt = [
+            ("jwt_keys", self.jwt_keys.is_some()),
+            ("jwt_issuer", self.jwt_issuer.is_some()),
+            ("jwt_audience", self.jwt_audience.is_some()),
+        ];
+        if let Some((said, _)) = jwt.iter().find(|(_, said)| *said) {
+            if let Some((missing, _)) = jwt.iter().find(|(_, said)| !said) {
+                return needs(said, missing);
+            }
+            if self.access_file.is_none() {
+                return needs(said, "access_file");
+            }
+        }
         match (&self.tls_cert, &self.tls_key, &self.tls_client_ca) {
             (Some(_), None, _) => needs("tls_cert", "tls_key"),
             (None, Some(_), _) => needs("tls_key", "tls_cert"),
@@ -268,9 +299,14 @@ impl ServerConfig {
             ("max_lease", self.max_lease),
             ("health_interval", self.health_interval),
             ("auth_reload_interval", self.auth_reload_interval),
+            ("jwt_refresh_interval", self.jwt_refresh_interval),
             ("keepalive_interval", self.keepalive_interval),
         ];
-        let longest = [("max_poll_wait", self.max_poll_wait), ("drain_timeout", self.drain_timeout)];
+        let longest = [
+            ("max_poll_wait", self.max_poll_wait),
+            ("drain_timeout", self.drain_timeout),
+            ("jwt_leeway", self.jwt_leeway),
+        ];
         let refuse = |key: &str, expected: &str, got: Duration| refuse(key, expected, format!("{got:?}"));
         for (key, value) in positive {
             if value < Duration::from_millis(1) || value > MAX_DURATION {
@@ -369,6 +405,12 @@ impl Settings {
             tls_cert: self.tls_cert,
             tls_key: self.tls_key,
             tls_client_ca: self.tls_client_ca,
+            jwt_keys: self.jwt_keys,
+            jwt_issuer: self.jwt_issuer,
+            jwt_audience: self.jwt_audience,
+            jwt_subject_claim: self.jwt_subject_claim.unwrap_or(default.jwt_subject_claim),
+            jwt_leeway: length(self.jwt_leeway, default.jwt_leeway),
+            jwt_refresh_interval: length(self.jwt_refresh_interval, default.jwt_refresh_interval),
             auth_reload_interval: length(self.auth_reload_interval, default.auth_reload_interval),
             exposure: match self.insecure {
                 Some(true) => Exposure::Insecure,

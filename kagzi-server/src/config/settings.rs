@@ -105,7 +105,25 @@ pub struct Settings {
     /// The authorities that vouch for clients' certificates, a PEM file. [default: clients show none]
     #[arg(long, env = "KAGZI_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// How often the files of access and TLS are looked at for changes. [default: 5s]
+    /// The keys that JWTs are verified by, a JSON Web Key Set: a file, or an https:// URL. [default: no JWTs]
+    #[arg(long, env = "KAGZI_JWT_KEYS", value_name = "FILE|URL")]
+    pub jwt_keys: Option<String>,
+    /// Who must have issued JWTs, their `iss`.
+    #[arg(long, env = "KAGZI_JWT_ISSUER", value_name = "ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// Whom JWTs must be for, their `aud`.
+    #[arg(long, env = "KAGZI_JWT_AUDIENCE", value_name = "AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Which claim of a JWT is the subject that the access file names. [default: sub]
+    #[arg(long, env = "KAGZI_JWT_SUBJECT_CLAIM", value_name = "CLAIM")]
+    pub jwt_subject_claim: Option<String>,
+    /// How far the clocks of the JWTs' issuer and of this machine may be apart. [default: 30s]
+    #[arg(long, env = "KAGZI_JWT_LEEWAY", value_name = "DURATION", allow_hyphen_values = true)]
+    pub jwt_leeway: Option<Length>,
+    /// How often JWT keys behind a URL are asked for. [default: 5m]
+    #[arg(long, env = "KAGZI_JWT_REFRESH_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
+    pub jwt_refresh_interval: Option<Length>,
+    /// How often the files of access, keys and TLS are looked at for changes. [default: 5s]
     #[arg(long, env = "KAGZI_AUTH_RELOAD_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub auth_reload_interval: Option<Length>,
     /// Listen beyond loopback although callers are not authenticated or connections not encrypted:
@@ -174,6 +192,12 @@ impl Settings {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            jwt_keys: self.jwt_keys.or(other.jwt_keys),
+            jwt_issuer: self.jwt_issuer.or(other.jwt_issuer),
+            jwt_audience: self.jwt_audience.or(other.jwt_audience),
+            jwt_subject_claim: self.jwt_subject_claim.or(other.jwt_subject_claim),
+            jwt_leeway: self.jwt_leeway.or(other.jwt_leeway),
+            jwt_refresh_interval: self.jwt_refresh_interval.or(other.jwt_refresh_interval),
             auth_reload_interval: self.auth_reload_interval.or(other.auth_reload_interval),
             insecure: self.insecure.or(other.insecure),
             audit_log: self.audit_log.or(other.audit_log),

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands, helpers included")]
 
+mod audit;
+mod every_call;
 mod exposure;
+mod jwt;
 mod pki;
+mod roles;
 mod support;
 mod tls;
 mod tokens;

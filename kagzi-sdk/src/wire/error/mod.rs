@@ -178,6 +178,12 @@ pub fn overloaded(retry_after: Duration) -> Refusal {
     not_now(Code::ResourceExhausted, OVERLOADED, cause, retry_after)
 }
 
+/// The refusal of a server that lacks something that will come back. Clients read it as
+/// [`StoreError::Unavailable`].
+pub fn unavailable(cause: &str, retry_after: Duration) -> Refusal {
+    not_now(Code::Unavailable, "UNAVAILABLE", cause, retry_after)
+}
+
 fn not_now(code: Code, reason: &str, cause: &str, retry_after: Duration) -> Refusal {
     Refusal {
         code,

@@ -1,0 +1,164 @@
+//! JSON Web Tokens of somebody who knows callers better than this server does: an identity provider, or a
+//! cluster that vouches for its workloads.
+//!
+//! The verification is our own, over ring: of the crate that everybody uses, the versions on ring read
+//! times of another type as if they were not there, and the later ones bring a second crypto library.
+//! It is little: three algorithms, each fixed by its key, and claims that are checked or refused.
+
+mod claims;
+mod key;
+mod source;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use crate::config::{ConfigError, ServerConfig};
+use crate::recent::Recent;
+use claims::{Rules, verify};
+use key::Key;
+use source::Source;
+
+pub(crate) use claims::{Fault, Verified};
+
+/// A token that names a key that is not known has the keys fetched again, no more often than this: who
+/// makes up key ids shall not have us ask for ever.
+const PAUSE_BETWEEN_FETCHES: Duration = Duration::from_secs(10);
+
+/// How many verified tokens one generation holds. To verify one costs about as much as everything else
+/// that a call does, and a caller shows the same one for minutes.
+const GENERATION: usize = 4096;
+
+/// Verifies JWTs by the keys of one issuer.
+#[derive(Debug)]
+pub(crate) struct Jwt {
+    source: Source,
+    rules: Rules,
+    keys: RwLock<Arc<Vec<Key>>>,
+    /// Tokens whose signature and claims were right, by their digest; how long they count is in them.
+    verified: Mutex<Recent<[u8; 32], Verified>>,
+    /// When the keys were last asked for. Whoever asks holds it.
+    asked: tokio::sync::Mutex<Option<Instant>>,
+    refresh: Duration,
+}
+
+/// The keys could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys for JWTs at {place}: {problem}")]
+pub(crate) struct NoKeys {
+    pub(super) place: String,
+    pub(super) problem: String,
+}
+
+impl Jwt {
+    /// What a configuration says of JWTs; nothing if it says nothing. Keys in a file are read now, those
+    /// behind a URL when the server runs.
+    pub(crate) fn of(config: &ServerConfig) -> Result<Option<Self>, ConfigError> {
+        let (Some(keys), Some(issuer), Some(audience)) =
+            (&config.jwt_keys, &config.jwt_issuer, &config.jwt_audience)
+        else {
+            return Ok(None);
+        };
+        let refused = |got: String| ConfigError::Invalid {
+            key: "jwt_keys".to_owned(),
+            expected: "a JSON Web Key Set: a file, an https:// URL, or an http:// URL of this machine"
+                .to_owned(),
+            got,
+        };
+        let source = Source::of(keys).map_err(refused)?;
+        let now = source.read_now().transpose().map_err(|error| refused(error.to_string()))?;
+        Ok(Some(Self {
+            source,
+            rules: Rules {
+                issuer: issuer.clone(),
+                audience: audience.clone(),
+                subject_claim: config.jwt_subject_claim.clone(),
+                leeway: config.jwt_leeway,
+            },
+            keys: RwLock::new(Arc::new(now.unwrap_or_default())),
+            verified: Mutex::new(Recent::new(GENERATION)),
+            asked: tokio::sync::Mutex::default(),
+            refresh: config.jwt_refresh_interval,
+        }))
+    }
+
+    /// Whether a token looks like one of these.
+    pub(crate) fn looks_like_one(token: &str) -> bool {
+        token.bytes().filter(|byte| *byte == b'.').count() == 2
+    }
+
+    fn keys(&self) -> Arc<Vec<Key>> {
+        // It is replaced whole, so a panic elsewhere does not spoil it.
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Recent<[u8; 32], Verified>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom a token speaks of.
+    pub(crate) fn verify(&self, token: &str) -> Result<Verified, Fault> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let now = SystemTime::now();
+        if let Some(verified) = self.remembered().find(&digest) {
+            return if now < verified.until { Ok(verified) } else { Err(Fault::EXPIRED) };
+        }
+        let keys = self.keys();
+        let verified = verify(token, &keys, &self.rules, now)?;
+        let mut remembered = self.remembered();
+        // A key that was taken back in the meantime shall not live on in what was remembered too late.
+        if Arc::ptr_eq(&keys, &self.keys()) {
+            remembered.insert(digest, verified.clone());
+        }
+        Ok(verified)
+    }
+
+    /// Whether there is a key at all.
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.keys().is_empty()
+    }
+
+    /// Asks for the keys, unless somebody has just done so.
+    pub(crate) async fn look_for_new_keys(&self) {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|asked| asked.elapsed() < PAUSE_BETWEEN_FETCHES) {
+            return;
+        }
+        *asked = Some(Instant::now());
+        self.fetch().await;
+    }
+
+    async fn fetch(&self) {
+        match self.source.read().await {
+            Ok((changed, keys)) => {
+                if changed {
+                    tracing::info!(keys = keys.len(), "the keys for JWTs have changed");
+                    *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+                    self.remembered().clear();
+                }
+            }
+            Err(error) => tracing::error!(%error, "the keys for JWTs stay as they are"),
+        }
+    }
+
+    /// Asks for the keys again and again: those in a file every `interval`, those behind a URL as often as
+    /// they are to be refreshed, and soon again while there are none. Never returns.
+    pub(crate) async fn keep_fresh(&self, interval: Duration) {
+        loop {
+            let pause = match &self.source {
+                Source::File(_) => interval,
+                Source::Url(_) if self.has_keys() => self.refresh,
+                Source::Url(_) => {
+                    self.look_for_new_keys().await;
+                    if self.has_keys() { self.refresh } else { self.refresh.min(PAUSE_BETWEEN_FETCHES) }
+                }
+            };
+            tokio::time::sleep(pause).await;
+            let mut asked = self.asked.lock().await;
+            *asked = Some(Instant::now());
+            self.fetch().await;
+        }
+    }
+}
