@@ -87,7 +87,7 @@ CREATE TABLE payloads (
 -- Whoever writes an attempt holds the lock of its run, which was there under it; whoever deletes a run
 -- deletes its attempts by the next statement of the same transaction, which sees all that were written
 -- under the lock before. No index and no predicate names `state`, and attention_at is null without a
--- timeout, so that the update that completes an attempt stays within its page (HOT).
+-- timeout, so that the update that completes an attempt may stay within its page where that has room (HOT).
 CREATE TABLE steps (
     run_id uuid NOT NULL,
     step_id text COLLATE "C" NOT NULL,

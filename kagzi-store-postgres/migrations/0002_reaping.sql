@@ -1,5 +1,5 @@
--- What reapers and sweeps do, and the writing of what a rule decided. More of 0002_functions.sql, whose
--- head says how these functions are made and why.
+-- What reapers and sweeps do, the writing of what a rule decided, and how full queues are. More of
+-- 0002_functions.sql, whose head says how these functions are made and why.
 
 -- Locks runs whose moment has come, the longest overdue first: of the given queues, or of all where
 -- p_queues is null. What others hold is left to them.
@@ -135,4 +135,26 @@ BEGIN
         p_partition, v_place, p_run, p_state, p_due_at, p_deadline_at, p_claim_rank, p_attention_at, p_token,
         p_worker, p_lease_expires_at, p_claim_operation, p_claims, p_lost_leases, p_failures, p_budget_token,
         p_failure, p_dead_letter, p_finish_operation, p_updated_at, p_finished_at);
+END $$;
+
+-- How many live runs the queues of a namespace hold by state, and since when the oldest of each is due. Every
+-- live run is in one of the two indexes whose conditions and order these are: finished runs are not looked
+-- at, nor those of other namespaces, of which the planner would read all where most runs that it knows of are
+-- of this one.
+CREATE FUNCTION kagzi_queue_depths(p_partition smallint, p_namespace text)
+RETURNS TABLE (queue text, state text, runs bigint, oldest_due_at timestamptz) LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
+BEGIN
+    RETURN QUERY
+        SELECT live.queue, live.state::text, count(*), min(live.due_at) FROM (
+            (SELECT r.queue, r.state, r.due_at FROM runs r
+             WHERE r.namespace = p_namespace AND r.partition = p_partition AND r.state = 'PENDING'
+             ORDER BY r.queue, r.claim_rank)
+            UNION ALL
+            (SELECT r.queue, r.state, r.due_at FROM runs r
+             WHERE r.namespace = p_namespace AND r.partition = p_partition AND r.attention_at IS NOT NULL
+               AND r.state <> 'PENDING'
+             ORDER BY r.queue, r.attention_at)) live
+        GROUP BY live.queue, live.state;
 END $$;

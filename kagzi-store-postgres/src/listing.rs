@@ -166,16 +166,7 @@ impl Inner {
     }
 
     async fn read_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, Fault> {
-        // Every live run is in one of the two partial indexes that these conditions name: finished
-        // runs, however many, are not looked at.
-        const SQL: &str = "
-            SELECT queue, state::text AS state, count(*) AS runs, min(due_at) AS oldest_due_at FROM (
-                SELECT queue, state, due_at FROM runs
-                WHERE namespace = $2 AND partition = $1 AND state = 'PENDING'
-                UNION ALL
-                SELECT queue, state, due_at FROM runs
-                WHERE namespace = $2 AND partition = $1 AND attention_at IS NOT NULL AND state <> 'PENDING'
-            ) live GROUP BY queue, state";
+        const SQL: &str = "SELECT queue, state, runs, oldest_due_at FROM kagzi_queue_depths($1, $2)";
         let mut depths = std::collections::BTreeMap::new();
         for partition in self.all_partitions() {
             let query = query(SQL).bind(partition).bind(namespace.as_str());

@@ -21,7 +21,7 @@ const ROWS: u32 = 30_000;
 const ROWS_VARIABLE: &str = "KAGZI_PLANS_ROWS";
 
 fn rows() -> u32 {
-    std::env::var(ROWS_VARIABLE).map_or(ROWS, |rows| rows.parse().expect(ROWS_VARIABLE))
+    std::env::var(ROWS_VARIABLE).map_or(ROWS, |rows| rows.parse().unwrap())
 }
 
 /// Runs from `from` on, with ids in the order of time as real ones have: seven in ten finished, the others
@@ -75,7 +75,7 @@ async fn reads(url: &str) -> (i64, i64) {
                   WHERE datname = current_database() AND application_name = 'kagzi'";
     let started = Instant::now();
     while connection.fetch_one(others).await.unwrap().get::<i64, _>(0) > 0 {
-        assert!(started.elapsed() < Duration::from_secs(60), "the store's connections do not end");
+        assert!(started.elapsed() < Duration::from_mins(1), "the store's connections do not end");
     }
     let row = connection
         .fetch_one(
