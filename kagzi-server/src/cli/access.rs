@@ -2,11 +2,13 @@
 //!
 //! No secret is an argument: whoever can list the processes of a machine sees those.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 use kagzi_sdk::ClientError;
 use kagzi_sdk::transport::{GrpcOptions, PlaintextTokens, Token};
+use kagzi_server::without_password;
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
@@ -71,6 +73,40 @@ impl ServerAccess {
     }
 }
 
+/// Whether one of a program's arguments is a URL with a password, which every user of the machine can read.
+pub fn shows_a_password(args: impl IntoIterator<Item = OsString>) -> bool {
+    args.into_iter().any(|arg| {
+        let arg = arg.to_string_lossy();
+        let value = arg.split_once('=').filter(|(flag, _)| flag.starts_with("--")).map(|(_, value)| value);
+        [Some(arg.as_ref()), value].into_iter().flatten().any(|url| without_password(url) != url)
+    })
+}
+
 fn lacking(given: &str, other: &str) -> ClientError {
     ClientError::Credentials { from: given.to_owned(), problem: format!("expected {other} beside it") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_among_the_arguments_is_noticed() {
+        let shows = |args: &[&str]| shows_a_password(args.iter().map(OsString::from));
+        for args in [
+            ["serve", "--store", "postgres://u:p@h/db"].as_slice(),
+            &["serve", "--store=postgres://u:p@h/db"],
+            &["serve", "--store=postgres://h/db?user=u&password=p"],
+        ] {
+            assert!(shows(args), "{args:?}");
+        }
+        for args in [
+            ["serve", "--store", "postgres://u@h/db?sslmode=require"].as_slice(),
+            &["serve", "--store=sqlite:///a@b:c.db"],
+            &["start", "greet", "--input", "\"a=b\"", "--label", "mail=a:b@c"],
+            &["list", "--server", "https://h:7474"],
+        ] {
+            assert!(!shows(args), "{args:?}");
+        }
+    }
 }

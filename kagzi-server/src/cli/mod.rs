@@ -25,7 +25,7 @@ use kagzi_core::Namespace;
 
 use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
-use access::{DEFAULT_SERVER, ServerAccess};
+use access::{DEFAULT_SERVER, ServerAccess, shows_a_password};
 use connection::Connection;
 
 pub use args::duration;
@@ -123,12 +123,32 @@ pub fn run() -> ExitCode {
         }
         Err(error) => error.exit(),
     };
-    let done = runtime(&cli.command).and_then(|runtime| runtime.block_on(dispatch(cli)));
+    let done = check_arguments(&cli.command)
+        .and_then(|()| runtime(&cli.command))
+        .and_then(|runtime| runtime.block_on(dispatch(cli)));
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {
             complain(&error);
             error.exit.into()
+        }
+    }
+}
+
+/// A server that runs for months refuses a password that everybody can read meanwhile; a command that ends
+/// soon says what it thinks of it.
+fn check_arguments(command: &Command) -> Result<(), CliError> {
+    if !shows_a_password(std::env::args_os()) {
+        return Ok(());
+    }
+    let why = "a password among the arguments can be read by whoever lists the processes of this machine";
+    match command {
+        Command::Serve(_) => Err(CliError::usage("could not serve", format!("store: {why}")).remedy(
+            "the URL without it, and the password in ~/.pgpass or PGPASSWORD; or the URL in KAGZI_STORE or the file of --config",
+        )),
+        _ => {
+            complain(format_args!("note: {why}; ~/.pgpass and PGPASSWORD are better places"));
+            Ok(())
         }
     }
 }

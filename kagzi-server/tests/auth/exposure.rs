@@ -50,3 +50,15 @@ fn the_command_says_so_with_the_exit_code_for_usage() {
     }
     assert!(!database.exists(), "it is refused before anything is made");
 }
+
+#[test]
+fn a_server_refuses_a_password_that_everybody_could_read_and_does_not_repeat_it() {
+    for store in
+        [["--store", "postgres://u:s3cret@127.0.0.1:1/db"].as_slice(), &["--store=postgres://u:s3cret@h/d"]]
+    {
+        let refused = Command::new(env!("CARGO_BIN_EXE_kagzi")).arg("serve").args(store).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("KAGZI_STORE") && !said.contains("s3cret"), "{said}");
+    }
+}

@@ -55,7 +55,7 @@ impl World {
     /// Starts `kagzi serve` on a port, 0 for any, and waits until it listens.
     pub fn server(&self, port: u16) -> Result<Server, Failed> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
-        command.args(["serve", "--store", &self.store_url, "--listen", &format!("127.0.0.1:{port}")]);
+        command.env("KAGZI_STORE", &self.store_url).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
         command.env("KAGZI_LOG_LEVEL", "warn");
         let mut process = Process::start("server", &mut command)?;
         let address = process.line("listening on ")?;
