@@ -142,15 +142,13 @@ fn check_arguments(command: &Command) -> Result<(), CliError> {
         return Ok(());
     }
     let why = "a password among the arguments can be read by whoever lists the processes of this machine";
-    match command {
-        Command::Serve(_) => Err(CliError::usage("could not serve", format!("store: {why}")).remedy(
+    if matches!(command, Command::Serve(_)) {
+        return Err(CliError::usage("could not serve", format!("store: {why}")).remedy(
             "the URL without it, and the password in ~/.pgpass or PGPASSWORD; or the URL in KAGZI_STORE or the file of --config",
-        )),
-        _ => {
-            complain(format_args!("note: {why}; ~/.pgpass and PGPASSWORD are better places"));
-            Ok(())
-        }
+        ));
     }
+    complain(format_args!("note: {why}; ~/.pgpass and PGPASSWORD are better places"));
+    Ok(())
 }
 
 /// Those who serve or work use every core; a single question needs no threads.

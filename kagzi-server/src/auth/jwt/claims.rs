@@ -44,10 +44,6 @@ pub(crate) enum Fault {
     Refused(&'static str),
 }
 
-impl Fault {
-    pub(super) const EXPIRED: Self = Self::Refused("a JWT that has expired");
-}
-
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -98,7 +94,7 @@ fn check_claims(claims: &Map<String, Value>, rules: &Rules, now: SystemTime) -> 
     let Some(expires) = moment(claims.get("exp"))? else { return refused("a JWT that never expires") };
     let Some(until) = expires.checked_add(rules.leeway) else { return refused("a JWT that never expires") };
     if now >= until {
-        return Err(Fault::EXPIRED);
+        return refused("a JWT that has expired");
     }
     if let Some(not_before) = moment(claims.get("nbf"))?
         && now.checked_add(rules.leeway).is_none_or(|now| now < not_before)
