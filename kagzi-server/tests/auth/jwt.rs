@@ -167,6 +167,33 @@ async fn keys_in_a_file_are_exchanged_without_a_restart_and_a_broken_file_change
 }
 
 #[tokio::test]
+async fn keys_behind_a_url_are_exchanged_without_a_restart() {
+    let (files, old, new) = (Files::new(), Issuer::new("old"), Issuer::new("new"));
+    let keys = KeyServer::new(set(&[&old])).await;
+    let often = Duration::from_millis(5);
+    let server =
+        serve(ServerConfig { jwt_refresh_interval: often, ..with_keys(&files, keys.url.clone()) }).await;
+    let mut by_old = Caller::with_token(&server, &old.token("acme|ada", HOUR)).await;
+    let mut by_new = Caller::with_token(&server, &new.token("acme|ada", HOUR)).await;
+    assert_eq!((code(by_old.ask().await), code(by_new.ask().await)), (Code::Ok, Code::Unauthenticated));
+    keys.publish(&[&old, &new]);
+    soon(async { while code(by_new.ask().await) != Code::Ok {} }).await;
+    assert_eq!(code(by_old.ask().await), Code::Ok);
+    // An issuer that is down, or talks nonsense, takes no key away.
+    keys.document.lock().unwrap().clear();
+    let asked = keys.asked.load(Ordering::SeqCst);
+    soon(async {
+        while keys.asked.load(Ordering::SeqCst) < asked + 3 {
+            by_new.ask().await.unwrap();
+        }
+    })
+    .await;
+    keys.publish(&[&new]);
+    soon(async { while code(by_old.ask().await) != Code::Unauthenticated {} }).await;
+    assert_eq!(code(by_new.ask().await), Code::Ok);
+}
+
+#[tokio::test]
 async fn a_key_that_is_not_known_has_the_url_asked_once_and_made_up_keys_do_not_again() {
     let (files, old, new) = (Files::new(), Issuer::new("old"), Issuer::new("new"));
     let keys = KeyServer::new(set(&[&old])).await;

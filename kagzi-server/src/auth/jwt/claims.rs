@@ -142,4 +142,4 @@ fn json<T: DeserializeOwned>(part: &str) -> Result<T, Fault> {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(super) mod tests;

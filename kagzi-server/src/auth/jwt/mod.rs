@@ -162,3 +162,45 @@ impl Jwt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::claims::tests::Signer;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_not_known_has_the_keys_read_again_but_not_all_the_time() {
+        let (one, two) = (Signer::new(), Signer::new());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let publish = |keys: &[serde_json::Value]| {
+            std::fs::write(file.path(), json!({ "keys": keys }).to_string()).unwrap();
+        };
+        publish(&[one.jwk("one")]);
+        let jwt = Jwt::of(&ServerConfig {
+            jwt_keys: Some(file.path().display().to_string()),
+            jwt_issuer: Some("joe".to_owned()),
+            jwt_audience: Some("kagzi".to_owned()),
+            ..ServerConfig::default()
+        });
+        let jwt = jwt.unwrap().unwrap();
+        let claims = json!({"iss": "joe", "aud": "kagzi", "sub": "ada", "exp": 32_503_680_000_u64});
+        let by_one = one.sign(&json!({"alg": "EdDSA", "kid": "one"}), &claims);
+        let by_two = two.sign(&json!({"alg": "EdDSA", "kid": "two"}), &claims);
+        assert!(jwt.verify(&by_one).is_ok());
+        assert_eq!(jwt.verify(&by_two), Err(Fault::UnknownKey));
+
+        publish(&[two.jwk("two")]);
+        jwt.look_for_new_keys().await;
+        assert!(jwt.verify(&by_two).is_ok());
+        assert_eq!(jwt.verify(&by_one), Err(Fault::UnknownKey), "it was seen before, and its key is gone");
+
+        publish(&[one.jwk("one")]);
+        jwt.look_for_new_keys().await;
+        assert!(jwt.verify(&by_one).is_err(), "they were read just now");
+        tokio::time::advance(PAUSE_BETWEEN_FETCHES).await;
+        jwt.look_for_new_keys().await;
+        assert!(jwt.verify(&by_one).is_ok() && jwt.verify(&by_two).is_err());
+    }
+}

@@ -27,19 +27,19 @@ fn rules() -> Rules {
 }
 
 /// A key of the test's own, with the set that tells of it.
-struct Signer(Ed25519KeyPair);
+pub(in super::super) struct Signer(Ed25519KeyPair);
 
 impl Signer {
-    fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self(Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap())
     }
 
-    fn jwk(&self, id: &str) -> Value {
+    pub(in super::super) fn jwk(&self, id: &str) -> Value {
         json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": encode(self.0.public_key().as_ref())})
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub(in super::super) fn sign(&self, header: &Value, claims: &Value) -> String {
         let signed = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
         let signature = encode(self.0.sign(signed.as_bytes()).as_ref());
         format!("{signed}.{signature}")
