@@ -18,6 +18,7 @@ use crate::op::{
 };
 use crate::page::Page;
 use crate::run::{Run, RunRecord};
+use crate::stats::StoreStats;
 use crate::step::Attempt;
 use crate::wake::WakeHub;
 
@@ -82,6 +83,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Topic::Queue`](crate::Topic) when a run becomes claimable, `Topic::Run` when one finishes,
     /// and deadlines that it writes through [`WakeHub::note_deadline`].
     fn wake_hub(&self) -> &WakeHub;
+
+    /// What the store tells of itself for operators: figures that it has at hand, without asking its
+    /// database. They carry no promise, no rule depends on them, and a store may tell nothing, as this
+    /// default does; a wrapper passes on what the store below tells.
+    fn stats(&self) -> StoreStats {
+        StoreStats::default()
+    }
+
+    /// Whether the store can be read and written now: an error that a caller would get, without a caller.
+    /// Changes nothing that any call can see, and is asked rarely, where there is a doubt. The default
+    /// only reads.
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.next_due().await.map(|_| ())
+    }
 
     /// The store's clock.
     async fn now(&self) -> Result<Timestamp, StoreError>;

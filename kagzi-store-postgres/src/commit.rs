@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use kagzi_core::{RunId, StoreError};
+use kagzi_core::{RunId, StoreCounters, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::RETRY_AFTER;
@@ -85,6 +85,7 @@ struct Shared<T: Gathered> {
     state: Mutex<State<T>>,
     committer: Box<dyn Committer<T>>,
     bounds: Bounds,
+    counters: Arc<StoreCounters>,
     places: Arc<Semaphore>,
     room: Arc<Semaphore>,
 }
@@ -99,7 +100,12 @@ impl<T: Gathered> fmt::Debug for Gatherer<T> {
 }
 
 impl<T: Gathered> Gatherer<T> {
-    pub(crate) fn new(partitions: u16, bounds: Bounds, committer: impl Committer<T>) -> Self {
+    pub(crate) fn new(
+        partitions: u16,
+        bounds: Bounds,
+        committer: impl Committer<T>,
+        counters: &Arc<StoreCounters>,
+    ) -> Self {
         let state = State {
             waiting: (0..partitions).map(|_| VecDeque::new()).collect(),
             turn: 0,
@@ -110,6 +116,7 @@ impl<T: Gathered> Gatherer<T> {
             state: Mutex::new(state),
             committer: Box::new(committer),
             bounds,
+            counters: Arc::clone(counters),
             places: Arc::new(Semaphore::new(bounds.max_queued)),
             room: Arc::new(Semaphore::new(MAX_QUEUED_KIB as usize)),
         }))
@@ -165,6 +172,7 @@ impl<T: Gathered> Lane<T> {
         let Self(mut in_flight) = self;
         while let Some((partition, batch)) = in_flight.take() {
             let operations: Vec<T> = batch.iter().map(|one| one.operation.clone()).collect();
+            in_flight.shared.counters.batch(operations.len());
             let answers = in_flight.shared.committer.commit(partition, &operations).await;
             in_flight.release_runs();
             for (waiting, answer) in batch.into_iter().zip(answers) {
@@ -333,7 +341,7 @@ mod tests {
     async fn what_comes_while_a_batch_is_in_flight_goes_together_and_one_run_never_twice() {
         let (batches, mut seen) = mpsc::unbounded_channel();
         let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }));
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }, &Arc::default()));
         let mut runs = [run(), run()];
         runs.sort();
         let [a, b] = runs;
@@ -366,7 +374,7 @@ mod tests {
     async fn payloads_wait_for_room_and_one_of_any_size_gets_it() {
         let (batches, mut seen) = mpsc::unbounded_channel();
         let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }));
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }, &Arc::default()));
         let submit = |op| {
             let gatherer = Arc::clone(&gatherer);
             tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
@@ -388,7 +396,7 @@ mod tests {
     async fn a_lane_that_dies_leaves_nobody_waiting() {
         let (reached, mut batches) = mpsc::unbounded_channel();
         let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Mine { reached }));
+        let gatherer = Arc::new(Gatherer::new(1, bounds, Mine { reached }, &Arc::default()));
         let submit = |op| {
             let gatherer = Arc::clone(&gatherer);
             tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
@@ -410,7 +418,7 @@ mod tests {
     fn a_runtime_that_ends_before_its_lane_began_leaves_nobody_waiting() {
         let (batches, _seen) = mpsc::unbounded_channel();
         let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Gatherer::new(1, bounds, Stage { batches });
+        let gatherer = Gatherer::new(1, bounds, Stage { batches }, &Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let entered = runtime.enter();
         let mut caller = Box::pin(gatherer.submit(Op(run(), 1, 0)));

@@ -45,7 +45,8 @@ use kagzi_core::{
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
-    RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, Topic, WakeHub,
+    RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError, StoreStats,
+    Timestamp, Topic, WakeHub,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -85,6 +86,7 @@ struct Inner {
     rules: Rules,
     clock: Option<Arc<dyn Clock>>,
     hub: WakeHub,
+    counters: Arc<StoreCounters>,
     notifier: Option<Notifier>,
 }
 
@@ -101,7 +103,7 @@ impl PostgresStore {
         let partitions = prepare(&options, &connect, &begin)
             .await
             .map_err(|fault| fault.into_store_error("preparing the schema"))?;
-        let hub = WakeHub::new();
+        let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
         let notifier = match (options.listen, options.pooler) {
             (Listen::On, Pooler::None) => {
                 Some(Notifier::start(&connect, options.schema.as_deref(), hub.clone()).await)
@@ -116,14 +118,16 @@ impl PostgresStore {
             rules: options.rules,
             clock: options.clock,
             hub,
+            counters: Arc::clone(&counters),
             notifier,
         });
         let bounds =
             Bounds { lanes: options.lanes, max_batch: options.max_batch, max_queued: options.max_queued };
         Ok(Self {
-            steps: Gatherer::new(partitions, bounds, StepCommitter(Arc::clone(&inner))),
-            starts: Gatherer::new(partitions, bounds, StartCommitter(Arc::clone(&inner))),
-            reads: Gatherer::new(partitions, bounds, Reader(Arc::clone(&inner))),
+            steps: Gatherer::new(partitions, bounds, StepCommitter(Arc::clone(&inner)), &counters),
+            starts: Gatherer::new(partitions, bounds, StartCommitter(Arc::clone(&inner)), &counters),
+            // Reads are gathered too, and commit nothing.
+            reads: Gatherer::new(partitions, bounds, Reader(Arc::clone(&inner)), &Arc::default()),
             inner,
         })
     }
@@ -232,6 +236,18 @@ impl Store for PostgresStore {
 
     fn wake_hub(&self) -> &WakeHub {
         &self.inner.hub
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            connections: Some(self.inner.pool.stats()),
+            batches: Some(self.inner.counters.batches()),
+            swept: self.inner.counters.repaired_by_claims(),
+        }
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

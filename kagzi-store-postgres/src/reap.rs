@@ -47,7 +47,10 @@ impl Inner {
         let Some(turn) = self.sweeps.turn(partition, namespace).await else { return Ok(()) };
         let within = Within::Queues(namespace, queues);
         let mut reaped = Reaped::default();
-        match self.repair(partition, within, limit, &mut reaped).await {
+        let repaired = self.repair(partition, within, limit, &mut reaped).await;
+        // What was repaired before an error is durable: a piece is a transaction.
+        self.counters.swept(&reaped);
+        match repaired {
             Err(fault) if fault.is_locked() => {
                 tracing::warn!("another server's sweep is stuck; claims go without one until it ends");
                 turn.found_stuck();

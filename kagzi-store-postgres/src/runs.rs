@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::commit::{Committer, Gathered, Verdict};
-use crate::error::{Fault, MAX_TRIES, damaged};
+use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, damaged};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
 use crate::save::{insert_runs, inserted_ids, is_among};
@@ -93,6 +93,22 @@ impl PostgresStore {
 impl Inner {
     pub(crate) async fn now(&self) -> Result<Timestamp, StoreError> {
         self.read_now().await.map_err(|fault| fault.into_store_error("asking for the time"))
+    }
+
+    /// Whether the server answers and takes writes: one that was promoted over us, or a standby that a URL
+    /// of several hosts led to, does not.
+    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
+        let failed = |fault: Fault| fault.into_store_error("looking whether the server takes writes");
+        let asked = query("SELECT current_setting('transaction_read_only') = 'on' AS read_only");
+        let rows = self.fetch_all(asked).await.map_err(failed)?;
+        let row = rows.first().ok_or_else(|| damaged("the database told no setting"))?;
+        if row.try_get("read_only").map_err(|error| failed(error.into()))? {
+            return Err(StoreError::Unavailable {
+                reason: "Postgres is read-only now; point the URL at the primary".to_owned(),
+                retry_after: RETRY_AFTER,
+            });
+        }
+        Ok(())
     }
 
     async fn read_now(&self) -> Result<Timestamp, Fault> {

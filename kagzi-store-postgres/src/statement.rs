@@ -7,6 +7,7 @@
 //! settings. [`Tx`] hides the connection, so no other file can send a statement past this one; clippy
 //! refuses the plain functions of sqlx elsewhere (see `clippy.toml`).
 
+use kagzi_core::ConnectionStats;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
 use sqlx::{Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
@@ -173,6 +174,13 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) const fn new(pool: PgPool, begin: Begin) -> Self {
         Self { pool, begin }
+    }
+
+    /// How many connections are open, and at work.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        let limit = self.pool.options().get_max_connections();
+        ConnectionStats { in_use: self.pool.size().saturating_sub(idle), idle, limit }
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {

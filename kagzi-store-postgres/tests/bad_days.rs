@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kagzi_core::{
     BeginStep, Claim, ClaimedRun, CompleteStep, Namespace, NextStep, OperationId, Payload, QueueName,
-    RunFilter, StartRun, StepId, Store, Then, WorkerId, WorkflowType,
+    RunFilter, StartRun, StepId, Store, StoreError, Then, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::{TestDatabase, postgres};
@@ -115,4 +115,40 @@ async fn a_commit_that_fails_is_an_error_and_nothing_happened() {
     admin.execute("DROP TRIGGER no_commit ON runs").await.unwrap();
     store.start(vec![request]).await.unwrap();
     assert_eq!(store.count_runs(&namespace(), &RunFilter::default()).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_writes_is_told_by_a_probe_that_writes_nothing() {
+    let database = database().await;
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    store.probe().await.unwrap();
+    let set = |value: &str| {
+        let name = database.name();
+        // Sessions keep what they began with, as those of a server that was demoted end.
+        format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = {value};
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+    };
+    let mut admin = PgConnection::connect(postgres().await.unwrap().url()).await.unwrap();
+    admin.execute(sqlx::AssertSqlSafe(set("on"))).await.unwrap();
+    let error = once_reconnected(&store).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable { reason, .. } if reason.contains("primary")),
+        "{error}"
+    );
+    admin.execute(sqlx::AssertSqlSafe(set("off"))).await.unwrap();
+    once_reconnected(&store).await.unwrap();
+}
+
+/// What a probe says over a connection that is not one of those that were ended.
+async fn once_reconnected(store: &PostgresStore) -> Result<(), StoreError> {
+    for _ in 0..PostgresOptions::new("").max_connections {
+        match store.probe().await {
+            Err(StoreError::Unavailable { reason, .. }) if reason.contains("cannot be reached") => {}
+            answer => return answer,
+        }
+    }
+    store.probe().await
 }

@@ -108,7 +108,8 @@ fn take(
         && let Some(run) = ready.next(tx)?
     {
         // The sweep is bounded: a run past its deadline may still stand here, and ends here.
-        if reap::repair_run(tx, &run)?.is_some() {
+        if let Some(kind) = reap::repair_run(tx, &run)? {
+            tx.wakes.note_swept(kind);
             continue;
         }
         let input = runs::load_input(tx.connection, run.run_id)?;
@@ -159,7 +160,9 @@ fn sweep(tx: &mut Tx<'_>, claim: &Claim, queues: &[QueueName]) -> Result<(), Err
         let overdue = all(tx.connection, OVERDUE_IN_QUEUE, key, rows::run)?;
         left = left.saturating_sub(overdue.len());
         for run in &overdue {
-            reap::repair_run(tx, run)?;
+            if let Some(kind) = reap::repair_run(tx, run)? {
+                tx.wakes.note_swept(kind);
+            }
         }
     }
     Ok(())

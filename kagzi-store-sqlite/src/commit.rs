@@ -7,13 +7,16 @@
 //! back and its operations run again, each in a transaction of its own, so that the bad one fails alone.
 
 use std::collections::HashSet;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use kagzi_core::decide::OverdueKind;
 use kagzi_core::{
-    Clock, Namespace, QueueName, Rules, Run, RunId, RunState, StoreError, Timestamp, Topic, WakeHub,
+    Clock, Namespace, QueueName, Reaped, Rules, Run, RunId, RunState, StoreCounters, StoreError, Timestamp,
+    Topic, WakeHub,
 };
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -50,6 +53,8 @@ pub(crate) struct Wakes {
     queues: HashSet<(Namespace, QueueName)>,
     finished: Vec<RunId>,
     deadline: Option<Timestamp>,
+    /// What claims repaired: no wake-up, but it too counts only once it is durable.
+    swept: Reaped,
 }
 
 impl Wakes {
@@ -74,10 +79,16 @@ impl Wakes {
         self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 
+    /// Takes down that a claim repaired a run.
+    pub(crate) const fn note_swept(&mut self, kind: OverdueKind) {
+        self.swept.count(kind);
+    }
+
     fn forget(&mut self) {
         self.queues.clear();
         self.finished.clear();
         self.deadline = None;
+        self.swept = Reaped::default();
     }
 
     fn announce(&mut self, hub: &WakeHub) {
@@ -161,6 +172,7 @@ pub(crate) struct WriterOptions {
     pub(crate) rules: Rules,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) hub: WakeHub,
+    pub(crate) counters: Arc<StoreCounters>,
     pub(crate) max_batch: usize,
     pub(crate) queue_bound: usize,
     pub(crate) queue_bound_bytes: u32,
@@ -300,6 +312,8 @@ impl Scribe {
                         job.answer();
                     }
                     self.wakes.announce(&self.options.hub);
+                    self.options.counters.swept(&take(&mut self.wakes.swept));
+                    self.options.counters.batch(done);
                 }
                 Err(Spoilt::AsWhole(error)) => {
                     for mut job in jobs.drain(..) {

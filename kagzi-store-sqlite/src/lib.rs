@@ -59,7 +59,8 @@ use kagzi_core::{
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord, Sleep,
-    SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub, decide,
+    SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError, StoreStats, Timestamp, WakeHub,
+    decide,
 };
 
 use commit::{Writer, WriterOptions};
@@ -75,6 +76,7 @@ pub struct SqliteStore {
     rules: Rules,
     clock: Arc<dyn Clock>,
     hub: WakeHub,
+    counters: Arc<StoreCounters>,
     closed: AtomicBool,
     // Dropped before the writer, which tidies the file up when it is the last to go.
     readers: Readers,
@@ -100,13 +102,14 @@ impl SqliteStore {
         let connection = schema::open_writer(&options)?;
         let readers =
             (0..options.readers).map(|_| schema::open_reader(&options)).collect::<Result<_, _>>()?;
-        let hub = WakeHub::new();
+        let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
         let writer = Writer::start(
             connection,
             WriterOptions {
                 rules: options.rules.clone(),
                 clock: Arc::clone(&options.clock),
                 hub: hub.clone(),
+                counters: Arc::clone(&counters),
                 max_batch: options.max_batch,
                 queue_bound: options.queue_bound,
                 queue_bound_bytes: options.queue_bound_bytes,
@@ -118,6 +121,7 @@ impl SqliteStore {
             rules: options.rules,
             clock: options.clock,
             hub,
+            counters,
             closed: AtomicBool::new(false),
             readers: Readers::new(readers),
             writer,
@@ -139,6 +143,18 @@ impl Store for SqliteStore {
 
     fn wake_hub(&self) -> &WakeHub {
         &self.hub
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            connections: Some(self.readers.stats()),
+            batches: Some(self.counters.batches()),
+            swept: self.counters.repaired_by_claims(),
+        }
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.writer.perform(0, |tx| schema::rewrite_version(tx.connection)).await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kagzi_core::StoreError;
+use kagzi_core::{ConnectionStats, StoreError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
@@ -25,6 +25,12 @@ impl Readers {
             free: Arc::new(Semaphore::new(count)),
             size: u32::try_from(count).unwrap_or(u32::MAX),
         }
+    }
+
+    /// How many of them are at work.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let idle = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX).min(self.size);
+        ConnectionStats { in_use: self.size - idle, idle, limit: self.size }
     }
 
     /// Runs `work` in a read transaction, so that all it sees is of one moment, on a thread where

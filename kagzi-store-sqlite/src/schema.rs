@@ -7,7 +7,7 @@ use kagzi_core::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::error::{is_busy, nothing_happened, unavailable};
+use crate::error::{Error, is_busy, nothing_happened, unavailable};
 use crate::options::SqliteOptions;
 
 /// Marks a file as kagzi's: "kagz".
@@ -214,6 +214,13 @@ fn read_only(path: &Path) -> StoreError {
 
 fn refused(expected: &str, got: String) -> StoreError {
     StoreError::InvalidArgument { field: "path".to_owned(), expected: expected.to_owned(), got }
+}
+
+/// Writes the version that stands there again: the smallest write there is, which a file that is locked or
+/// read-only does not take, nor one on a full disk once its log has no room left either.
+pub(crate) fn rewrite_version(connection: &Connection) -> Result<(), Error> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(connection.pragma_update(None, "user_version", version)?)
 }
 
 #[cfg(test)]

@@ -79,8 +79,10 @@ async fn a_file_locked_by_another_process_is_told_and_work_goes_on_when_it_is_fr
     let other = rusqlite::Connection::open(directory.path().join("kagzi.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_unavailable(&start(&store, 10).await.unwrap_err(), "another process holds the file");
+    assert_unavailable(&store.probe().await.unwrap_err(), "another process holds the file");
     assert_eq!(runs(&store).await, 0, "reads go on");
     other.execute_batch("ROLLBACK").unwrap();
+    store.probe().await.unwrap();
     start(&store, 10).await.unwrap();
     assert_eq!(runs(&store).await, 1);
 }
@@ -176,6 +178,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_over_when_there_
     assert!(!acknowledged.is_empty());
     assert_eq!(runs(&store).await, acknowledged.len() as u64, "what failed left nothing");
     fs::remove_file(&ballast).unwrap();
+    store.probe().await.unwrap();
     acknowledged.push(start(&store, 10_000).await.unwrap());
     store.close().await.unwrap();
     let store = open(disk.0.path()).await;

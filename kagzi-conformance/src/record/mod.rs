@@ -14,7 +14,7 @@ use kagzi_core::{
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
+    Sleep, SleepOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
 };
 
 /// A wrapper round any store: passes every call on and logs it. `handle` tells several handles apart.
@@ -56,6 +56,14 @@ impl Store for Recorded {
 
     fn wake_hub(&self) -> &WakeHub {
         self.inner.wake_hub()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.stats()
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

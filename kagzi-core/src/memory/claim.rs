@@ -6,7 +6,7 @@ use crate::decide;
 use crate::error::StoreError;
 use crate::id::RunId;
 use crate::lease::{GrantedLease, Lease};
-use crate::op::{AttemptScope, Claim, ClaimedRun, ListAttempts};
+use crate::op::{AttemptScope, Claim, ClaimedRun, ListAttempts, Reaped};
 use crate::page::{Page, PageRequest};
 use crate::run::Run;
 use crate::step::Attempt;
@@ -31,9 +31,15 @@ impl MemoryStore {
             .filter(|run| run.namespace == claim.namespace && claim.queues.contains(&run.queue))
             .map(|run| run.run_id)
             .collect();
+        let mut swept = Reaped::default();
         for run_id in due {
-            reap::repair_run(&mut state, run_id, &self.shared.rules, now, &self.shared.hub);
+            if let Some(kind) =
+                reap::repair_run(&mut state, run_id, &self.shared.rules, now, &self.shared.hub)
+            {
+                swept.count(kind);
+            }
         }
+        self.shared.counters.swept(&swept);
         let mut room = decide::ClaimRoom::new(&self.shared.rules);
         let mut taken = Vec::new();
         for (_, run_id) in first_in_order(&state, claim) {

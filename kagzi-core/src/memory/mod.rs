@@ -30,6 +30,7 @@ use crate::op::{
 };
 use crate::page::Page;
 use crate::run::{Run, RunRecord};
+use crate::stats::{StoreCounters, StoreStats};
 use crate::step::Attempt;
 use crate::store::Store;
 use crate::wake::WakeHub;
@@ -65,6 +66,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     rules: Rules,
     hub: WakeHub,
+    counters: StoreCounters,
 }
 
 impl MemoryStore {
@@ -76,6 +78,7 @@ impl MemoryStore {
                 clock,
                 rules,
                 hub: WakeHub::new(),
+                counters: StoreCounters::default(),
             }),
         }
     }
@@ -118,6 +121,10 @@ impl Store for MemoryStore {
 
     fn wake_hub(&self) -> &WakeHub {
         &self.shared.hub
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats { swept: self.shared.counters.repaired_by_claims(), ..StoreStats::default() }
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

@@ -29,6 +29,7 @@ fn bench() -> Bench {
             rules: Rules::default(),
             clock: Arc::new(SystemClock),
             hub: WakeHub::new(),
+            counters: Arc::default(),
             max_batch: 100,
             queue_bound: 100,
             queue_bound_bytes: 1 << 20,
