@@ -63,6 +63,9 @@ pub enum ServerError {
     /// The transport broke down.
     #[error("gRPC transport: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The HTTP endpoint broke down.
+    #[error("HTTP endpoint: {0}")]
+    Http(#[source] std::io::Error),
     /// The store did not close cleanly. What was acknowledged is safe all the same.
     #[error("closing the store: {0}")]
     CloseStore(#[source] StoreError),

@@ -1,36 +1,54 @@
-//! Health by the gRPC protocol: SERVING while the store answers and the server takes calls.
+//! Health by the gRPC protocol: SERVING while the store answers and the server takes calls. Who looks at
+//! the store for it also tells the breaker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kagzi_core::{SharedStore, StoreError};
 use kagzi_proto::v1::admin_service_server::SERVICE_NAME as ADMIN;
 use kagzi_proto::v1::worker_service_server::SERVICE_NAME as WORKER;
 use kagzi_proto::v1::workflow_service_server::SERVICE_NAME as WORKFLOW;
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+
+use crate::breaker::Breaker;
 
 /// The shortest time between two looks at the store, however many calls report it away.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often a store that is away is looked at, and how long callers are told to wait meanwhile.
-const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(1);
+/// How long a look may take. One slow answer under load is no reason to refuse every call: it counts
+/// only if no call was answered meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a look may take when calls wait already and none is answered.
+const PATIENCE_WHEN_STALLED: Duration = Duration::from_millis(350);
 
 /// Who asks the store whether it is well, and tells. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
     reporter: HealthReporter,
+    breaker: Breaker,
     /// A call found the store away.
     doubt: Arc<Notify>,
-    away: Arc<AtomicBool>,
+    /// What was told last.
+    told: Arc<watch::Sender<ServingStatus>>,
+}
+
+/// What a look asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// For the next due moment: cheap, and unlike the time it is read from the data in every backend.
+    Reads,
+    /// Whether it can write as well. Asked where there is a doubt.
+    Writes,
 }
 
 impl Health {
-    pub(crate) fn new(reporter: HealthReporter) -> Self {
-        Self { reporter, doubt: Arc::default(), away: Arc::default() }
+    pub(crate) fn new(reporter: HealthReporter, breaker: Breaker) -> Self {
+        let told = Arc::new(watch::Sender::new(ServingStatus::Unknown));
+        Self { reporter, breaker, doubt: Arc::default(), told }
     }
 
     /// Tells that a call found the store away: it is looked at without waiting for the next time.
@@ -38,62 +56,94 @@ impl Health {
         self.doubt.notify_one();
     }
 
-    /// Refuses a call while the store is away (the circuit breaker): it would only join the others that
-    /// wait for it. The next look that finds the store well lets calls in again.
+    /// Refuses a call while the store is away: it would only join the others that wait for it.
     pub(crate) fn admit(&self) -> Result<(), StoreError> {
-        if !self.away.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Err(StoreError::Unavailable {
-            reason: "the server cannot reach its store; see the server's log, and retry".to_owned(),
-            retry_after: PAUSE_WHILE_AWAY,
-        })
+        self.breaker.admit()
+    }
+
+    /// Whether the store does not answer.
+    pub(crate) fn is_away(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// What was told last.
+    pub(crate) fn status(&self) -> ServingStatus {
+        *self.told.borrow()
     }
 
     /// Sets the status of the server and of each service.
     pub(crate) async fn set(&self, status: ServingStatus) {
+        self.told.send_replace(status);
         for service in ["", WORKFLOW, WORKER, ADMIN] {
             self.reporter.set_service_status(service, status).await;
         }
     }
 
     /// Looks at the store and tells what it found.
-    pub(crate) async fn check(&self, store: &SharedStore, patience: Duration) -> ServingStatus {
-        let status = look(store, patience).await;
-        let away = status != ServingStatus::Serving;
-        match (self.away.swap(away, Ordering::Relaxed), away) {
-            (false, true) => tracing::warn!("the store does not answer: NOT_SERVING, calls are refused"),
-            (true, false) => tracing::info!("the store answers again"),
-            _ => {}
+    pub(crate) async fn check(&self, store: &SharedStore) -> ServingStatus {
+        self.look(store, Question::Reads, PATIENCE).await
+    }
+
+    /// Looks at the store every `interval`, when a call is in doubt or none is answered, and while it is
+    /// away as often as the breaker says.
+    pub(crate) async fn watch(&self, store: &SharedStore, interval: Duration) {
+        let mut looked = Instant::now();
+        loop {
+            let (question, patience) = if let Some(look_at) = self.breaker.look_at() {
+                self.tell_once(ServingStatus::NotServing).await;
+                sleep_until(look_at).await;
+                self.breaker.half_open();
+                (Question::Writes, PATIENCE)
+            } else {
+                tokio::select! {
+                    () = self.breaker.opened() => continue,
+                    () = self.in_doubt(looked) => (Question::Writes, PATIENCE),
+                    () = self.breaker.stalled() => (Question::Writes, PATIENCE_WHEN_STALLED),
+                    () = sleep(interval) => (Question::Reads, PATIENCE),
+                }
+            };
+            self.look(store, question, patience).await;
+            looked = Instant::now();
         }
-        self.set(status).await;
+    }
+
+    async fn in_doubt(&self, looked: Instant) {
+        sleep_until(looked + SHORTEST_PAUSE).await;
+        self.doubt.notified().await;
+    }
+
+    async fn look(&self, store: &SharedStore, question: Question, patience: Duration) -> ServingStatus {
+        let answer = async {
+            match question {
+                Question::Reads => store.next_due().await.map(|_| ()),
+                Question::Writes => store.probe().await,
+            }
+        };
+        let status = match timeout(patience, answer).await {
+            Ok(Ok(())) => {
+                self.breaker.close();
+                ServingStatus::Serving
+            }
+            Ok(Err(error)) => {
+                self.breaker.open(&error);
+                ServingStatus::NotServing
+            }
+            // It answers others.
+            Err(_) if !self.breaker.is_open() && self.breaker.unanswered_for() < patience => {
+                ServingStatus::Serving
+            }
+            Err(_) => {
+                self.breaker.open(&format_args!("no answer within {patience:?}"));
+                ServingStatus::NotServing
+            }
+        };
+        self.tell_once(status).await;
         status
     }
 
-    /// Looks at the store every `interval`, more often while it is away, and when a call is in doubt.
-    pub(crate) async fn watch(&self, store: &SharedStore, interval: Duration) {
-        loop {
-            let pause = match self.check(store, interval).await {
-                ServingStatus::Serving => interval,
-                _ => interval.min(PAUSE_WHILE_AWAY),
-            };
-            sleep(SHORTEST_PAUSE.min(interval)).await;
-            // Whether time or doubt ended the pause, the next step is the same: look again.
-            timeout(pause, self.doubt.notified()).await.ok();
+    async fn tell_once(&self, status: ServingStatus) {
+        if self.status() != status {
+            self.set(status).await;
         }
     }
-}
-
-/// Asks for the next due moment: cheap, and unlike the time it is read from the data in every backend.
-/// An error says that the store is away; silence does only if it lasts for a second look, since one slow
-/// answer under load is no reason to refuse every call.
-async fn look(store: &SharedStore, patience: Duration) -> ServingStatus {
-    for _ in 0..2 {
-        match timeout(patience, store.next_due()).await {
-            Ok(Ok(_)) => return ServingStatus::Serving,
-            Ok(Err(_)) => return ServingStatus::NotServing,
-            Err(_) => {}
-        }
-    }
-    ServingStatus::NotServing
 }

@@ -20,8 +20,11 @@ pub mod config;
 pub mod telemetry;
 
 mod auth;
+mod breaker;
 mod error;
 mod health;
+mod http;
+mod metrics;
 mod open;
 mod recent;
 mod server;
@@ -30,7 +33,7 @@ mod shutdown;
 mod transport;
 
 pub use auth::{AccessError, NewToken, NoRandomness};
-pub use config::{ConfigError, Exposure, LogFormat, ServeArgs, ServerConfig, Settings};
+pub use config::{ConfigError, Exposure, LogFormat, Reach, ServeArgs, ServerConfig, Settings};
 pub use error::ServerError;
 pub use open::{BUILT_IN, open_store, without_password};
 pub use server::{Server, ServerHandle, serve};

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http;
+use tonic::codegen::http::Response;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
@@ -22,9 +22,12 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 
 use crate::auth::{Auth, AuthLayer};
+use crate::breaker::{Breaker, Guarded};
 use crate::config::{Exposure, ServerConfig};
 use crate::error::ServerError;
 use crate::health::Health;
+use crate::http::{self, Told};
+use crate::metrics::{Metered, Metrics};
 use crate::open::{open_store, without_password};
 use crate::service::Services;
 use crate::shutdown::{Drain, Drained};
@@ -50,6 +53,7 @@ pub struct Server {
     store: SharedStore,
     listener: TcpListener,
     local_addr: SocketAddr,
+    http: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Server {
@@ -60,11 +64,11 @@ impl Server {
     /// [`ServerError`] if the configuration, the store or the address is refused.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let security = Security::of(&config)?;
-        resolve(&config.listen, &security).await?;
+        resolve(&config.listen, security.lacks).await?;
         // The address last: who sees it taken may count on a server that will serve.
         let store = open_store(&config).await?;
-        match listen(&config.listen, &security).await {
-            Ok((listener, local_addr)) => Ok(Self { config, security, store, listener, local_addr }),
+        match Listening::begin(&config, &security).await {
+            Ok(listening) => Ok(Self::over(config, security, store, listening)),
             Err(refused) => {
                 if let Err(error) = store.close().await {
                     tracing::warn!(%error, "the store did not close cleanly");
@@ -81,13 +85,23 @@ impl Server {
     /// [`ServerError`] if the configuration or the address is refused.
     pub async fn bind_over(config: ServerConfig, store: SharedStore) -> Result<Self, ServerError> {
         let security = Security::of(&config)?;
-        let (listener, local_addr) = listen(&config.listen, &security).await?;
-        Ok(Self { config, security, store, listener, local_addr })
+        let listening = Listening::begin(&config, &security).await?;
+        Ok(Self::over(config, security, store, listening))
+    }
+
+    fn over(config: ServerConfig, security: Security, store: SharedStore, listening: Listening) -> Self {
+        let Listening { calls: (listener, local_addr), http } = listening;
+        Self { config, security, store, listener, local_addr, http }
     }
 
     /// The address it listens on, with the port that was taken.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are answered, if anywhere.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(_, address)| *address)
     }
 
     /// The store below.
@@ -105,21 +119,35 @@ impl Server {
     /// [`ServerError`] if the transport breaks down or the store does not close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let (reporter, health_service) = health_reporter();
-        let health = Health::new(reporter);
         let drain = Drain::default();
-        let engine = Engine::new(self.store.clone(), self.config.engine.clone());
+        let metrics = Metrics::new(&self.store);
+        // What the services, the engine and the reaper ask passes the breaker and is counted; whoever looks
+        // whether the store is well does not ask the breaker.
+        let counted = Metered::over(self.store.clone(), metrics.clone());
+        let breaker = Breaker::new(metrics.clone());
+        let health = Health::new(reporter, breaker.clone());
+        let store = Guarded::over(counted.clone(), breaker);
+        let engine = Engine::new(store.clone(), self.config.engine.clone());
         let Security { auth, tls, .. } = self.security;
-        let services =
-            Services::new(&self.config, engine.clone(), drain.clone(), health.clone(), auth.clone());
+        let told = Told { metrics: metrics.clone(), health: health.clone(), drain: drain.clone() };
+        let services = Services::new(
+            &self.config,
+            engine.clone(),
+            drain.clone(),
+            health.clone(),
+            auth.clone(),
+            metrics.clone(),
+        );
         let router = router(&self.config, &services, auth.clone())?.add_service(health_service);
 
         // Before the first call, so that nobody is told that all is well without a look.
-        health.check(&self.store, self.config.health_interval).await;
+        health.check(&counted).await;
         let stop = CancellationToken::new();
         let incoming = incoming(self.listener, tls.clone());
         let transport = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tracing::info!(
             address = %self.local_addr,
+            http = self.http.as_ref().map(|(_, address)| tracing::field::display(*address)),
             store = without_password(&self.config.store),
             backend = self.store.backend(),
             namespaces = self.config.namespaces.len(),
@@ -127,11 +155,14 @@ impl Server {
             tls = tls.is_some(),
             "serving"
         );
+        // It answers until the very end: whoever asks while the server drains hears that it does.
+        let http = http::serve(self.http.map(|(listener, _)| listener), told);
         let fresh = keep_fresh(&auth, tls.as_ref(), self.config.auth_reload_interval);
         let work = async {
             tokio::select! {
                 () = engine.run_reaper(std::future::pending()) => {}
-                () = health.watch(&self.store, self.config.health_interval) => {}
+                () = health.watch(&counted, self.config.health_interval) => {}
+                () = metrics.collect(&store, &self.config.namespaces, self.config.metrics_interval) => {}
                 () = fresh => {}
                 () = shutdown => {}
             }
@@ -150,6 +181,7 @@ impl Server {
         };
         tokio::select! {
             served = transport => served?,
+            served = http => served.map_err(ServerError::Http)?,
             () = work => {}
         }
         self.store.close().await.map_err(ServerError::CloseStore)?;
@@ -159,7 +191,7 @@ impl Server {
 
     /// Serves on a task of its own, until the handle says otherwise.
     pub fn spawn(self) -> ServerHandle {
-        let local_addr = self.local_addr;
+        let (local_addr, http_addr) = (self.local_addr, self.http_addr());
         let scheme = if self.security.tls.is_some() { "https" } else { "http" };
         let store = self.store.clone();
         let (shutdown, ordered) = oneshot::channel();
@@ -167,7 +199,7 @@ impl Server {
             // A dropped handle orders the shutdown too.
             ordered.await.ok();
         }));
-        ServerHandle { local_addr, scheme, store, shutdown, task }
+        ServerHandle { local_addr, http_addr, scheme, store, shutdown, task }
     }
 }
 
@@ -176,6 +208,7 @@ impl Server {
 #[derive(Debug)]
 pub struct ServerHandle {
     local_addr: SocketAddr,
+    http_addr: Option<SocketAddr>,
     scheme: &'static str,
     store: SharedStore,
     shutdown: oneshot::Sender<()>,
@@ -186,6 +219,11 @@ impl ServerHandle {
     /// The address it listens on.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are answered, if anywhere.
+    pub const fn http_addr(&self) -> Option<SocketAddr> {
+        self.http_addr
     }
 
     /// Where clients find it.
@@ -217,6 +255,24 @@ impl ServerHandle {
 /// Those of [`Server::bind`] and [`Server::run`].
 pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
     Server::bind(config).await?.run(shutdown).await
+}
+
+/// The addresses that were taken.
+struct Listening {
+    calls: (TcpListener, SocketAddr),
+    http: Option<(TcpListener, SocketAddr)>,
+}
+
+impl Listening {
+    async fn begin(config: &ServerConfig, security: &Security) -> Result<Self, ServerError> {
+        let http = match &config.http_listen {
+            // Whether others may reach it was checked with the configuration.
+            Some(address) => Some(listen(address, None).await?),
+            None => None,
+        };
+        // The one that clients look for comes last, as the sign that all is there.
+        Ok(Self { calls: listen(&config.listen, security.lacks).await?, http })
+    }
 }
 
 /// Who may come, and how the way is encrypted.
@@ -255,11 +311,11 @@ async fn keep_fresh(auth: &Auth, tls: Option<&Tls>, interval: Duration) {
 }
 
 /// The addresses that an address of the configuration stands for, if the server may listen there.
-async fn resolve(address: &str, security: &Security) -> Result<Vec<SocketAddr>, ServerError> {
+async fn resolve(address: &str, lacks: Option<&'static str>) -> Result<Vec<SocketAddr>, ServerError> {
     let resolved = lookup_host(address).await;
     let resolved = resolved.map_err(|source| ServerError::Bind { address: address.to_owned(), source })?;
     let resolved: Vec<SocketAddr> = resolved.collect();
-    match security.lacks {
+    match lacks {
         Some(lacks) if resolved.iter().any(|resolved| !resolved.ip().is_loopback()) => {
             Err(ServerError::Exposed { address: address.to_owned(), lacks })
         }
@@ -267,23 +323,25 @@ async fn resolve(address: &str, security: &Security) -> Result<Vec<SocketAddr>, 
     }
 }
 
-async fn listen(address: &str, security: &Security) -> Result<(TcpListener, SocketAddr), ServerError> {
+async fn listen(
+    address: &str,
+    lacks: Option<&'static str>,
+) -> Result<(TcpListener, SocketAddr), ServerError> {
     let refuse = |source: std::io::Error| match source.kind() {
         ErrorKind::AddrInUse => ServerError::AddressInUse { address: address.to_owned() },
         _ => ServerError::Bind { address: address.to_owned(), source },
     };
-    let resolved = resolve(address, security).await?;
+    let resolved = resolve(address, lacks).await?;
     let listener = TcpListener::bind(resolved.as_slice()).await.map_err(refuse)?;
     let local_addr = listener.local_addr().map_err(refuse)?;
     Ok((listener, local_addr))
 }
 
 /// What every answer goes through on its way out.
-type Outgoing =
-    Stack<AuthLayer, Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>>;
+type Outgoing = Stack<AuthLayer, Stack<MapResponseLayer<fn(Response<Body>) -> Response<Body>>, Identity>>;
 
 /// Requests that the transport itself refuses get the details that every other error has.
-fn explain_refusals(response: http::Response<Body>) -> http::Response<Body> {
+fn explain_refusals(response: Response<Body>) -> Response<Body> {
     match response.extensions().get::<Status>().and_then(explained) {
         Some(status) => status.into_http(),
         None => response,
@@ -302,7 +360,7 @@ fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Rout
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))
-        .layer(AuthLayer(auth))
+        .layer(AuthLayer { auth, metrics: services.metrics().clone() })
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

@@ -40,6 +40,11 @@ impl Drain {
         self.began.cancelled().await;
     }
 
+    /// Whether the drain has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.began.is_cancelled()
+    }
+
     /// Runs work that a drain waits for, whoever goes away meanwhile.
     pub(crate) fn spawn(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
         self.in_flight.spawn_on(work, runtime);

@@ -10,6 +10,7 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::{Auth, Caller, NoCaller, right};
+use crate::metrics::Metrics;
 use crate::transport::Peer;
 
 /// Whoever asks for health may be a machine that knows nothing but the address.
@@ -20,13 +21,17 @@ const OURS: &str = "/kagzi.v1.";
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(crate) struct AuthLayer(pub(crate) Auth);
+pub(crate) struct AuthLayer {
+    pub(crate) auth: Auth,
+    /// Where refusals are counted.
+    pub(crate) metrics: Metrics,
+}
 
 impl<S> Layer<S> for AuthLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, auth: self.0.clone() }
+        Guarded { inner, auth: self.auth.clone(), metrics: self.metrics.clone() }
     }
 }
 
@@ -35,6 +40,7 @@ impl<S> Layer<S> for AuthLayer {
 pub(crate) struct Guarded<S> {
     inner: S,
     auth: Auth,
+    metrics: Metrics,
 }
 
 impl<S, B> Service<Request<B>> for Guarded<S>
@@ -58,15 +64,22 @@ where
                 request.extensions_mut().insert(caller);
                 Either::Left(self.inner.call(request))
             }
-            Admission::Refused(refusal) => Either::Right(Box::pin(async { Ok(answer(refusal)) })),
+            Admission::Refused(refusal) => {
+                self.metrics.refused(&refusal);
+                Either::Right(Box::pin(async { Ok(answer(refusal)) }))
+            }
             Admission::Later => {
                 // The one that is ready makes this call, and its clone the next.
                 let clone = self.inner.clone();
                 let (mut inner, auth) = (std::mem::replace(&mut self.inner, clone), self.auth.clone());
+                let metrics = self.metrics.clone();
                 Either::Right(Box::pin(async move {
                     match auth.admit_later(request).await {
                         Ok(request) => inner.call(request).await,
-                        Err(refusal) => Ok(answer(refusal)),
+                        Err(refusal) => {
+                            metrics.refused(&refusal);
+                            Ok(answer(refusal))
+                        }
                     }
                 }))
             }

@@ -30,6 +30,8 @@ pub struct DevArgs {
 #[derive(Serialize)]
 struct ServeView {
     address: String,
+    /// Where `/metrics` and its neighbours are, if anywhere.
+    http: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -58,14 +60,18 @@ pub fn server_failed(what: &str, error: &ServerError) -> CliError {
 
 /// Runs a server until it is told to stop.
 ///
-/// Once it listens, it says where in one line on standard output, for whoever started it on port 0.
+/// Once it listens, it says where on standard output, one line an address, for whoever started it on port 0.
 pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let refused = |error| server_failed("could not serve", &error);
     let config = args.into_config().map_err(|error| refused(error.into()))?;
     log(&config)?;
     let server = Server::bind(config).await.map_err(refused)?;
-    let view = ServeView { address: server.local_addr().to_string() };
-    output.show(&view, |view| format!("listening on {}", view.address))?;
+    let http = server.http_addr().map(|address| address.to_string());
+    let view = ServeView { address: server.local_addr().to_string(), http };
+    output.show(&view, |view| {
+        let http = view.http.as_ref().map(|address| format!("\nHTTP on {address}")).unwrap_or_default();
+        format!("listening on {}{http}", view.address)
+    })?;
     run_until_told(server).await
 }
 

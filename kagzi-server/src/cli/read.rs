@@ -44,7 +44,7 @@ pub struct FilterArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 50, allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Go on where the page before ended: the cursor that it gave.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     cursor: Option<String>,
 }
 

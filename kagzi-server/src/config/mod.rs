@@ -4,6 +4,7 @@
 //! `max_batch` in the file; see [`Settings`] for all of them. Durations are numbers with units
 //! (`250ms`, `30s`, `5m`, `1h30m`): see [`Length`].
 
+mod address;
 mod duration;
 mod file;
 mod settings;
@@ -39,6 +40,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Who may reach an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Programs on this machine: only a loopback address is taken.
+    #[default]
+    ThisMachine,
+    /// Whoever can.
+    Anyone,
+}
+
 /// Whether a server may be reached from other machines although it does not ask who calls, or does not
 /// encrypt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +66,14 @@ pub enum Exposure {
 pub struct ServerConfig {
     /// Where to listen, `host:port`; port 0 takes a free one. Default `127.0.0.1:7474`.
     pub listen: String,
+    /// Where `/metrics`, `/livez` and `/readyz` are answered over plain HTTP, `host:port`; port 0 takes a
+    /// free one. Default: nowhere.
+    pub http_listen: Option<String>,
+    /// Whether [`http_listen`](Self::http_listen), which has neither authentication nor TLS, may be an
+    /// address that other machines reach. Default: only this machine.
+    pub http_reach: Reach,
+    /// How often queues are looked at for the metrics. Default 15 s.
+    pub metrics_interval: Duration,
     /// Which store: `sqlite://path`, `postgres://...` or `memory:`. Default `sqlite://kagzi.db`.
     pub store: String,
     /// How many connections the store may open, at least 2; nothing: the backend's own default.
@@ -134,6 +153,9 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7474".to_owned(),
+            http_listen: None,
+            http_reach: Reach::ThisMachine,
+            metrics_interval: Duration::from_secs(15),
             store: "sqlite://kagzi.db".to_owned(),
             store_connections: None,
             namespaces: Namespace::new("default").into_iter().collect(),
@@ -231,11 +253,14 @@ impl ServerConfig {
     }
 
     fn validate_names(&self) -> Result<(), ConfigError> {
-        // Whether the host exists is for the system to say, when it is listened on.
-        let port = self.listen.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
-            let expected = "HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:7474";
-            return refuse("listen", expected, format!("{:?}", self.listen));
+        address::check("listen", &self.listen)?;
+        if let Some(address) = &self.http_listen {
+            address::check("http_listen", address)?;
+            if self.http_reach == Reach::ThisMachine && !address::is_loopback(address) {
+                let expected = "a loopback address such as 127.0.0.1:7475, or http_insecure = true, since \
+                                this endpoint has neither authentication nor TLS";
+                return refuse("http_listen", expected, format!("{address:?}"));
+            }
         }
         if self.namespaces.is_empty() {
             return refuse("namespaces", "at least one namespace", "none");
@@ -301,6 +326,7 @@ impl ServerConfig {
             ("auth_reload_interval", self.auth_reload_interval),
             ("jwt_refresh_interval", self.jwt_refresh_interval),
             ("keepalive_interval", self.keepalive_interval),
+            ("metrics_interval", self.metrics_interval),
         ];
         let longest = [
             ("max_poll_wait", self.max_poll_wait),
@@ -383,6 +409,9 @@ impl Settings {
         };
         let config = ServerConfig {
             listen: self.listen.unwrap_or(default.listen),
+            http_listen: self.http_listen,
+            http_reach: if self.http_insecure == Some(true) { Reach::Anyone } else { Reach::ThisMachine },
+            metrics_interval: length(self.metrics_interval, default.metrics_interval),
             store: self.store.unwrap_or(default.store),
             store_connections: self.store_connections,
             namespaces: match self.namespaces {

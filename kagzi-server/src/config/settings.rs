@@ -17,6 +17,15 @@ pub struct Settings {
     /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:7474]
     #[arg(long, env = "KAGZI_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Where `/metrics`, `/livez` and `/readyz` are answered over plain HTTP. [default: nowhere]
+    #[arg(long, env = "KAGZI_HTTP_LISTEN", value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// Let other machines reach `--http-listen`, which has neither authentication nor TLS. [default: false]
+    #[arg(long, env = "KAGZI_HTTP_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub http_insecure: Option<bool>,
+    /// How often queues are looked at for the metrics. [default: 15s]
+    #[arg(long, env = "KAGZI_METRICS_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
+    pub metrics_interval: Option<Length>,
     /// The store: `sqlite://path`, `postgres://user@host/database` or `memory:`. [default: `sqlite://kagzi.db`]
     #[arg(long, env = "KAGZI_STORE", value_name = "URL", hide_env_values = true)]
     pub store: Option<String>,
@@ -163,6 +172,9 @@ impl Settings {
     pub fn or(self, other: Self) -> Self {
         Self {
             listen: self.listen.or(other.listen),
+            http_listen: self.http_listen.or(other.http_listen),
+            http_insecure: self.http_insecure.or(other.http_insecure),
+            metrics_interval: self.metrics_interval.or(other.metrics_interval),
             store: self.store.or(other.store),
             store_connections: self.store_connections.or(other.store_connections),
             namespaces: self.namespaces.or(other.namespaces),

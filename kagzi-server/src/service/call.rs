@@ -51,7 +51,8 @@ impl Services {
         }
     }
 
-    /// Does what a request asks, whatever carried it here, and puts it on record if it is an operator's.
+    /// Does what a request asks, whatever carried it here, counts it, and puts it on record if it is an
+    /// operator's.
     pub(super) async fn reply<O, D, F>(
         &self,
         caller: &Caller,
@@ -67,7 +68,9 @@ impl Services {
         let namespace = about.and_then(|request| request.namespaces().next());
         let run_id = about.and_then(Subject::run_id);
         let deed = self.0.auth.audit().begin(caller, method, namespace, run_id);
+        let counted = self.0.metrics.request(method);
         let outcome = self.perform(caller, method, read, act).await;
+        counted.end(&outcome);
         deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
         outcome
     }
@@ -98,7 +101,8 @@ impl Services {
             tracing::info!(method, namespace = %unknown, reason = "NAMESPACE_NOT_FOUND", "call failed");
             return Err(namespace_not_found(unknown.as_str()));
         }
-        self.0.health.admit().map_err(|error| self.refused(method, run_id, &error))?;
+        // Not reported: the breaker tells once that it opened, not of each call that it refuses.
+        self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let admitted = self.0.load.admit(request.errand()).await?;
         let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
         drop((admitted, in_flight));
@@ -115,7 +119,7 @@ impl Services {
         let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
             return Err(denied(caller, method));
         };
-        self.0.health.admit().map_err(|error| self.refused(method, Some(run_id), &error))?;
+        self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let within = self.within(caller, method, namespace, run_id).await;
         let within = within.map_err(|error| self.refused(method, Some(run_id), &error))?;
         if within { Ok(()) } else { Err(denied(caller, method)) }

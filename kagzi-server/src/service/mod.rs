@@ -26,6 +26,7 @@ use kagzi_proto::v1::workflow_service_server::WorkflowServiceServer;
 use crate::auth::Auth;
 use crate::config::ServerConfig;
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::shutdown::Drain;
 use limits::Limits;
 use load::Load;
@@ -44,6 +45,7 @@ struct Shared {
     load: Load,
     auth: Auth,
     places: Places,
+    metrics: Metrics,
 }
 
 impl Services {
@@ -53,9 +55,14 @@ impl Services {
         drain: Drain,
         health: Health,
         auth: Auth,
+        metrics: Metrics,
     ) -> Self {
         let (limits, load, places) = (Limits::of(config), Load::default(), Places::default());
-        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places }))
+        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places, metrics }))
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     fn store(&self) -> &SharedStore {

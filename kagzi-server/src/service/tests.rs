@@ -21,6 +21,7 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::breaker::Breaker;
 use crate::shutdown::Drained;
 
 pub(super) fn services() -> Services {
@@ -32,9 +33,12 @@ fn services_with(max_batch: u32) -> Services {
     let config = ServerConfig { max_batch, max_poll_wait, ..ServerConfig::default() };
     let store = MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone());
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
-    let engine = Engine::new(Arc::new(store), rarely);
+    let store: SharedStore = Arc::new(store);
+    let metrics = Metrics::new(&store);
+    let engine = Engine::new(store, rarely);
     let (reporter, _) = tonic_health::server::health_reporter();
-    Services::new(&config, engine, Drain::default(), Health::new(reporter), Auth::open())
+    let health = Health::new(reporter, Breaker::new(metrics.clone()));
+    Services::new(&config, engine, Drain::default(), health, Auth::open(), metrics)
 }
 
 fn namespace() -> Namespace {
@@ -337,17 +341,17 @@ async fn who_asks_for_more_than_an_answer_holds_gets_what_it_holds_and_a_cursor(
 async fn while_the_store_is_away_calls_are_refused_at_once_with_a_delay() {
     let services = services();
     let health = &services.0.health;
-    let second = Duration::from_secs(1);
-    assert_eq!(health.check(services.store(), second).await, tonic_health::ServingStatus::Serving);
+    assert_eq!(health.check(services.store()).await, tonic_health::ServingStatus::Serving);
     // A closed store answers UNAVAILABLE, as one that cannot be reached.
     services.store().close().await.unwrap();
     let depths = || Request::new(v1::GetQueueDepthsRequest { namespace: "default".to_owned() });
     let found_away = services.get_queue_depths(depths()).await.unwrap_err();
     assert!(found_away.message().contains("the store is closed"), "{found_away:?}");
 
-    assert_eq!(health.check(services.store(), second).await, tonic_health::ServingStatus::NotServing);
+    assert_eq!(health.check(services.store()).await, tonic_health::ServingStatus::NotServing);
     let refused = services.get_queue_depths(depths()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("cannot reach its store"), "the store is not asked: {refused:?}");
-    assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(second));
+    let delay = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(!delay.is_zero() && delay <= Duration::from_secs(1), "{delay:?}");
 }

@@ -5,6 +5,7 @@
 
 mod errors;
 mod every_call;
+mod http;
 mod lifecycle;
 mod proxy;
 mod raw;

@@ -1,5 +1,6 @@
 //! The cases. Each plays over a database of its own.
 
+mod away;
 mod crash;
 mod pause;
 mod two_servers;
@@ -48,6 +49,26 @@ pub const ALL: &[Case] = &[
         name: "two_servers_and_four_workers_finish_5000_runs_though_half_of_them_are_killed",
         play: |world| Box::pin(two_servers::half_killed(world)),
         only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_postgres_killed_under_load_is_told_and_all_resumes_by_itself_once_it_is_back",
+        play: |world| Box::pin(away::killed(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_postgres_stopped_twice_under_load_is_told_and_all_resumes_by_itself_once_it_is_back",
+        play: |world| Box::pin(away::stopped(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_file_locked_for_long_is_told_and_all_resumes_by_itself_once_it_is_free",
+        play: |world| Box::pin(away::locked(world)),
+        only_on: Some(Database::Sqlite),
+    },
+    Case {
+        name: "a_full_disk_is_told_and_all_resumes_by_itself_once_there_is_room",
+        play: |world| Box::pin(away::full(world)),
+        only_on: Some(Database::Sqlite),
     },
 ];
 

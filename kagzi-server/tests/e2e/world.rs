@@ -1,9 +1,12 @@
 //! What a case plays in: a database, servers, workers, and a client.
 
+use std::path::Path;
 use std::process::Command;
 
 use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::process::Process;
 use crate::worker;
@@ -52,15 +55,27 @@ impl World {
         Ok(Self { store_url, _directory: directory, _database: test_database })
     }
 
+    /// Over a database that somebody else looks after.
+    pub fn over(store_url: String) -> Result<Self, Failed> {
+        Ok(Self { store_url, _directory: tempfile::tempdir()?, _database: None })
+    }
+
+    /// The file, if the database is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.store_url.strip_prefix("sqlite://").map(Path::new)
+    }
+
     /// Starts `kagzi serve` on a port, 0 for any, and waits until it listens.
     pub fn server(&self, port: u16) -> Result<Server, Failed> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
         command.env("KAGZI_STORE", &self.store_url).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["--http-listen", "127.0.0.1:0"]);
         command.env("KAGZI_LOG_LEVEL", "warn");
         let mut process = Process::start("server", &mut command)?;
         let address = process.line("listening on ")?;
         let port = address.rsplit(':').next().unwrap_or_default().parse()?;
-        Ok(Server { process, port })
+        let http = process.line("HTTP on ")?;
+        Ok(Server { process, port, http })
     }
 }
 
@@ -71,9 +86,21 @@ pub struct Server {
     pub process: Process,
     /// Where it listens.
     pub port: u16,
+    /// Where its metrics are.
+    http: String,
 }
 
 impl Server {
+    /// The answer to a GET at its HTTP endpoint, from the status line on.
+    pub async fn get(&self, path: &str) -> Result<String, Failed> {
+        let mut connection = TcpStream::connect(&self.http).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: kagzi\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

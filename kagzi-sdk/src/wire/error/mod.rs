@@ -201,6 +201,11 @@ impl From<&StoreError> for Refusal {
 }
 
 impl Refusal {
+    /// The code of the status that it becomes.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
     /// The stable name of the situation.
     pub fn reason(&self) -> &str {
         &self.reason

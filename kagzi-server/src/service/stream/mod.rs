@@ -34,6 +34,7 @@ use held::HeldBytes;
 use super::Services;
 use super::poll::Handover;
 use crate::auth::Caller;
+use crate::metrics::OpenStream;
 use crate::shutdown::shutting_down_now;
 
 /// How many requests of one worker may be in flight or have an answer that was not taken.
@@ -79,6 +80,7 @@ struct Session<S> {
     stop_taking: CancellationToken,
     /// Claims one after the other, so that one sent again finds what the first took.
     claiming: Arc<Mutex<()>>,
+    _counted: OpenStream,
 }
 
 /// Why a session takes no more requests.
@@ -127,6 +129,7 @@ impl Services {
             held: HeldBytes::default(),
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
+            _counted: self.0.metrics.stream(),
         };
         self.0.drain.spawn(&Handle::current(), session.run());
         let services = self.clone();

@@ -33,11 +33,11 @@ pub async fn await_results(runs: &[RunHandle], first: u64) -> Result<(), Failed>
     Ok(())
 }
 
-async fn start_held(client: &Client) -> Result<RunHandle, Failed> {
+pub async fn start_held(client: &Client) -> Result<RunHandle, Failed> {
     Ok(client.start(Start::workflow(HELD).queue("default").input(&())?).await?)
 }
 
-fn holding_worker(name: &str, url: &str, lease_ms: u64) -> Result<Process, Failed> {
+pub fn holding_worker(name: &str, url: &str, lease_ms: u64) -> Result<Process, Failed> {
     start_worker(name, url, WorkerSettings { lease_ms, holds: true, runs: 64 })
 }
 

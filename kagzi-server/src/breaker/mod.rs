@@ -1,0 +1,250 @@
+//! The circuit breaker: while the store is away, calls hear so at once instead of waiting for it in a
+//! pile.
+//!
+//! It opens when operations of one kind fail several times in a row, when a look at the store fails (see
+//! [`Health`](crate::health::Health), which looks where a call is in doubt, or where none of those in
+//! flight is answered), and then cuts off the calls that still wait: writes with "outcome unknown", which
+//! asks for the same operation again and is always right. After a delay, longer each time, it is half
+//! open: one look passes, and its answer closes the breaker or opens it anew. No caller has to be the one
+//! who tries.
+
+mod guarded;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kagzi_core::StoreError;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, sleep};
+
+pub(crate) use guarded::Guarded;
+
+use crate::metrics::{BreakerState, Label as _, Metrics, Operation};
+
+/// So many failures of one operation in a row open the breaker.
+const FAILURES: u32 = 5;
+
+/// How long it stays open at first, and at most. A random part of up to a half is taken off, so that
+/// several servers do not look at the same moment.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+/// The shortest delay that a caller is told.
+const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+
+/// If calls are in flight and none is answered for so long, the store is looked at. Together with the
+/// patience of that look it is less than a second: nobody waits longer for a store that has gone.
+const STALLED: Duration = Duration::from_millis(450);
+
+/// How often that is checked.
+const TICK: Duration = Duration::from_millis(50);
+
+/// See the module. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct Breaker(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// Failures in a row, by operation.
+    failures: Vec<AtomicU32>,
+    in_flight: AtomicUsize,
+    /// When the store last answered a call, or when the first of those in flight began: in
+    /// milliseconds after `made`.
+    answered: AtomicU64,
+    made: Instant,
+    /// Ends the wait of calls in flight.
+    cut: Notify,
+    /// Wakes whoever looks at the store.
+    opened: Notify,
+    metrics: Metrics,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed,
+    /// Until it is looked at again.
+    Open(Opening),
+    HalfOpen(Opening),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opening {
+    since: Instant,
+    look_at: Instant,
+    /// How often a look failed since.
+    looks: u32,
+}
+
+/// Counts a call while it waits for the store.
+#[derive(Debug)]
+struct Waiting<'b>(&'b Inner);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Breaker {
+    /// Closed.
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        metrics.breaker_is(BreakerState::Closed);
+        Self(Arc::new(Inner {
+            state: Mutex::new(State::Closed),
+            failures: Operation::ALL.iter().map(|_| AtomicU32::new(0)).collect(),
+            in_flight: AtomicUsize::new(0),
+            answered: AtomicU64::new(0),
+            made: Instant::now(),
+            cut: Notify::new(),
+            opened: Notify::new(),
+            metrics,
+        }))
+    }
+
+    /// Whether it lets no calls pass.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.state() != State::Closed
+    }
+
+    /// When to look at the store again; nothing while it is closed.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        match *self.state() {
+            State::Closed => None,
+            State::Open(opening) | State::HalfOpen(opening) => Some(opening.look_at),
+        }
+    }
+
+    /// Lets a call pass, or refuses it with the delay after which it may be another matter.
+    pub(crate) fn admit(&self) -> Result<(), StoreError> {
+        let wait = match *self.state() {
+            State::Closed => return Ok(()),
+            State::Open(opening) => opening.look_at.saturating_duration_since(Instant::now()),
+            State::HalfOpen(_) => Duration::ZERO,
+        };
+        self.0.metrics.breaker_refused();
+        Err(StoreError::Unavailable {
+            reason: "the server cannot reach its store; see the server's log, and retry".to_owned(),
+            retry_after: wait.max(SHORTEST_RETRY),
+        })
+    }
+
+    /// One look is under way.
+    pub(crate) fn half_open(&self) {
+        let mut state = self.state();
+        if let State::Open(opening) = *state {
+            *state = State::HalfOpen(opening);
+            self.0.metrics.breaker_is(BreakerState::HalfOpen);
+        }
+    }
+
+    /// The store is well.
+    pub(crate) fn close(&self) {
+        self.note_answer();
+        let before = std::mem::replace(&mut *self.state(), State::Closed);
+        if let State::Open(opening) | State::HalfOpen(opening) = before {
+            for failures in &self.0.failures {
+                failures.store(0, Ordering::Relaxed);
+            }
+            self.0.metrics.breaker_is(BreakerState::Closed);
+            tracing::info!(away_for = ?opening.since.elapsed(), "the store answers again: calls pass");
+        }
+    }
+
+    /// The store is away: cuts off the calls that wait for it, and lets no others pass.
+    pub(crate) fn open(&self, why: &dyn std::fmt::Display) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let before = *state;
+        let (since, looks) = match before {
+            State::Closed => (now, 0),
+            // Somebody else found the same.
+            State::Open(_) => return,
+            State::HalfOpen(opening) => (opening.since, opening.looks.saturating_add(1)),
+        };
+        *state = State::Open(Opening { since, look_at: now + delay(looks), looks });
+        drop(state);
+        self.0.metrics.breaker_is(BreakerState::Open);
+        if before == State::Closed {
+            self.0.metrics.breaker_opened();
+            tracing::warn!(%why, "the store does not answer: NOT_SERVING, calls are refused");
+            self.0.cut.notify_waiters();
+            self.0.opened.notify_one();
+        }
+    }
+
+    /// Ready when it has opened, once for each time.
+    pub(crate) async fn opened(&self) {
+        self.0.opened.notified().await;
+    }
+
+    /// Ready when calls wait for the store and it answers none of them.
+    pub(crate) async fn stalled(&self) {
+        loop {
+            sleep(TICK).await;
+            if self.0.in_flight.load(Ordering::Relaxed) > 0 && self.unanswered_for() >= STALLED {
+                return;
+            }
+        }
+    }
+
+    /// For how long no call was answered, among those that wait.
+    pub(crate) fn unanswered_for(&self) -> Duration {
+        let answered = Duration::from_millis(self.0.answered.load(Ordering::Relaxed));
+        self.0.made.elapsed().saturating_sub(answered)
+    }
+
+    /// Ready when the breaker opens from now on, polled before or not.
+    fn cut(&self) -> Notified<'_> {
+        self.0.cut.notified()
+    }
+
+    fn cut_off(&self) {
+        self.0.metrics.breaker_cut_off();
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        if self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.note_answer();
+        }
+        Waiting(&self.0)
+    }
+
+    fn note_answer(&self) {
+        let millis = u64::try_from(self.0.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.answered.store(millis, Ordering::Relaxed);
+    }
+
+    /// Takes down how a call ended.
+    fn note<T>(&self, operation: Operation, answer: &Result<T, StoreError>) {
+        let failures = &self.0.failures[operation.index()];
+        match answer {
+            Err(error) if error.is_retryable() => {
+                if failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
+                    self.open(error);
+                }
+            }
+            Ok(_) | Err(_) => {
+                self.note_answer();
+                if failures.load(Ordering::Relaxed) > 0 {
+                    failures.store(0, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // It is replaced as a whole, so a panic elsewhere does not spoil it.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long to stay open after so many looks that failed.
+fn delay(looks: u32) -> Duration {
+    let whole = FIRST_DELAY.saturating_mul(1 << looks.min(8)).min(LONGEST_DELAY);
+    whole.mul_f64(1.0 - fastrand::f64() / 2.0)
+}

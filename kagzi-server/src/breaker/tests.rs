@@ -1,0 +1,314 @@
+//! A store that fails, hangs and recovers when told to, in paused time.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use kagzi_core::memory::MemoryStore;
+use kagzi_core::*;
+use tokio::task::JoinHandle;
+use tonic_health::ServingStatus;
+
+use super::*;
+use crate::health::Health;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the database does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Weather {
+    #[default]
+    Fair,
+    /// Every call is refused at once.
+    Refuses,
+    /// No call is answered.
+    Hangs,
+    /// Only what reads is answered: a full disk.
+    RefusesWrites,
+}
+
+/// A store that follows the weather, and counts the calls that reach it.
+#[derive(Debug, Default)]
+struct Moody {
+    inner: MemoryStore,
+    weather: Mutex<Weather>,
+    calls: Mutex<HashMap<&'static str, usize>>,
+}
+
+impl Moody {
+    fn turn(&self, weather: Weather) {
+        *self.weather.lock().unwrap() = weather;
+    }
+
+    fn calls(&self, name: &str) -> usize {
+        self.calls.lock().unwrap().get(name).copied().unwrap_or(0)
+    }
+
+    async fn endure(&self, name: &'static str, reads: bool) -> Result<(), StoreError> {
+        *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        let weather = *self.weather.lock().unwrap();
+        match weather {
+            Weather::Fair => Ok(()),
+            Weather::RefusesWrites if reads => Ok(()),
+            Weather::Hangs => std::future::pending().await,
+            Weather::Refuses | Weather::RefusesWrites => Err(StoreError::Unavailable {
+                reason: "the test says so".to_owned(),
+                retry_after: Duration::from_millis(500),
+            }),
+        }
+    }
+}
+
+macro_rules! moody {
+    ($($reads:literal $name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for Moody {
+            fn backend(&self) -> &'static str {
+                "moody"
+            }
+
+            fn wake_hub(&self) -> &WakeHub {
+                self.inner.wake_hub()
+            }
+
+            $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, StoreError> {
+                self.endure(stringify!($name), $reads).await?;
+                self.inner.$name($($argument),*).await
+            })*
+        }
+    };
+}
+
+moody! {
+    true now() -> Timestamp;
+    false probe() -> ();
+    false start(batch: Vec<StartRun>) -> Vec<Started>;
+    true get_run(namespace: &Namespace, run_id: RunId) -> RunRecord;
+    true list_runs(request: &ListRuns) -> Page<Run>;
+    true count_runs(namespace: &Namespace, filter: &RunFilter) -> u64;
+    true list_attempts(request: &ListAttempts) -> Page<Attempt>;
+    false cancel(request: CancelRun) -> CancelOutcome;
+    false requeue(request: RequeueRun) -> RequeueOutcome;
+    false claim(request: Claim) -> Vec<ClaimedRun>;
+    false heartbeat(batch: Vec<Heartbeat>) -> Vec<Result<GrantedLease, StoreError>>;
+    false begin_step(request: BeginStep) -> BeginOutcome;
+    false complete_step(request: CompleteStep) -> CompleteStepOutcome;
+    false fail_step(request: FailStep) -> FailureOutcome;
+    false sleep(request: Sleep) -> SleepOutcome;
+    false complete_run(request: CompleteRun) -> CompleteRunOutcome;
+    false fail_run(request: FailRun) -> FailureOutcome;
+    false release(request: ReleaseRun) -> ReleaseOutcome;
+    false reap(limit: u32) -> Reaped;
+    true next_due() -> NextDue;
+    true queue_depths(namespace: &Namespace) -> Vec<QueueDepth>;
+    false delete_finished(request: &DeleteFinished) -> u64;
+    false close() -> ();
+}
+
+struct Bench {
+    moody: Arc<Moody>,
+    store: SharedStore,
+    breaker: Breaker,
+    health: Health,
+    metrics: Metrics,
+    watch: Option<JoinHandle<()>>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
+
+fn bench() -> Bench {
+    let moody = Arc::new(Moody::default());
+    let below: SharedStore = Arc::clone(&moody) as SharedStore;
+    let metrics = Metrics::new(&below);
+    let breaker = Breaker::new(metrics.clone());
+    let (reporter, _) = tonic_health::server::health_reporter();
+    let health = Health::new(reporter, breaker.clone());
+    let store = Guarded::over(below, breaker.clone());
+    Bench { moody, store, breaker, health, metrics, watch: None }
+}
+
+/// With somebody who looks at the store.
+fn watched() -> Bench {
+    let mut bench = bench();
+    let (health, below) = (bench.health.clone(), Arc::clone(&bench.moody) as SharedStore);
+    bench.watch = Some(tokio::spawn(async move { health.watch(&below, INTERVAL).await }));
+    bench
+}
+
+fn namespace() -> Namespace {
+    Namespace::new("n").unwrap()
+}
+
+fn a_start() -> StartRun {
+    let (queue, workflow) = (QueueName::new("q").unwrap(), WorkflowType::new("t").unwrap());
+    StartRun::new(namespace(), queue, workflow, Payload::json("1"))
+}
+
+impl Bench {
+    async fn start(&self) -> Result<Vec<Started>, StoreError> {
+        self.store.start(vec![a_start()]).await
+    }
+
+    /// Starts until the breaker refuses without asking; how many calls that took.
+    async fn fail_until_it_opens(&self) -> usize {
+        let before = self.moody.calls("start");
+        while !self.breaker.is_open() {
+            self.start().await.unwrap_err();
+        }
+        self.moody.calls("start") - before
+    }
+
+    fn figure(&self, series: &str) -> String {
+        let text = self.metrics.text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("kagzi_{series} ")));
+        line.unwrap_or_else(|| panic!("{series} in {text}")).to_owned()
+    }
+}
+
+fn retry_after<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Duration {
+    match answer {
+        Err(StoreError::Unavailable { retry_after, .. }) => retry_after,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_opens_after_failures_in_a_row_and_then_refuses_at_once_with_a_delay() {
+    let bench = bench();
+    bench.moody.turn(Weather::Refuses);
+    assert_eq!(bench.fail_until_it_opens().await, FAILURES as usize);
+    let asked = bench.moody.calls("start");
+    let before = Instant::now();
+    for _ in 0..10 {
+        let delay = retry_after(bench.start().await);
+        assert!((SHORTEST_RETRY..=FIRST_DELAY).contains(&delay), "{delay:?}");
+    }
+    assert_eq!((bench.moody.calls("start"), before.elapsed()), (asked, Duration::ZERO), "nobody was asked");
+    assert_eq!(bench.figure("breaker_state{state=\"open\"}"), "1");
+    assert_eq!(bench.figure("breaker_state{state=\"closed\"}"), "0");
+    assert_eq!(bench.figure("breaker_opened_total"), "1");
+    assert_eq!(bench.figure("breaker_refusals_total"), "10");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_are_not_in_a_row_and_refusals_that_are_answers_leave_it_closed() {
+    let bench = bench();
+    for _ in 0..3 * FAILURES {
+        for _ in 1..FAILURES {
+            bench.moody.turn(Weather::Refuses);
+            bench.start().await.unwrap_err();
+        }
+        bench.moody.turn(Weather::Fair);
+        bench.start().await.unwrap();
+        // A run that does not exist is an answer, however often.
+        bench.store.get_run(&namespace(), a_start().run_id()).await.unwrap_err();
+    }
+    assert!(!bench.breaker.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_passes_after_each_delay_and_the_first_that_succeeds_closes_it() {
+    let bench = watched();
+    bench.moody.turn(Weather::Refuses);
+    bench.fail_until_it_opens().await;
+    let looks = bench.moody.calls("probe");
+    let opened = Instant::now();
+    let mut delays = Vec::new();
+    for look in 1..=6 {
+        let before = Instant::now();
+        while bench.moody.calls("probe") < looks + look {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        delays.push(before.elapsed());
+        assert!(bench.breaker.is_open());
+    }
+    assert!(delays[0] <= FIRST_DELAY + Duration::from_millis(2), "{delays:?}");
+    assert!(delays.iter().all(|delay| *delay <= LONGEST_DELAY + Duration::from_millis(2)), "{delays:?}");
+    assert!(delays[5] >= LONGEST_DELAY / 2, "{delays:?}");
+    let asked = bench.moody.calls("start");
+    bench.start().await.unwrap_err();
+    assert_eq!(bench.moody.calls("start"), asked, "only looks pass");
+
+    bench.moody.turn(Weather::Fair);
+    while bench.breaker.is_open() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(opened.elapsed() < Duration::from_secs(12));
+    bench.start().await.unwrap();
+    assert_eq!(bench.figure("breaker_state{state=\"closed\"}"), "1");
+    assert_eq!(bench.figure("breaker_opened_total"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_look_is_under_way_it_is_half_open_and_lets_nobody_else_pass() {
+    let bench = watched();
+    bench.moody.turn(Weather::Refuses);
+    bench.fail_until_it_opens().await;
+    bench.moody.turn(Weather::Hangs);
+    let looks = bench.moody.calls("probe");
+    while bench.moody.calls("probe") == looks {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(bench.figure("breaker_state{state=\"half_open\"}"), "1");
+    let asked = bench.moody.calls("start");
+    assert_eq!(retry_after(bench.start().await), SHORTEST_RETRY);
+    assert_eq!((bench.moody.calls("start"), bench.moody.calls("probe")), (asked, looks + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_a_store_that_hangs_are_cut_off_within_a_second() {
+    let bench = watched();
+    // Not in doubt before, and not by chance at the time of a regular look.
+    bench.start().await.unwrap();
+    tokio::time::sleep(INTERVAL / 2).await;
+    bench.moody.turn(Weather::Hangs);
+    let before = Instant::now();
+    let (namespace, all) = (namespace(), RunFilter::default());
+    let (write, read) = tokio::join!(bench.start(), bench.store.count_runs(&namespace, &all));
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    // A write may have been done; its caller is told to send it again.
+    assert!(matches!(write, Err(StoreError::OutcomeUnknown { .. })), "{write:?}");
+    assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+    assert!(bench.breaker.is_open());
+    assert_eq!(bench.health.status(), ServingStatus::NotServing);
+
+    bench.moody.turn(Weather::Fair);
+    while bench.breaker.is_open() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.start().await.unwrap();
+    assert_eq!(bench.health.status(), ServingStatus::Serving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_that_takes_long_is_waited_for_while_the_store_answers_others() {
+    let bench = watched();
+    bench.moody.turn(Weather::Hangs);
+    let mut slow = Box::pin(bench.start());
+    assert!((&mut slow).now_or_never().is_none());
+    bench.moody.turn(Weather::Fair);
+    let long = tokio::time::timeout(Duration::from_secs(20), slow).await;
+    assert!(long.is_err(), "it waits as long as its caller does");
+    assert_eq!(bench.figure("breaker_opened_total"), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_only_reads_is_away_and_a_look_says_so() {
+    let bench = watched();
+    bench.moody.turn(Weather::RefusesWrites);
+    bench.start().await.unwrap_err();
+    // The service reports the call that failed.
+    bench.health.doubt();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(bench.breaker.is_open());
+    assert_eq!(bench.health.status(), ServingStatus::NotServing);
+    bench.moody.turn(Weather::Fair);
+    tokio::time::sleep(LONGEST_DELAY).await;
+    assert_eq!(bench.health.status(), ServingStatus::Serving);
+}

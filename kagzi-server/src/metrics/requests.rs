@@ -1,0 +1,163 @@
+//! Requests: how many, how long, how they were answered, and which were not let in.
+
+use std::time::Instant;
+
+use kagzi_sdk::wire::error::{
+    NAMESPACE_NOT_FOUND, OVERLOADED, PERMISSION_DENIED, Refusal, SHUTTING_DOWN, UNAUTHENTICATED,
+};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use tonic::Code;
+
+use super::Metrics;
+use super::label::{Book, Counters, Pair, label};
+use super::operation::durations;
+
+label! {
+    /// Why a request was not let in. Whoever adds a reason to refuse adds it here and to [`Refused::of`].
+    Refused {
+        Unauthenticated => "unauthenticated",
+        PermissionDenied => "permission_denied",
+        Overloaded => "overloaded",
+        ShuttingDown => "shutting_down",
+        UnknownNamespace => "unknown_namespace",
+    }
+}
+
+impl Refused {
+    fn of(refusal: &Refusal) -> Option<Self> {
+        match refusal.reason() {
+            UNAUTHENTICATED => Some(Self::Unauthenticated),
+            PERMISSION_DENIED => Some(Self::PermissionDenied),
+            OVERLOADED => Some(Self::Overloaded),
+            SHUTTING_DOWN => Some(Self::ShuttingDown),
+            NAMESPACE_NOT_FOUND => Some(Self::UnknownNamespace),
+            _ => None,
+        }
+    }
+}
+
+/// Requests, be they calls or messages of a worker's stream.
+#[derive(Debug)]
+pub(super) struct Requests {
+    answered: Family<[Pair; 2], Counter>,
+    durations: Family<[Pair; 1], Histogram>,
+    in_flight: Gauge,
+    refused: Counters<Refused>,
+    streams: Gauge,
+}
+
+impl Requests {
+    pub(super) fn register(book: &mut Book) -> Self {
+        Self {
+            answered: book.register(
+                "requests",
+                &["method", "code"],
+                "Requests by method and gRPC code, each message of a worker's stream by itself; CANCELLED: the caller went away",
+                Family::default(),
+            ),
+            durations: book.register(
+                "request_duration_seconds",
+                &["method"],
+                "How long requests took, the waits of long polls included",
+                Family::new_with_constructor(durations as fn() -> Histogram),
+            ),
+            in_flight: book.register(
+                "requests_in_flight",
+                &[],
+                "Requests that were not answered yet, long polls included",
+                Gauge::default(),
+            ),
+            refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
+            streams: book.register("worker_streams", &[], "Streams of workers that are open", Gauge::default()),
+        }
+    }
+}
+
+/// A request in flight; counted when it ends, or when its caller goes away.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    metrics: Metrics,
+    method: &'static str,
+    began: Instant,
+    code: Code,
+}
+
+/// Counts a worker's stream while it lives.
+#[derive(Debug)]
+pub(crate) struct OpenStream(Metrics);
+
+impl Metrics {
+    /// Begins to count a request.
+    pub(crate) fn request(&self, method: &'static str) -> InFlight {
+        self.0.requests.in_flight.inc();
+        InFlight { metrics: self.clone(), method, began: Instant::now(), code: Code::Cancelled }
+    }
+
+    /// Counts a request that was not let in. [`InFlight::end`] does it for those that got so far.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        if let Some(reason) = Refused::of(refusal) {
+            self.0.requests.refused.of(reason).inc();
+        }
+    }
+
+    /// Counts a stream of a worker, until what this gives is dropped.
+    pub(crate) fn stream(&self) -> OpenStream {
+        self.0.requests.streams.inc();
+        OpenStream(self.clone())
+    }
+}
+
+impl InFlight {
+    /// The request has its answer.
+    pub(crate) fn end<T>(mut self, answer: &Result<T, Refusal>) {
+        self.code = match answer {
+            Ok(_) => Code::Ok,
+            Err(refusal) => {
+                self.metrics.refused(refusal);
+                refusal.code()
+            }
+        };
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let requests = &self.metrics.0.requests;
+        requests.in_flight.dec();
+        requests.answered.get_or_create(&[("method", self.method), ("code", name(self.code))]).inc();
+        let took = self.began.elapsed().as_secs_f64();
+        requests.durations.get_or_create(&[("method", self.method)]).observe(took);
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.0.requests.streams.dec();
+    }
+}
+
+/// A code as the protocol spells it.
+const fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,260 @@
+//! The database goes away under load, and comes back.
+
+use std::time::Duration;
+
+use kagzi_core::QueueName;
+use kagzi_proto::v1;
+use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
+use kagzi_sdk::{Client, RunFilter, RunHandle, RunState, Start};
+use kagzi_testkit::{ClusterOptions, PostgresCluster};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+use super::crash::{holding_worker, start_held};
+use super::{audit, expect_eq};
+use crate::disk::SmallDisk;
+use crate::process::Process;
+use crate::worker::FIVE;
+use crate::world::{Failed, Server, World, busy, start_worker};
+
+/// Longer than any of these days: no lease expires on them.
+const LEASE_MS: u64 = 600_000;
+
+/// What a call is given once the server knows.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What the first call is given, whose server does not know yet. Without the breaker it would wait for a
+/// connection, or for a lock, for five seconds.
+const FIRST: Duration = Duration::from_secs(4);
+
+/// How many callers start runs and wait for them, one after the other.
+const CALLERS: u64 = 8;
+
+pub async fn killed(_world: World) -> Result<(), Failed> {
+    let mut cluster = PostgresCluster::start(ClusterOptions::default()).await?;
+    let world = World::over(cluster.url())?;
+    let mut day = Day::begin(&world).await?;
+    tokio::task::block_in_place(|| cluster.kill())?;
+    day.while_it_is_away().await?;
+    day.finish_the_held_step()?;
+    cluster.restart().await?;
+    day.ends_well().await
+}
+
+pub async fn stopped(_world: World) -> Result<(), Failed> {
+    let mut cluster = PostgresCluster::start(ClusterOptions::default()).await?;
+    let world = World::over(cluster.url())?;
+    let mut day = Day::begin(&world).await?;
+    for _ in 0..2 {
+        tokio::task::block_in_place(|| cluster.stop())?;
+        day.while_it_is_away().await?;
+        cluster.restart().await?;
+        day.until(ServingStatus::Serving).await?;
+        day.goes_on().await?;
+    }
+    day.finish_the_held_step()?;
+    day.ends_well().await
+}
+
+pub async fn locked(world: World) -> Result<(), Failed> {
+    let mut day = Day::begin(&world).await?;
+    let other = rusqlite::Connection::open(world.file().ok_or("a store without a file")?)?;
+    other.execute_batch("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE")?;
+    day.while_it_is_away().await?;
+    day.finish_the_held_step()?;
+    other.execute_batch("ROLLBACK")?;
+    day.ends_well().await
+}
+
+pub async fn full(_world: World) -> Result<(), Failed> {
+    // Where nothing can be mounted, the store's own tests prove it by SQLite's limit of pages.
+    let Some(disk) = SmallDisk::mount("32m")? else { return Ok(()) };
+    let world = World::over(format!("sqlite://{}", disk.path().join("kagzi.db").display()))?;
+    let mut day = Day::begin(&world).await?;
+    disk.fill()?;
+    day.while_it_is_away().await?;
+    day.finish_the_held_step()?;
+    disk.make_room()?;
+    day.ends_well().await
+}
+
+/// A server and workers under load.
+struct Day {
+    server: Server,
+    client: Client,
+    channel: Channel,
+    load: Load,
+    holding: Process,
+    held: RunHandle,
+    _busy: Process,
+}
+
+impl Day {
+    /// Everything runs, and one worker holds a step.
+    async fn begin(world: &World) -> Result<Self, Failed> {
+        let server = world.server(0)?;
+        let client = Client::connect(server.url()).await?.with_patience(Duration::from_mins(5));
+        let channel = Channel::from_shared(server.url())?.connect().await?;
+        let mut holding = holding_worker("holding", &server.url(), LEASE_MS)?;
+        let held = start_held(&client).await?;
+        holding.line("holding")?;
+        let busy = start_worker("busy", &server.url(), busy(LEASE_MS))?;
+        let load = Load::begin(&client);
+        let day = Self { server, client, channel, load, holding, held, _busy: busy };
+        day.goes_on().await?;
+        Ok(day)
+    }
+
+    /// Waits until more runs are done.
+    async fn goes_on(&self) -> Result<(), Failed> {
+        let done = self.done().await? + 2 * CALLERS;
+        while self.done().await? < done {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn done(&self) -> Result<u64, Failed> {
+        let filter = RunFilter { states: vec![RunState::Completed], ..of_the_load()? };
+        Ok(self.client.count(&filter).await?)
+    }
+
+    /// Calls are refused with a delay, the first one in time and then at once; health, the breaker and
+    /// `/readyz` say so.
+    async fn while_it_is_away(&mut self) -> Result<(), Failed> {
+        self.until_refused(FIRST).await?;
+        self.until(ServingStatus::NotServing).await?;
+        // On a disk that is full a small write may still succeed, and large ones are tried again then.
+        loop {
+            self.until_refused(AT_ONCE).await?;
+            let ready = self.server.get("/readyz").await?;
+            if ready.starts_with("HTTP/1.1 503") && ready.contains("store: ") {
+                break;
+            }
+        }
+        let metrics = self.server.get("/metrics").await?;
+        if !metrics.contains("kagzi_breaker_opened_total") || metrics.contains("kagzi_breaker_opened_total 0")
+        {
+            return Err(format!("the breaker did not open: {metrics}").into());
+        }
+        if !self.server.get("/livez").await?.starts_with("HTTP/1.1 200") {
+            return Err("a server without its database is alive all the same".into());
+        }
+        Ok(())
+    }
+
+    /// The held step finishes, whoever is there to record it.
+    fn finish_the_held_step(&mut self) -> Result<(), Failed> {
+        self.holding.say("go on")
+    }
+
+    /// Without anybody's doing all is done: what was acknowledged is there, complete, and nothing twice.
+    async fn ends_well(mut self) -> Result<(), Failed> {
+        self.until(ServingStatus::Serving).await?;
+        self.goes_on().await?;
+        if !self.server.get("/readyz").await?.starts_with("HTTP/1.1 200") {
+            return Err("/readyz did not follow".into());
+        }
+        let runs = self.load.end().await?;
+        let by = self.held.result::<String>().await?;
+        expect_eq("who executed the held step", &by, &"holding".to_owned())?;
+        let mut ids: Vec<_> = runs.iter().map(RunHandle::run_id).collect();
+        ids.push(self.held.run_id());
+        let all = audit(&self.client, &ids).await?;
+        expect_eq("steps completed twice", &all.completed_twice, &0)?;
+        expect_eq("completed steps", &all.completed, &(5 * runs.len() + 3))?;
+        // A start that was not acknowledged was repeated under its id until it was: none is left over.
+        let every = self.client.count(&of_the_load()?).await?;
+        expect_eq("completed runs", &self.done().await?, &(ids.len() as u64))?;
+        expect_eq("runs in all", &every, &(ids.len() as u64))
+    }
+
+    /// Starts runs that nobody waits for, until the server refuses one for now.
+    async fn until_refused(&self, deadline: Duration) -> Result<(), Failed> {
+        let mut client = WorkflowServiceClient::new(self.channel.clone());
+        loop {
+            let start = v1::StartWorkflowRequest {
+                namespace: "default".to_owned(),
+                queue: "left alone".to_owned(),
+                workflow_type: FIVE.to_owned(),
+                input: Some(v1::Payload { content_type: String::new(), data: vec![7; 10_000].into() }),
+                ..v1::StartWorkflowRequest::default()
+            };
+            let mut request = tonic::Request::new(start);
+            request.set_timeout(deadline);
+            if let Err(status) = client.start_workflow(request).await {
+                return is_for_now(&status);
+            }
+        }
+    }
+
+    /// Waits until the server's health is as expected.
+    async fn until(&self, status: ServingStatus) -> Result<(), Failed> {
+        let mut health = HealthClient::new(self.channel.clone());
+        let mut updates = health.watch(HealthCheckRequest::default()).await?.into_inner();
+        while let Some(update) = updates.message().await? {
+            if update.status() == status {
+                return Ok(());
+            }
+        }
+        Err(format!("the server never was {status:?}").into())
+    }
+}
+
+fn of_the_load() -> Result<RunFilter, Failed> {
+    Ok(RunFilter { queue: Some(QueueName::new("default")?), ..RunFilter::default() })
+}
+
+fn is_for_now(status: &Status) -> Result<(), Failed> {
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    if status.code() == Code::Unavailable && delay.is_some_and(|delay| !delay.is_zero()) {
+        return Ok(());
+    }
+    Err(format!("expected UNAVAILABLE with a delay, got {status:?}").into())
+}
+
+/// Callers who start runs of five steps and wait for them, one after the other.
+struct Load {
+    enough: CancellationToken,
+    callers: JoinSet<Result<Vec<RunHandle>, Failed>>,
+}
+
+impl Load {
+    fn begin(client: &Client) -> Self {
+        let (enough, mut callers) = (CancellationToken::new(), JoinSet::new());
+        for caller in 0..CALLERS {
+            callers.spawn(call(client.clone(), caller * 1_000_000, enough.clone()));
+        }
+        Self { enough, callers }
+    }
+
+    /// The runs that were acknowledged, all done and right.
+    async fn end(&mut self) -> Result<Vec<RunHandle>, Failed> {
+        self.enough.cancel();
+        let mut runs = Vec::new();
+        while let Some(caller) = self.callers.join_next().await {
+            runs.extend(caller??);
+        }
+        Ok(runs)
+    }
+}
+
+async fn call(client: Client, first: u64, enough: CancellationToken) -> Result<Vec<RunHandle>, Failed> {
+    let mut runs = Vec::new();
+    for number in first.. {
+        if enough.is_cancelled() {
+            break;
+        }
+        let start = Start::workflow(FIVE).queue("default").input(&number)?;
+        let run = client.start(start).await?;
+        expect_eq("the result of a run of five steps", &run.result::<u64>().await?, &(number + 5))?;
+        runs.push(run);
+    }
+    Ok(runs)
+}
