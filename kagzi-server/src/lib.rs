@@ -27,13 +27,17 @@ mod http;
 mod metrics;
 mod open;
 mod recent;
+mod retention;
 mod server;
 mod service;
 mod shutdown;
 mod transport;
 
 pub use auth::{AccessError, NewToken, NoRandomness};
-pub use config::{ConfigError, Exposure, LogFormat, Reach, ServeArgs, ServerConfig, Settings};
+pub use config::{
+    ConfigError, Exposure, LoadLimits, LogFormat, RateLimit, Reach, Retention, ServeArgs, ServerConfig,
+    Settings,
+};
 pub use error::ServerError;
 pub use open::{BUILT_IN, open_store, without_password};
 pub use server::{Server, ServerHandle, serve};

@@ -29,6 +29,7 @@ use crate::health::Health;
 use crate::http::{self, Told};
 use crate::metrics::{Metered, Metrics};
 use crate::open::{open_store, without_password};
+use crate::retention::Keeper;
 use crate::service::Services;
 use crate::shutdown::{Drain, Drained};
 use crate::transport::{Tls, incoming};
@@ -143,7 +144,7 @@ impl Server {
         // Before the first call, so that nobody is told that all is well without a look.
         health.check(&counted).await;
         let stop = CancellationToken::new();
-        let incoming = incoming(self.listener, tls.clone());
+        let incoming = incoming(self.listener, tls.clone(), &self.config.load, metrics.clone());
         let transport = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tracing::info!(
             address = %self.local_addr,
@@ -158,11 +159,14 @@ impl Server {
         // It answers until the very end: whoever asks while the server drains hears that it does.
         let http = http::serve(self.http.map(|(listener, _)| listener), told);
         let fresh = keep_fresh(&auth, tls.as_ref(), self.config.auth_reload_interval);
+        let keeper =
+            Keeper::new(store.clone(), metrics.clone(), &self.config.namespaces, &self.config.retention);
         let work = async {
             tokio::select! {
                 () = engine.run_reaper(std::future::pending()) => {}
                 () = health.watch(&counted, self.config.health_interval) => {}
                 () = metrics.collect(&store, &self.config.namespaces, self.config.metrics_interval) => {}
+                () = keeper.run() => {}
                 () = fresh => {}
                 () = shutdown => {}
             }

@@ -56,6 +56,13 @@ impl Caller {
         Self { principal: Arc::new(principal), credential: Credential::None, until: None, peer }
     }
 
+    /// Somebody of this name, who may do everything.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Self {
+        let principal = Principal { name: name.to_owned(), grants: vec![Grant::everything()] };
+        Self { principal: Arc::new(principal), ..Self::anyone(None) }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.principal.name
     }

@@ -7,6 +7,7 @@
 mod address;
 mod duration;
 mod file;
+mod limits;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use crate::open::without_password;
 pub use duration::{Length, NotALength};
+pub use limits::{LoadLimits, RateLimit, Retention};
 pub use settings::{ServeArgs, Settings};
 
 /// No payload may be longer: 512 MiB. One message holds three of them, in less than what a length in the
@@ -106,6 +108,10 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// How many calls one connection may have in flight, long polls included. Default 4096.
     pub max_concurrent_streams: u32,
+    /// How much of the server callers may take, together and each.
+    pub load: LoadLimits,
+    /// For how long finished runs are kept. Default for ever.
+    pub retention: Retention,
     /// Who may come and what they may do; nothing: anybody, anything.
     pub access_file: Option<PathBuf>,
     /// The server's certificate with its chain, in PEM; nothing: no TLS.
@@ -171,6 +177,8 @@ impl Default for ServerConfig {
             health_interval: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(20),
             max_concurrent_streams: 4096,
+            load: LoadLimits::default(),
+            retention: Retention::default(),
             access_file: None,
             tls_cert: None,
             tls_key: None,
@@ -236,6 +244,8 @@ impl ServerConfig {
         self.validate_durations()?;
         self.validate_sizes()?;
         self.validate_security()?;
+        self.load.validate()?;
+        self.retention.validate()?;
         if !(1..=MAX_BATCH).contains(&self.max_batch) {
             return refuse("max_batch", format!("from 1 to {MAX_BATCH}"), self.max_batch);
         }
@@ -407,6 +417,7 @@ impl Settings {
             reap_batch: self.reap_batch.unwrap_or(default.engine.reap_batch),
             reap_backoff: length(self.reap_backoff, default.engine.reap_backoff),
         };
+        let (load, retention) = (LoadLimits::of(&self)?, Retention::of(&self));
         let config = ServerConfig {
             listen: self.listen.unwrap_or(default.listen),
             http_listen: self.http_listen,
@@ -430,6 +441,8 @@ impl Settings {
             health_interval: length(self.health_interval, default.health_interval),
             keepalive_interval: length(self.keepalive_interval, default.keepalive_interval),
             max_concurrent_streams: self.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            load,
+            retention,
             access_file: self.access_file,
             tls_cert: self.tls_cert,
             tls_key: self.tls_key,

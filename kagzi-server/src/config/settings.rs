@@ -101,6 +101,67 @@ pub struct Settings {
     /// How many calls one connection may have in flight. [default: 4096]
     #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N", allow_hyphen_values = true)]
     pub max_concurrent_streams: Option<u32>,
+    /// How many calls a second one principal may make, heartbeats and writes of workers not counted, each start
+    /// of a batch by itself. [default: any number]
+    #[arg(long, env = "KAGZI_RATE_PER_PRINCIPAL", value_name = "N", allow_hyphen_values = true)]
+    pub rate_per_principal: Option<u32>,
+    /// How many of them at once, after a quiet time. [default: as many as in a second]
+    #[arg(long, env = "KAGZI_RATE_PER_PRINCIPAL_BURST", value_name = "N", allow_hyphen_values = true)]
+    pub rate_per_principal_burst: Option<u32>,
+    /// How many such calls a second all callers of one namespace may make. [default: any number]
+    #[arg(long, env = "KAGZI_RATE_PER_NAMESPACE", value_name = "N", allow_hyphen_values = true)]
+    pub rate_per_namespace: Option<u32>,
+    /// How many of them at once, after a quiet time. [default: as many as in a second]
+    #[arg(long, env = "KAGZI_RATE_PER_NAMESPACE_BURST", value_name = "N", allow_hyphen_values = true)]
+    pub rate_per_namespace_burst: Option<u32>,
+    /// How many connections may be open; more are closed at once. [default: 10000]
+    #[arg(long, env = "KAGZI_MAX_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
+    pub max_connections: Option<u32>,
+    /// How many of them from one address. [default: any number]
+    #[arg(long, env = "KAGZI_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", allow_hyphen_values = true)]
+    pub max_connections_per_address: Option<u32>,
+    /// How many starts may be in flight. [default: 2048]
+    #[arg(long, env = "KAGZI_MAX_STARTS_IN_FLIGHT", value_name = "N", allow_hyphen_values = true)]
+    pub max_starts_in_flight: Option<u32>,
+    /// How many reads and other calls that neither wait nor finish work may be in flight. [default: 4096]
+    #[arg(long, env = "KAGZI_MAX_READS_IN_FLIGHT", value_name = "N", allow_hyphen_values = true)]
+    pub max_reads_in_flight: Option<u32>,
+    /// How many calls may wait for work or for the end of a run. [default: 50000]
+    #[arg(long, env = "KAGZI_MAX_WAITS", value_name = "N", allow_hyphen_values = true)]
+    pub max_waits: Option<u32>,
+    /// Which part of those three one principal may take, up to 1; all of them without an access file.
+    /// [default: 0.5]
+    #[arg(long, env = "KAGZI_PRINCIPAL_SHARE", value_name = "PART", allow_hyphen_values = true)]
+    pub principal_share: Option<f64>,
+    /// Which part of those three the callers of one namespace may take, up to 1; all of them if it is the only
+    /// one. [default: 0.5]
+    #[arg(long, env = "KAGZI_NAMESPACE_SHARE", value_name = "PART", allow_hyphen_values = true)]
+    pub namespace_share: Option<f64>,
+    /// No runs are handed out while so many heartbeats and writes of workers are in flight. [default: 1024]
+    #[arg(long, env = "KAGZI_MAX_WRITES_WHILE_CLAIMING", value_name = "N", allow_hyphen_values = true)]
+    pub max_writes_while_claiming: Option<u32>,
+    /// How many requests of one worker's stream may be in flight or have an answer that was not taken.
+    /// [default: 1024]
+    #[arg(long, env = "KAGZI_MAX_STREAM_REQUESTS", value_name = "N", allow_hyphen_values = true)]
+    pub max_stream_requests: Option<u32>,
+    /// A worker's stream is not read from while its requests hold so much. [default: 8388608, 8 MiB]
+    #[arg(long, env = "KAGZI_MAX_STREAM_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
+    pub max_stream_bytes: Option<usize>,
+    /// COMPLETED runs are removed so long after their end. [default: never]
+    #[arg(long, env = "KAGZI_RETENTION_COMPLETED", value_name = "DURATION", allow_hyphen_values = true)]
+    pub retention_completed: Option<Length>,
+    /// FAILED runs, the dead letters, are removed so long after their end. [default: never]
+    #[arg(long, env = "KAGZI_RETENTION_FAILED", value_name = "DURATION", allow_hyphen_values = true)]
+    pub retention_failed: Option<Length>,
+    /// CANCELLED runs are removed so long after their end. [default: never]
+    #[arg(long, env = "KAGZI_RETENTION_CANCELLED", value_name = "DURATION", allow_hyphen_values = true)]
+    pub retention_cancelled: Option<Length>,
+    /// How many runs one such removal takes at most. [default: 500]
+    #[arg(long, env = "KAGZI_RETENTION_BATCH", value_name = "N", allow_hyphen_values = true)]
+    pub retention_batch: Option<u32>,
+    /// How often it is looked for runs to remove. [default: 1m]
+    #[arg(long, env = "KAGZI_RETENTION_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
+    pub retention_interval: Option<Length>,
     /// The access file: who may come, and what they may do (a TOML file; docs/security.md describes it,
     /// `kagzi token new` makes tokens for it). [default: anybody may do anything]
     #[arg(long, env = "KAGZI_ACCESS_FILE", value_name = "FILE")]
@@ -200,6 +261,27 @@ impl Settings {
             health_interval: self.health_interval.or(other.health_interval),
             keepalive_interval: self.keepalive_interval.or(other.keepalive_interval),
             max_concurrent_streams: self.max_concurrent_streams.or(other.max_concurrent_streams),
+            rate_per_principal: self.rate_per_principal.or(other.rate_per_principal),
+            rate_per_principal_burst: self.rate_per_principal_burst.or(other.rate_per_principal_burst),
+            rate_per_namespace: self.rate_per_namespace.or(other.rate_per_namespace),
+            rate_per_namespace_burst: self.rate_per_namespace_burst.or(other.rate_per_namespace_burst),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_connections_per_address: self
+                .max_connections_per_address
+                .or(other.max_connections_per_address),
+            max_starts_in_flight: self.max_starts_in_flight.or(other.max_starts_in_flight),
+            max_reads_in_flight: self.max_reads_in_flight.or(other.max_reads_in_flight),
+            max_waits: self.max_waits.or(other.max_waits),
+            principal_share: self.principal_share.or(other.principal_share),
+            namespace_share: self.namespace_share.or(other.namespace_share),
+            max_writes_while_claiming: self.max_writes_while_claiming.or(other.max_writes_while_claiming),
+            max_stream_requests: self.max_stream_requests.or(other.max_stream_requests),
+            max_stream_bytes: self.max_stream_bytes.or(other.max_stream_bytes),
+            retention_completed: self.retention_completed.or(other.retention_completed),
+            retention_failed: self.retention_failed.or(other.retention_failed),
+            retention_cancelled: self.retention_cancelled.or(other.retention_cancelled),
+            retention_batch: self.retention_batch.or(other.retention_batch),
+            retention_interval: self.retention_interval.or(other.retention_interval),
             access_file: self.access_file.or(other.access_file),
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use kagzi_core::{
-    BeginOutcome, ClaimedRun, CompleteStepOutcome, DeadLetterReason, FailureOutcome, Reaped, SharedStore,
-    SweptStats,
+    BeginOutcome, ClaimedRun, CompleteStepOutcome, DeadLetterReason, FailureOutcome, Reaped, RunState,
+    SharedStore, SweptStats,
 };
 use prometheus_client::metrics::counter::Counter;
 
@@ -74,6 +74,7 @@ pub(super) struct Lifecycle {
     repaired: Counters<Repair>,
     pub(super) requeued: Counter,
     pub(super) deleted: Counter,
+    expired: Counters<FinalState>,
     /// What is counted already of what claims repaired.
     swept: Mutex<SweptStats>,
 }
@@ -114,8 +115,23 @@ impl Lifecycle {
                 "Finished runs that were removed",
                 Counter::default(),
             ),
+            expired: book.counters(
+                "runs_expired",
+                &["state"],
+                "Finished runs that retention removed, by state; kagzi_runs_deleted_total counts them too",
+            ),
             swept: Mutex::default(),
         }
+    }
+
+    /// Counts finished runs that retention removed.
+    pub(super) fn expired(&self, state: RunState, runs: u64) {
+        let state = match state {
+            RunState::Completed => FinalState::Completed,
+            RunState::Cancelled => FinalState::Cancelled,
+            _ => FinalState::Failed,
+        };
+        self.expired.of(state).inc_by(runs);
     }
 
     pub(super) fn claimed(&self, runs: &[ClaimedRun]) {

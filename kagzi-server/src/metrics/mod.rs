@@ -18,7 +18,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use kagzi_core::SharedStore;
+use kagzi_core::{RunState, SharedStore};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -33,8 +33,8 @@ pub(crate) use metered::Metered;
 pub(crate) use operation::Operation;
 use operation::Operations;
 use queues::Queues;
-pub(crate) use requests::OpenStream;
 use requests::Requests;
+pub(crate) use requests::{OpenConnection, OpenStream};
 use store::StoreFigures;
 
 /// The media type of [`Metrics::text`].
@@ -88,6 +88,11 @@ impl Metrics {
             requests,
             breaker,
         }))
+    }
+
+    /// Counts finished runs that retention removed.
+    pub(crate) fn expired(&self, state: RunState, runs: u64) {
+        self.0.lifecycle.expired(state, runs);
     }
 
     /// All of it in the Prometheus text format.

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use kagzi_sdk::wire::error::{
-    NAMESPACE_NOT_FOUND, OVERLOADED, PERMISSION_DENIED, Refusal, SHUTTING_DOWN, UNAUTHENTICATED,
+    LIMIT_REACHED, NAMESPACE_NOT_FOUND, OVERLOADED, PERMISSION_DENIED, Refusal, SHUTTING_DOWN,
+    UNAUTHENTICATED,
 };
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
 use super::Metrics;
-use super::label::{Book, Counters, Pair, label};
+use super::label::{Book, Counters, Label as _, Pair, label};
 use super::operation::durations;
 
 label! {
@@ -21,6 +22,11 @@ label! {
         Unauthenticated => "unauthenticated",
         PermissionDenied => "permission_denied",
         Overloaded => "overloaded",
+        RatePerPrincipal => "rate_per_principal",
+        RatePerNamespace => "rate_per_namespace",
+        PrincipalShare => "principal_share",
+        NamespaceShare => "namespace_share",
+        Connections => "connections",
         ShuttingDown => "shutting_down",
         UnknownNamespace => "unknown_namespace",
     }
@@ -32,6 +38,10 @@ impl Refused {
             UNAUTHENTICATED => Some(Self::Unauthenticated),
             PERMISSION_DENIED => Some(Self::PermissionDenied),
             OVERLOADED => Some(Self::Overloaded),
+            LIMIT_REACHED => {
+                let limit = refusal.limit()?;
+                Self::ALL.iter().copied().find(|reason| reason.as_str() == limit)
+            }
             SHUTTING_DOWN => Some(Self::ShuttingDown),
             NAMESPACE_NOT_FOUND => Some(Self::UnknownNamespace),
             _ => None,
@@ -47,6 +57,7 @@ pub(super) struct Requests {
     in_flight: Gauge,
     refused: Counters<Refused>,
     streams: Gauge,
+    connections: Gauge,
 }
 
 impl Requests {
@@ -72,6 +83,7 @@ impl Requests {
             ),
             refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
             streams: book.register("worker_streams", &[], "Streams of workers that are open", Gauge::default()),
+            connections: book.register("connections", &[], "Connections that are open", Gauge::default()),
         }
     }
 }
@@ -89,7 +101,22 @@ pub(crate) struct InFlight {
 #[derive(Debug)]
 pub(crate) struct OpenStream(Metrics);
 
+/// Counts a connection while it lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Metrics);
+
 impl Metrics {
+    /// Counts a connection, until what this gives is dropped.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.0.requests.connections.inc();
+        OpenConnection(self.clone())
+    }
+
+    /// Counts a connection that was closed because there were as many as may be.
+    pub(crate) fn refused_connection(&self) {
+        self.0.requests.refused.of(Refused::Connections).inc();
+    }
+
     /// Begins to count a request.
     pub(crate) fn request(&self, method: &'static str) -> InFlight {
         self.0.requests.in_flight.inc();
@@ -130,6 +157,12 @@ impl Drop for InFlight {
         requests.answered.get_or_create(&[("method", self.method), ("code", name(self.code))]).inc();
         let took = self.began.elapsed().as_secs_f64();
         requests.durations.get_or_create(&[("method", self.method)]).observe(took);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.0.requests.connections.dec();
     }
 }
 

@@ -368,11 +368,15 @@ async fn an_operation_whose_caller_goes_away_is_counted_as_dropped() {
 #[test]
 fn whoever_is_not_let_in_is_counted_by_the_reason() {
     use kagzi_sdk::wire::error::{
-        namespace_not_found, overloaded, permission_denied, shutting_down, unauthenticated,
+        limit_reached, namespace_not_found, overloaded, permission_denied, shutting_down, unauthenticated,
     };
     let bench = bench();
     let refusals = [
         ("overloaded", overloaded(LEASE)),
+        ("rate_per_principal", limit_reached("rate_per_principal", LEASE)),
+        ("rate_per_namespace", limit_reached("rate_per_namespace", LEASE)),
+        ("principal_share", limit_reached("principal_share", LEASE)),
+        ("namespace_share", limit_reached("namespace_share", LEASE)),
         ("shutting_down", shutting_down(LEASE)),
         ("unknown_namespace", namespace_not_found("n")),
         ("permission_denied", permission_denied("StartWorkflow")),
@@ -381,12 +385,16 @@ fn whoever_is_not_let_in_is_counted_by_the_reason() {
     for (_, refusal) in &refusals {
         bench.metrics.refused(refusal);
     }
+    bench.metrics.refused_connection();
     // What the store says no to was let in.
     let answer = kagzi_core::StoreError::BadCursor { got: "another" };
     bench.metrics.refused(&kagzi_sdk::wire::error::Refusal::from(&answer));
     let seen = bench.scrape();
-    assert_eq!(seen.keys().filter(|name| name.starts_with("kagzi_refusals_total")).count(), refusals.len());
-    for (reason, _) in &refusals {
+    assert_eq!(
+        seen.keys().filter(|name| name.starts_with("kagzi_refusals_total")).count(),
+        refusals.len() + 1
+    );
+    for reason in refusals.iter().map(|(reason, _)| *reason).chain(["connections"]) {
         assert_figures(&seen, &[(&format!("refusals_total{{reason=\"{reason}\"}}"), 1.0)]);
     }
 }

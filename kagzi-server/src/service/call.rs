@@ -6,6 +6,7 @@ use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use super::load::Excess;
 use super::permission::{self, Permission, Place};
 use super::subject::Subject;
 use crate::auth::Caller;
@@ -94,6 +95,12 @@ impl Services {
             return Err(denied(caller, method));
         }
         let run_id = request.run_id();
+        self.0.load.charge(request.errand(), caller, request.namespaces()).map_err(
+            |excess| match excess {
+                Excess::ForNow(refusal) => refusal,
+                Excess::ForEver(error) => self.refused(method, run_id, &error),
+            },
+        )?;
         if permission == Permission::IfRun {
             self.check_run(caller, method, &request).await?;
         }
@@ -103,7 +110,7 @@ impl Services {
         }
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
-        let admitted = self.0.load.admit(request.errand()).await?;
+        let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
         let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
         drop((admitted, in_flight));
         Ok(answer)

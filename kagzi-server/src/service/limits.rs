@@ -18,6 +18,8 @@ pub(super) struct Limits {
     pub(super) default_lease: Duration,
     pub(super) min_lease: Duration,
     pub(super) max_lease: Duration,
+    pub(super) max_stream_requests: usize,
+    pub(super) max_stream_bytes: usize,
 }
 
 impl Limits {
@@ -31,6 +33,8 @@ impl Limits {
             default_lease: config.default_lease,
             min_lease: config.min_lease,
             max_lease: config.max_lease,
+            max_stream_requests: usize::try_from(config.load.max_stream_requests).unwrap_or(usize::MAX),
+            max_stream_bytes: config.load.max_stream_bytes,
         }
     }
 

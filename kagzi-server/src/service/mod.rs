@@ -57,7 +57,7 @@ impl Services {
         auth: Auth,
         metrics: Metrics,
     ) -> Self {
-        let (limits, load, places) = (Limits::of(config), Load::default(), Places::default());
+        let (limits, load, places) = (Limits::of(config), Load::of(config), Places::default());
         Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places, metrics }))
     }
 

@@ -6,7 +6,7 @@ use kagzi_core::{
 };
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
-use super::load::Errand;
+use super::load::{Errand, Patience};
 use super::permission::{self, Permission};
 use crate::auth::Caller;
 
@@ -17,7 +17,7 @@ pub(super) trait Subject {
 
     /// What it does to the server's load.
     fn errand(&self) -> Errand {
-        Errand::Other
+        Errand::Other(Patience::AtOnce)
     }
 
     /// Whether `caller` may do this, as far as the request tells.
@@ -64,7 +64,22 @@ macro_rules! about_a_run {
         }
     )+};
 }
-about_a_run!(GetRun, CancelRun, RequeueRun, ListAttempts);
+about_a_run!(CancelRun, RequeueRun, ListAttempts);
+
+impl Subject for GetRun {
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.namespace].into_iter()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::run(caller, method, &self.namespace)
+    }
+    fn run_id(&self) -> Option<RunId> {
+        Some(self.run_id)
+    }
+    fn errand(&self) -> Errand {
+        Errand::Other(Patience::of(self.wait))
+    }
+}
 
 macro_rules! about_filtered_runs {
     ($($request:ty),+) => {$(
@@ -80,12 +95,16 @@ macro_rules! about_filtered_runs {
 }
 about_filtered_runs!(ListRuns, CountRuns);
 
+/// What a worker's stream is to claim: the stream itself claims nothing.
 impl Subject for Claim {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         [&self.namespace].into_iter()
     }
     fn permission(&self, caller: &Caller, method: &str) -> Permission {
         permission::claim(caller, method, self)
+    }
+    fn errand(&self) -> Errand {
+        Errand::Open
     }
 }
 
@@ -117,7 +136,7 @@ impl Subject for Poll {
         permission::claim(caller, method, &self.claim)
     }
     fn errand(&self) -> Errand {
-        Errand::Claim
+        Errand::Claim(Patience::of(self.wait))
     }
 }
 

@@ -29,8 +29,12 @@ pub(super) fn services() -> Services {
 }
 
 fn services_with(max_batch: u32) -> Services {
-    let max_poll_wait = Duration::from_hours(2);
-    let config = ServerConfig { max_batch, max_poll_wait, ..ServerConfig::default() };
+    services_of(&ServerConfig { max_batch, ..ServerConfig::default() })
+}
+
+/// Services over a store in memory, which let calls wait for hours.
+pub(super) fn services_of(config: &ServerConfig) -> Services {
+    let config = ServerConfig { max_poll_wait: Duration::from_hours(2), ..config.clone() };
     let store = MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone());
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
     let store: SharedStore = Arc::new(store);

@@ -1,5 +1,6 @@
 //! Connections, plain or under TLS, and who is at their other end.
 
+mod connections;
 mod names;
 mod socket;
 mod tls;
@@ -12,6 +13,9 @@ use futures::{Stream, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::config::LoadLimits;
+use crate::metrics::Metrics;
+use connections::Connections;
 pub(crate) use socket::Socket;
 pub(crate) use tls::Tls;
 
@@ -36,6 +40,8 @@ pub(crate) struct Peer {
 struct Incoming {
     listener: TcpListener,
     tls: Option<Tls>,
+    connections: Connections,
+    metrics: Metrics,
     handshakes: JoinSet<Option<Socket>>,
 }
 
@@ -43,8 +49,11 @@ struct Incoming {
 pub(crate) fn incoming(
     listener: TcpListener,
     tls: Option<Tls>,
-) -> impl Stream<Item = std::io::Result<Socket>> + Send {
-    let incoming = Incoming { listener, tls, handshakes: JoinSet::new() };
+    limits: &LoadLimits,
+    metrics: Metrics,
+) -> impl Stream<Item = std::io::Result<Socket>> + Send + use<> {
+    let connections = Connections::up_to(limits);
+    let incoming = Incoming { listener, tls, connections, metrics, handshakes: JoinSet::new() };
     futures::stream::unfold(incoming, |mut incoming| async move {
         let socket = incoming.next().await;
         Some((Ok(socket), incoming))
@@ -78,17 +87,22 @@ impl Incoming {
         }
     }
 
-    /// The connection, if it needs no handshake.
+    /// The connection, if there is room for it and it needs no handshake.
     fn accept(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Socket> {
+        let Some(counted) = self.connections.open(address.ip(), &self.metrics) else {
+            self.metrics.refused_connection();
+            tracing::debug!(%address, "a connection was closed: there are as many as may be");
+            return None;
+        };
         if let Err(error) = stream.set_nodelay(true) {
             // It has gone again, most likely; whoever reads from it will see.
             tracing::debug!(%address, %error, "a connection keeps its delay");
         }
-        let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address)) };
+        let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address, counted)) };
         let acceptor = tls.acceptor();
         self.handshakes.spawn(async move {
             match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => Some(Socket::tls(stream, address)),
+                Ok(Ok(stream)) => Some(Socket::tls(stream, address, counted)),
                 Ok(Err(error)) => {
                     tracing::info!(%address, %error, "a TLS handshake failed");
                     None

@@ -10,12 +10,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::connections::Counted;
 use super::{Peer, names};
 
 /// See the module.
 pub(crate) struct Socket {
     stream: Stream,
     peer: Peer,
+    /// Held, not read.
+    _counted: Counted,
 }
 
 enum Stream {
@@ -24,15 +27,16 @@ enum Stream {
 }
 
 impl Socket {
-    pub(super) fn plain(stream: TcpStream, address: SocketAddr) -> Self {
-        Self { stream: Stream::Plain(stream), peer: Peer { address: Some(address), names: None } }
+    pub(super) fn plain(stream: TcpStream, address: SocketAddr, counted: Counted) -> Self {
+        let peer = Peer { address: Some(address), names: None };
+        Self { stream: Stream::Plain(stream), peer, _counted: counted }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr, counted: Counted) -> Self {
         let certificates = stream.get_ref().1.peer_certificates();
         let names = certificates.and_then(|chain| chain.first()).map(names::of);
         let peer = Peer { address: Some(address), names };
-        Self { stream: Stream::Tls(Box::new(stream)), peer }
+        Self { stream: Stream::Tls(Box::new(stream)), peer, _counted: counted }
     }
 }
 

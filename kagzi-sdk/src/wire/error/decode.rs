@@ -62,7 +62,7 @@ fn exact(described: &Refusal) -> Option<StoreError> {
             supported: parsed(described, "supported_version")?,
             remedy: "see the log of the server for what to do",
         },
-        "UNAVAILABLE" | "SHUTTING_DOWN" | "OVERLOADED" => StoreError::Unavailable {
+        "UNAVAILABLE" | "SHUTTING_DOWN" | "OVERLOADED" | "LIMIT_REACHED" => StoreError::Unavailable {
             reason: text("cause")?,
             retry_after: described.retry_delay.unwrap_or(RETRY_AFTER),
         },

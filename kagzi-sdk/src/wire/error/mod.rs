@@ -15,7 +15,7 @@
 //! | `Internal` | `INTERNAL` |
 //! | [`unauthenticated`], read as `InvalidArgument` | `UNAUTHENTICATED` |
 //! | [`permission_denied`], read as `InvalidArgument` | `PERMISSION_DENIED` |
-//! | [`overloaded`], read as `Unavailable` | `RESOURCE_EXHAUSTED`, with a retry delay |
+//! | [`overloaded`] and [`limit_reached`], read as `Unavailable` | `RESOURCE_EXHAUSTED`, with a retry delay |
 //!
 //! `LeaseLost` is not `ABORTED`: retrying middleware repeats `ABORTED`, and a worker that lost its
 //! lease must stop. `OutcomeUnknown` is `UNAVAILABLE` because that is what it asks of the caller: send
@@ -57,6 +57,9 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The reason of a status from a server that has too much to do.
 pub const OVERLOADED: &str = "OVERLOADED";
+
+/// The reason of a status for a caller who asks for more than one principal or one namespace may take.
+pub const LIMIT_REACHED: &str = "LIMIT_REACHED";
 
 /// An error in the form that the wire carries: the status of a call, or the verdict on one item of many.
 #[derive(Debug)]
@@ -178,6 +181,15 @@ pub fn overloaded(retry_after: Duration) -> Refusal {
     not_now(Code::ResourceExhausted, OVERLOADED, cause, retry_after)
 }
 
+/// The refusal of a caller who has reached a limit of their own, or of their namespace, while others may
+/// find room: `limit` is the name of the setting. Clients read it as [`StoreError::Unavailable`].
+pub fn limit_reached(limit: &str, retry_after: Duration) -> Refusal {
+    let cause = format!("the limit {limit} of the server is reached; retry after the delay, and slower");
+    let mut refusal = not_now(Code::ResourceExhausted, LIMIT_REACHED, &cause, retry_after);
+    refusal.metadata.insert("limit".to_owned(), limit.to_owned());
+    refusal
+}
+
 /// The refusal of a server that lacks something that will come back. Clients read it as
 /// [`StoreError::Unavailable`].
 pub fn unavailable(cause: &str, retry_after: Duration) -> Refusal {
@@ -209,6 +221,11 @@ impl Refusal {
     /// The stable name of the situation.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// The setting that was reached, if the reason is [`LIMIT_REACHED`].
+    pub fn limit(&self) -> Option<&str> {
+        self.metadata.get("limit").map(String::as_str).filter(|_| self.reason == LIMIT_REACHED)
     }
 
     /// As the verdict on one item of many.

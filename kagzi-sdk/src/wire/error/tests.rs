@@ -126,7 +126,12 @@ fn refused_credentials_are_an_invalid_argument_of_the_client() {
 #[test]
 fn a_server_that_takes_nothing_now_is_unavailable_for_the_delay_it_names() {
     let delay = Duration::from_secs(3);
-    for refusal in [shutting_down, overloaded, |delay| unavailable("no keys", delay)] {
+    for refusal in [
+        shutting_down,
+        overloaded,
+        |delay| unavailable("no keys", delay),
+        |delay| limit_reached("some_limit", delay),
+    ] {
         for error in
             [error_from_status(&refusal(delay).into_status()), error_from_item(&refusal(delay).into_item())]
         {

@@ -3,30 +3,34 @@
 use kagzi_proto::v1::StreamWorkRequest;
 use prost::Message as _;
 
-/// A stream is not read from while its requests hold so many bytes. One more may pass the bound by its
-/// own size, which `max_message_bytes` bounds.
-const MOST: usize = 8 * 1024 * 1024;
-
-/// The bytes of requests in flight.
-#[derive(Debug, Default)]
-pub(super) struct HeldBytes(usize);
+/// The bytes of requests in flight. A stream is not read from while they reach the bound. One more may
+/// pass it by its own size, which `max_message_bytes` bounds.
+#[derive(Debug)]
+pub(super) struct HeldBytes {
+    held: usize,
+    most: usize,
+}
 
 impl HeldBytes {
+    pub(super) const fn up_to(most: usize) -> Self {
+        Self { held: 0, most }
+    }
+
     /// Whether another request may be read.
     pub(super) const fn has_room(&self) -> bool {
-        self.0 < MOST
+        self.held < self.most
     }
 
     /// Counts a request; answers by how much.
     pub(super) fn take(&mut self, request: &StreamWorkRequest) -> usize {
         let bytes = request.encoded_len();
-        self.0 += bytes;
+        self.held += bytes;
         bytes
     }
 
     /// Ends what [`take`](Self::take) counted.
     pub(super) const fn release(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_sub(bytes);
+        self.held = self.held.saturating_sub(bytes);
     }
 }
 
@@ -45,7 +49,7 @@ mod tests {
 
     #[test]
     fn large_outputs_stop_the_reading_until_one_is_done_and_small_ones_do_not() {
-        let mut held = HeldBytes::default();
+        let mut held = HeldBytes::up_to(8 * 1024 * 1024);
         for _ in 0..1024 {
             held.take(&output(100));
         }

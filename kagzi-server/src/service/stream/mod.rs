@@ -37,9 +37,6 @@ use crate::auth::Caller;
 use crate::metrics::OpenStream;
 use crate::shutdown::shutting_down_now;
 
-/// How many requests of one worker may be in flight or have an answer that was not taken.
-const ROOM: usize = 1024;
-
 /// How long a worker has, from the beginning of its stream, to say who it is.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -118,7 +115,7 @@ impl Services {
         };
         let opened = self.reply(&caller, "StreamWork", read, |claim| async { Ok(claim) }).await;
         let opened = opened.map_err(Refusal::into_status)?;
-        let (answers, mut outbound) = mpsc::channel(ROOM);
+        let (answers, mut outbound) = mpsc::channel(self.limits().max_stream_requests);
         let session = Session {
             services: self.clone(),
             caller,
@@ -126,7 +123,7 @@ impl Services {
             answers,
             opened: Arc::new(opened),
             work: FuturesUnordered::new(),
-            held: HeldBytes::default(),
+            held: HeldBytes::up_to(self.limits().max_stream_bytes),
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
             _counted: self.0.metrics.stream(),

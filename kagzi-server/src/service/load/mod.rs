@@ -1,0 +1,276 @@
+//! What is in flight, what has to wait for it, and how much of it one caller may cause.
+//!
+//! Heartbeats and the writes of workers go first: each of them moves a run towards its end or keeps it
+//! from being done twice. They are as many as there are runs under way, so they need no bound of their
+//! own; while they are many, no more runs are claimed. Nor are they charged for: what was paid for when
+//! it was started and claimed is finished, for a refused completion would be sent again and a refused
+//! heartbeat would have the work done twice, more load in either case. A worker's stream is opened for
+//! nothing too, since its writes go by it.
+//!
+//! Everything else (starts, polls, reads) costs a call of its principal and of its namespace, each start
+//! of a batch one, and takes a place among those in flight: so many in all, of which one principal and
+//! one namespace may take a part. Beyond that, callers are told to come again rather than left to wait
+//! until their time runs out.
+
+mod account;
+mod rate;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use kagzi_core::{Namespace, StoreError};
+use kagzi_sdk::wire::error::{Refusal, limit_reached, overloaded};
+use tokio::sync::Notify;
+
+use crate::auth::Caller;
+use crate::config::{LoadLimits, ServerConfig};
+use account::{Account, Kind, Place};
+use rate::TooMany;
+
+/// When a request that found no place should be tried again: the store commits some thousand starts
+/// meanwhile.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// What a request does to the server's load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// A heartbeat or a write of a worker.
+    Work,
+    /// It opens the way for those.
+    Open,
+    /// It brings new work in.
+    Start,
+    /// It hands work out, after a wait or not.
+    Claim(Patience),
+    /// Anything else.
+    Other(Patience),
+}
+
+/// Whether a request is answered at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    AtOnce,
+    Waits,
+}
+
+impl Patience {
+    pub(super) fn of(wait: Duration) -> Self {
+        if wait.is_zero() { Self::AtOnce } else { Self::Waits }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::AtOnce => Kind::Read,
+            Self::Waits => Kind::Wait,
+        }
+    }
+}
+
+/// See the module. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(super) struct Load(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: LoadLimits,
+    /// What part of the places one principal may take.
+    principal_share: f64,
+    /// What part of them one namespace may take.
+    namespace_share: f64,
+    writes: AtomicUsize,
+    fewer: Notify,
+    all: Arc<Account>,
+    /// By name: as many as the access file ever named.
+    principals: RwLock<HashMap<String, Arc<Account>>>,
+    /// Those that are served.
+    namespaces: HashMap<Namespace, Arc<Account>>,
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    Write(#[expect(dead_code, reason = "held, not read")] Writing),
+    InPlace(#[expect(dead_code, reason = "held, not read")] Place),
+    Uncounted,
+}
+
+/// Counts a write while it lives.
+#[derive(Debug)]
+pub(super) struct Writing(Load);
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) enum Excess {
+    /// It may come again.
+    ForNow(Refusal),
+    /// It is too large for what its caller may ever do at once.
+    ForEver(StoreError),
+}
+
+impl Load {
+    pub(super) fn of(config: &ServerConfig) -> Self {
+        let limits = &config.load;
+        // Where there is but one, there is nobody to be kept from harm.
+        let principal_share = if config.access_file.is_some() { limits.principal_share } else { 1.0 };
+        let namespace_share = if config.namespaces.len() > 1 { limits.namespace_share } else { 1.0 };
+        let namespaces = config.namespaces.iter().map(|namespace| {
+            let account = Account::with_share(limits, namespace_share, limits.rate_per_namespace);
+            (namespace.clone(), Arc::new(account))
+        });
+        Self(Arc::new(Inner {
+            limits: limits.clone(),
+            principal_share,
+            namespace_share,
+            writes: AtomicUsize::new(0),
+            fewer: Notify::new(),
+            all: Arc::new(Account::with_share(limits, 1.0, None)),
+            principals: RwLock::default(),
+            namespaces: namespaces.collect(),
+        }))
+    }
+
+    /// Charges a request to its principal and its namespaces, each as often as it names them. The
+    /// principal comes first: what exceeds its own limit costs nobody else's.
+    pub(super) fn charge<'a>(
+        &self,
+        errand: Errand,
+        caller: &Caller,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> Result<(), Excess> {
+        let limits = &self.0.limits;
+        let free = limits.rate_per_principal.is_none() && limits.rate_per_namespace.is_none();
+        if free || matches!(errand, Errand::Work | Errand::Open) {
+            return Ok(());
+        }
+        let (named, calls) = self.tally(namespaces);
+        // One that names no namespace is a call all the same.
+        let calls = NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN);
+        pay(&self.principal(caller), "rate_per_principal", calls)?;
+        named.into_iter().try_for_each(|(account, calls)| pay(account, "rate_per_namespace", calls))
+    }
+
+    /// Lets a request in: at once, when there is room for it, or not at all.
+    pub(super) async fn admit<'a>(
+        &self,
+        errand: Errand,
+        caller: &Caller,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> Result<Admitted, Refusal> {
+        let place = match errand {
+            Errand::Work => {
+                self.0.writes.fetch_add(1, Ordering::AcqRel);
+                return Ok(Admitted::Write(Writing(self.clone())));
+            }
+            Errand::Open => return Ok(Admitted::Uncounted),
+            Errand::Start => self.place(Kind::Start, caller, namespaces)?,
+            Errand::Claim(patience) | Errand::Other(patience) => {
+                self.place(patience.kind(), caller, namespaces)?
+            }
+        };
+        if let Errand::Claim(_) = errand {
+            self.until_calm().await;
+        }
+        Ok(Admitted::InPlace(place))
+    }
+
+    fn place<'a>(
+        &self,
+        kind: Kind,
+        caller: &Caller,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> Result<Place, Refusal> {
+        let mut place = Place::new(kind);
+        // Who may take all is refused by what all may take.
+        if self.0.principal_share < 1.0 && !place.take(&self.principal(caller)) {
+            return Err(limit_reached("principal_share", RETRY_AFTER));
+        }
+        if self.0.namespace_share < 1.0 {
+            for (account, _) in self.tally(namespaces).0 {
+                if !place.take(account) {
+                    return Err(limit_reached("namespace_share", RETRY_AFTER));
+                }
+            }
+        }
+        if place.take(&self.0.all) { Ok(place) } else { Err(overloaded(RETRY_AFTER)) }
+    }
+
+    fn principal(&self, caller: &Caller) -> Arc<Account> {
+        let known = self.0.principals.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = known.get(caller.name()) {
+            return Arc::clone(account);
+        }
+        drop(known);
+        let mut known = self.0.principals.write().unwrap_or_else(PoisonError::into_inner);
+        let account = known.entry(caller.name().to_owned()).or_insert_with(|| {
+            let (limits, share) = (&self.0.limits, self.0.principal_share);
+            Arc::new(Account::with_share(limits, share, limits.rate_per_principal))
+        });
+        Arc::clone(account)
+    }
+
+    /// The account of each namespace that is served, with how often it is named; and how often any is.
+    fn tally<'a>(
+        &self,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> (Vec<(&Arc<Account>, NonZeroU32)>, u32) {
+        let mut named: Vec<(&Arc<Account>, NonZeroU32)> = Vec::new();
+        let (mut all, mut last) = (0_u32, None);
+        for namespace in namespaces {
+            all = all.saturating_add(1);
+            // A batch names the same one again and again.
+            let account = match last {
+                Some((known, account)) if known == namespace => account,
+                _ => self.0.namespaces.get(namespace),
+            };
+            last = Some((namespace, account));
+            let Some(account) = account else { continue };
+            match named.iter_mut().find(|(known, _)| Arc::ptr_eq(known, account)) {
+                Some((_, calls)) => *calls = calls.saturating_add(1),
+                None => named.push((account, NonZeroU32::MIN)),
+            }
+        }
+        (named, all)
+    }
+
+    async fn until_calm(&self) {
+        loop {
+            let fewer = self.0.fewer.notified();
+            if self.0.writes.load(Ordering::Acquire) < self.0.many_writes() {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+impl Inner {
+    fn many_writes(&self) -> usize {
+        usize::try_from(self.limits.max_writes_while_claiming).unwrap_or(usize::MAX)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let inner = &*self.0.0;
+        if inner.writes.fetch_sub(1, Ordering::AcqRel) == inner.many_writes() {
+            inner.fewer.notify_waiters();
+        }
+    }
+}
+
+fn pay(account: &Account, limit: &'static str, calls: NonZeroU32) -> Result<(), Excess> {
+    let Some(rate) = &account.rate else { return Ok(()) };
+    rate.charge(calls).map_err(|too_many| match too_many {
+        TooMany::ForNow(delay) => Excess::ForNow(limit_reached(limit, delay)),
+        TooMany::ForEver { burst } => Excess::ForEver(StoreError::InvalidArgument {
+            field: "starts".to_owned(),
+            expected: format!("at most {burst} at once, the server's {limit}_burst"),
+            got: calls.to_string(),
+        }),
+    })
+}

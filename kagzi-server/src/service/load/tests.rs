@@ -1,0 +1,369 @@
+//! What is bounded, for whom, and what is not. Time is tokio's, paused, so that rates are exact.
+
+use std::path::PathBuf;
+
+use futures::FutureExt as _;
+use kagzi_proto::v1;
+use kagzi_proto::v1::worker_service_server::WorkerService as _;
+use kagzi_proto::v1::workflow_service_server::WorkflowService as _;
+use kagzi_sdk::wire::duration_to_wire;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::config::RateLimit;
+use crate::service::Services;
+use crate::service::tests::{anyone_polls, claim, services_of, start};
+
+fn namespace(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+/// A server of the namespaces `noisy` and `quiet`, whose callers are asked who they are.
+fn of_tenants(load: LoadLimits) -> ServerConfig {
+    ServerConfig {
+        load,
+        namespaces: vec![namespace("noisy"), namespace("quiet"), namespace("default")],
+        access_file: Some(PathBuf::from("access.toml")),
+        ..ServerConfig::default()
+    }
+}
+
+fn caller(name: &str) -> Caller {
+    Caller::named(name)
+}
+
+/// Lets a request of `who` in, about `about`, or not.
+fn admit(load: &Load, errand: Errand, who: &str, about: &str) -> Result<Admitted, Status> {
+    let namespace = namespace(about);
+    let admitted = load.admit(errand, &caller(who), [&namespace].into_iter()).now_or_never();
+    admitted.expect("nobody waits").map_err(Refusal::into_status)
+}
+
+#[track_caller]
+fn assert_refused(refused: &Status, reason: &str, limit: Option<&str>) {
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.metadata.get("limit").map(String::as_str)), (reason, limit));
+    let delay = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay > Duration::ZERO, "{delay:?}");
+}
+
+#[track_caller]
+fn assert_counted(services: &Services, reason: &str, refusals: u32) {
+    let line = format!("kagzi_refusals_total{{reason=\"{reason}\"}} {refusals}\n");
+    let text = services.metrics().text().unwrap();
+    assert!(text.contains(&line), "{line} in {text}");
+}
+
+#[tokio::test]
+async fn claims_wait_while_many_writes_are_in_flight_and_writes_do_not() {
+    let load = Load::of(&ServerConfig::default());
+    let (anyone, default) = (Caller::anyone(None), namespace("default"));
+    let about = || [&default].into_iter();
+    let mut writes = Vec::new();
+    for _ in 0..=1024 {
+        writes.push(load.admit(Errand::Work, &anyone, about()).now_or_never().unwrap().unwrap());
+    }
+    let polls = Errand::Claim(Patience::Waits);
+    let mut claim = std::pin::pin!(load.admit(polls, &anyone, about()));
+    assert!(claim.as_mut().now_or_never().is_none());
+    writes.pop();
+    assert!(claim.as_mut().now_or_never().is_none(), "still too many");
+    writes.pop();
+    claim.now_or_never().unwrap().unwrap();
+}
+
+#[test]
+fn more_starts_than_it_bears_are_refused_with_a_delay() {
+    // Nobody is asked who they are, and there is one namespace: it takes all places.
+    let load = Load::of(&ServerConfig::default());
+    let anyone = |errand| admit(&load, errand, "anyone", "default");
+    let mut starts: Vec<_> = (0..2048).map(|_| anyone(Errand::Start).unwrap()).collect();
+    let refused = anyone(Errand::Start).unwrap_err();
+    assert_refused(&refused, "OVERLOADED", None);
+    assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
+    anyone(Errand::Work).unwrap();
+    anyone(Errand::Other(Patience::AtOnce)).unwrap();
+    starts.pop();
+    anyone(Errand::Start).unwrap();
+}
+
+#[test]
+fn one_principal_takes_its_share_of_each_kind_of_places_and_others_find_room() {
+    let limits =
+        LoadLimits { max_starts_in_flight: 8, max_reads_in_flight: 4, max_waits: 6, ..LoadLimits::default() };
+    let load = Load::of(&of_tenants(LoadLimits { namespace_share: 1.0, ..limits }));
+    let kinds =
+        [(Errand::Start, 4), (Errand::Other(Patience::AtOnce), 2), (Errand::Other(Patience::Waits), 3)];
+    for (errand, share) in kinds {
+        let held: Vec<_> = (0..share).map(|_| admit(&load, errand, "noisy", "default").unwrap()).collect();
+        let refused = admit(&load, errand, "noisy", "default").unwrap_err();
+        assert_refused(&refused, "LIMIT_REACHED", Some("principal_share"));
+        // What finishes work is never refused, and opens no account.
+        admit(&load, Errand::Work, "noisy", "default").unwrap();
+        admit(&load, Errand::Open, "noisy", "default").unwrap();
+        let others: Vec<_> = (0..share).map(|_| admit(&load, errand, "quiet", "default").unwrap()).collect();
+        let refused = admit(&load, errand, "third", "default").unwrap_err();
+        assert_refused(&refused, "OVERLOADED", None);
+        drop((held, others));
+        admit(&load, errand, "noisy", "default").unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_takes_its_share_whoever_its_callers_are() {
+    let limits = LoadLimits { max_waits: 4, namespace_share: 0.5, ..LoadLimits::default() };
+    let load = Load::of(&of_tenants(LoadLimits { principal_share: 1.0, ..limits }));
+    let polls = Errand::Claim(Patience::Waits);
+    let _held = (admit(&load, polls, "a", "noisy").unwrap(), admit(&load, polls, "b", "noisy").unwrap());
+    let refused = admit(&load, polls, "c", "noisy").unwrap_err();
+    assert_refused(&refused, "LIMIT_REACHED", Some("namespace_share"));
+    admit(&load, polls, "c", "quiet").unwrap();
+    // What was refused holds no place of its principal either.
+    for _ in 0..10 {
+        admit(&load, polls, "c", "noisy").unwrap_err();
+    }
+    admit(&load, polls, "c", "quiet").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_costs_each_namespace_its_own_starts_and_one_larger_than_the_burst_is_told_so() {
+    let rate = Some(RateLimit { per_second: 10, burst: 10 });
+    let limits = LoadLimits { rate_per_namespace: rate, ..LoadLimits::default() };
+    let load = Load::of(&of_tenants(limits));
+    let (noisy, quiet) = (namespace("noisy"), namespace("quiet"));
+    let charge = |starts: &[&Namespace]| load.charge(Errand::Start, &caller("x"), starts.iter().copied());
+    charge(&[&noisy, &noisy, &quiet, &noisy, &noisy]).unwrap();
+    charge(&[&noisy; 7]).unwrap_err();
+    charge(&[&noisy; 6]).unwrap();
+    let Err(Excess::ForNow(refusal)) = charge(&[&noisy]) else { panic!("4 and 6 are all there is") };
+    assert_refused(&refusal.into_status(), "LIMIT_REACHED", Some("rate_per_namespace"));
+    charge(&[&quiet; 9]).unwrap();
+    let Err(Excess::ForEver(error)) = charge(&[&noisy; 11]) else { panic!("it never fits") };
+    let told = error.to_string();
+    assert!(told.contains("at most 10 at once, the server's rate_per_namespace_burst"), "{told}");
+}
+
+/// Services whose callers are all one principal, limited to some calls.
+fn limited(burst: u32) -> Services {
+    let rate = Some(RateLimit { per_second: 1, burst });
+    let load = LoadLimits { rate_per_principal: rate, ..LoadLimits::default() };
+    services_of(&ServerConfig { load, ..ServerConfig::default() })
+}
+
+fn a_start() -> Request<v1::StartWorkflowRequest> {
+    Request::new(v1::StartWorkflowRequest {
+        namespace: "default".to_owned(),
+        queue: "q".to_owned(),
+        workflow_type: "t".to_owned(),
+        ..Default::default()
+    })
+}
+
+fn depths() -> Request<v1::GetQueueDepthsRequest> {
+    Request::new(v1::GetQueueDepthsRequest { namespace: "default".to_owned() })
+}
+
+fn a_poll(wait: Duration) -> Request<v1::PollActivityRequest> {
+    Request::new(v1::PollActivityRequest {
+        namespace: "default".to_owned(),
+        queues: vec!["q".to_owned()],
+        worker_id: "w".to_owned(),
+        limit: 1,
+        wait: Some(duration_to_wire(wait)),
+        ..Default::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_reads_and_polls_are_charged_and_what_finishes_work_is_not() {
+    let services = limited(3);
+    start(&services, 0).await;
+    let lease = claim(&services).await.lease.lease;
+    services.start_workflow(a_start()).await.unwrap();
+    services.get_queue_depths(depths()).await.unwrap();
+    services.poll_activity(a_poll(Duration::ZERO)).await.unwrap();
+    for refused in [
+        services.start_workflow(a_start()).await.unwrap_err(),
+        services.get_queue_depths(depths()).await.unwrap_err(),
+        services.poll_activity(a_poll(Duration::ZERO)).await.unwrap_err(),
+    ] {
+        assert_refused(&refused, "LIMIT_REACHED", Some("rate_per_principal"));
+        assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+    }
+    assert_counted(&services, "rate_per_principal", 3);
+
+    let lease = Some(kagzi_sdk::wire::IntoWire::into_wire(lease));
+    let beat = v1::Heartbeat { lease: lease.clone(), lease_length: None };
+    for _ in 0..10 {
+        let beats = v1::RecordHeartbeatRequest { heartbeats: vec![beat.clone()] };
+        services.record_heartbeat(Request::new(beats)).await.unwrap();
+    }
+    let complete = v1::CompleteWorkflowRequest { lease, ..Default::default() };
+    services.complete_workflow(Request::new(complete)).await.unwrap();
+
+    tokio::time::advance(Duration::from_secs(1)).await;
+    services.start_workflow(a_start()).await.unwrap();
+    services.start_workflow(a_start()).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_polls_wait_and_one_more_is_refused() {
+    let load = LoadLimits { max_waits: 2, ..LoadLimits::default() };
+    let services = services_of(&ServerConfig { load, ..ServerConfig::default() });
+    let polls: Vec<_> = (0..2)
+        .map(|_| {
+            let polling = services.clone();
+            tokio::spawn(async move { polling.poll_activity(a_poll(Duration::from_hours(1))).await })
+        })
+        .collect();
+    while !anyone_polls(&services) {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    let refused = services.poll_activity(a_poll(Duration::from_hours(1))).await.unwrap_err();
+    assert_refused(&refused, "OVERLOADED", None);
+    assert_counted(&services, "overloaded", 1);
+    // One that does not wait needs no place among them.
+    services.poll_activity(a_poll(Duration::ZERO)).await.unwrap();
+    for poll in polls {
+        poll.abort();
+        poll.await.unwrap_err();
+    }
+    let again = services.clone();
+    let again = tokio::spawn(async move { again.poll_activity(a_poll(Duration::from_secs(1))).await });
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_opens_for_nothing_and_its_claims_are_charged_as_polls_are() {
+    use v1::stream_work_request::Request as Ask;
+    use v1::stream_work_response::Response as Answer;
+    let services = limited(1);
+    services.get_queue_depths(depths()).await.unwrap();
+    let (requests, mut queue) = tokio::sync::mpsc::unbounded_channel();
+    let ask = |id, request| {
+        requests.send(Ok(v1::StreamWorkRequest { id, request: Some(request) })).unwrap();
+    };
+    ask(
+        0,
+        Ask::Open(v1::OpenWork {
+            namespace: "default".to_owned(),
+            queues: vec!["q".to_owned()],
+            worker_id: "w".to_owned(),
+            ..Default::default()
+        }),
+    );
+    let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+    let mut answers = services.open_stream(Caller::anyone(None), incoming).await.unwrap();
+    let take = || Ask::Take(v1::TakeRuns { limit: 1, ..Default::default() });
+    ask(1, take());
+    let refused = futures::StreamExt::next(&mut answers).await.unwrap().unwrap();
+    let Some(Answer::Refused(refused)) = refused.response else { panic!("{refused:?}") };
+    assert_eq!((refused.reason.as_str(), refused.code), ("LIMIT_REACHED", Code::ResourceExhausted.into()));
+    assert_eq!(refused.retry_delay, Some(duration_to_wire(Duration::from_secs(1))));
+
+    start(&services, 0).await;
+    let lease = claim(&services).await.lease.lease;
+    let beat = v1::Heartbeat { lease: Some(kagzi_sdk::wire::IntoWire::into_wire(lease)), lease_length: None };
+    ask(2, Ask::Heartbeat(v1::RecordHeartbeatRequest { heartbeats: vec![beat] }));
+    let beaten = futures::StreamExt::next(&mut answers).await.unwrap().unwrap();
+    assert!(matches!(beaten.response, Some(Answer::Heartbeat(_))), "{beaten:?}");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    ask(3, take());
+    let taken = futures::StreamExt::next(&mut answers).await.unwrap().unwrap();
+    assert!(matches!(taken.response, Some(Answer::Runs(_))), "{taken:?}");
+}
+
+/// What became of the calls of a tenant.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: u32,
+    refused: u32,
+}
+
+impl Tally {
+    fn count<T>(&mut self, answer: Result<T, Status>) {
+        match answer {
+            Ok(_) => self.answered += 1,
+            Err(refused) => {
+                assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+                self.refused += 1;
+            }
+        }
+    }
+}
+
+fn of_tenant<T>(name: &str, mut request: Request<T>) -> Request<T> {
+    request.extensions_mut().insert(caller(name));
+    request
+}
+
+/// A tenant, and what each of its callers does until the end: it starts a run or not, looks at its queue,
+/// polls, and pauses.
+#[derive(Clone, Copy)]
+struct Tenant {
+    name: &'static str,
+    starts: bool,
+    pause: Duration,
+    end: tokio::time::Instant,
+}
+
+async fn call_again_and_again(services: Services, tenant: Tenant) -> Tally {
+    let Tenant { name, starts, pause, end } = tenant;
+    let mut tally = Tally::default();
+    while tokio::time::Instant::now() < end {
+        if starts {
+            let mut start = a_start();
+            start.get_mut().namespace = name.to_owned();
+            tally.count(services.start_workflow(of_tenant(name, start)).await);
+        }
+        let mut look = depths();
+        look.get_mut().namespace = name.to_owned();
+        tally.count(services.get_queue_depths(of_tenant(name, look)).await);
+        let mut poll = a_poll(Duration::from_secs(1));
+        poll.get_mut().namespace = name.to_owned();
+        tally.count(services.poll_activity(of_tenant(name, poll)).await);
+        tokio::time::sleep(pause).await;
+    }
+    tally
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_noisy_tenant_is_refused_and_a_quiet_one_beside_it_is_not() {
+    const SECONDS: u32 = 3;
+    let rate = RateLimit { per_second: 100, burst: 100 };
+    // By its rate alone; by the places of those that wait alone, where it polls an empty queue.
+    let by_rate = LoadLimits { rate_per_namespace: Some(rate), ..LoadLimits::default() };
+    let by_places = LoadLimits { max_waits: 8, ..LoadLimits::default() };
+    for load in [by_rate, by_places] {
+        let limited = load.rate_per_namespace.is_some();
+        let services = services_of(&of_tenants(load));
+        let end = tokio::time::Instant::now() + Duration::from_secs(SECONDS.into());
+        let run = |name, starts, pause| {
+            let tenant = Tenant { name, starts, pause: Duration::from_millis(pause), end };
+            tokio::spawn(call_again_and_again(services.clone(), tenant))
+        };
+        let noisy: Vec<_> = (0..32).map(|_| run("noisy", limited, 5)).collect();
+        let quiet = run("quiet", true, 100).await.unwrap();
+        assert_eq!(quiet.refused, 0, "{quiet:?}");
+        assert_eq!(quiet.answered, SECONDS * 10 * 3, "{quiet:?}");
+        let mut all = Tally::default();
+        for one in noisy {
+            let one = one.await.unwrap();
+            all.answered += one.answered;
+            all.refused += one.refused;
+        }
+        assert!(all.refused > 1000, "{all:?}");
+        assert_counted(
+            &services,
+            if limited { "rate_per_namespace" } else { "principal_share" },
+            all.refused,
+        );
+        if limited {
+            let most = rate.burst + rate.per_second * (SECONDS + 2);
+            assert!((most / 2..=most).contains(&all.answered), "{all:?}");
+        }
+    }
+}
