@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::calls::asked_for;
 use crate::error::ClientError;
 use crate::handle::RunHandle;
+use crate::payload_codec::{PayloadCodec, Payloads};
 use crate::start::Start;
 use crate::transport::{Embedded, Grpc, GrpcOptions, Transport};
 
@@ -32,6 +33,7 @@ pub struct Client {
     namespace: Namespace,
     backoff: Backoff,
     patience: Duration,
+    payloads: Payloads,
 }
 
 impl Client {
@@ -94,6 +96,7 @@ impl Client {
             namespace: default_namespace(),
             backoff: Backoff::default(),
             patience: Duration::from_secs(15),
+            payloads: Payloads::default(),
         }
     }
 
@@ -115,6 +118,14 @@ impl Client {
         self
     }
 
+    /// The same client with a codec between its payloads and the engine, such as
+    /// [`Encryption`](crate::Encryption). Workers built with the client inherit it.
+    #[must_use]
+    pub fn with_payload_codec(mut self, codec: Arc<dyn PayloadCodec>) -> Self {
+        self.payloads = Payloads::through(codec);
+        self
+    }
+
     /// The namespace that the client works in.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -124,12 +135,17 @@ impl Client {
         &self.transport
     }
 
+    pub(crate) const fn payloads(&self) -> &Payloads {
+        &self.payloads
+    }
+
     /// Starts a run. A run that the idempotency key names already is given back instead.
     ///
     /// # Errors
     ///
     /// [`StoreError::InvalidArgument`] or [`StoreError::TooLarge`] naming the field,
-    /// [`StoreError::IdempotencyConflict`] if the key names a run of another request.
+    /// [`StoreError::IdempotencyConflict`] if the key names a run of another request;
+    /// [`ClientError::Codec`] if a payload codec refuses the input.
     pub async fn start(&self, start: Start) -> Result<RunHandle, ClientError> {
         let mut handles = self.start_many(vec![start]).await?;
         handles.pop().ok_or_else(|| {
@@ -148,7 +164,7 @@ impl Client {
             .into_iter()
             .map(|start| start.into_request(self.namespace.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let started = self.patiently(|| self.transport.start(batch.clone())).await?;
+        let started = self.start_encoded(batch).await?;
         Ok(started.into_iter().map(|started| RunHandle::new(self.clone(), started)).collect())
     }
 
@@ -156,9 +172,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`StoreError::RunNotFound`].
+    /// [`StoreError::RunNotFound`]; [`ClientError::Codec`] if a payload codec refuses one of its payloads.
     pub async fn get(&self, run_id: RunId) -> Result<RunRecord, ClientError> {
-        Ok(self.patiently(|| self.transport.get_run(&self.namespace, run_id)).await?)
+        let record = self.patiently(|| self.transport.get_run(&self.namespace, run_id)).await?;
+        Ok(self.payloads.decode_record(&self.namespace, run_id, record)?)
     }
 
     /// A handle on a run whose id is known.
@@ -167,6 +184,7 @@ impl Client {
     }
 
     /// A page of at most `limit` runs (1 to 10,000), the youngest first; go on with the page's `next`.
+    /// The details of failures come as they are stored, whatever the client's payload codec.
     ///
     /// # Errors
     ///
@@ -198,7 +216,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`StoreError::RunNotFound`].
+    /// [`StoreError::RunNotFound`]; [`ClientError::Codec`] if a payload codec refuses one of the payloads.
     pub async fn attempts(&self, run_id: RunId) -> Result<Vec<Attempt>, ClientError> {
         let mut request = ListAttempts {
             namespace: self.namespace.clone(),
@@ -209,7 +227,9 @@ impl Client {
         let mut attempts = Vec::new();
         loop {
             let page = self.patiently(|| self.transport.list_attempts(&request)).await?;
-            attempts.extend(page.items);
+            for attempt in page.items {
+                attempts.push(self.payloads.decode_attempt(&self.namespace, run_id, attempt)?);
+            }
             match page.next {
                 Some(cursor) => request.page.cursor = Some(cursor),
                 None => return Ok(attempts),

@@ -4,6 +4,9 @@ use kagzi_core::{ContentType, Payload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::encryption::Encryption;
+use crate::payload_codec::PayloadError;
+
 /// A value that could not be turned into a payload, or a payload into a value.
 ///
 /// It names what was being read or written and the place of the fault, never the content: what serde
@@ -20,12 +23,21 @@ pub enum CodecError {
         rust_type: &'static str,
     },
     /// The payload is not JSON, by its own content type.
-    #[error("{what} has content type {content_type}, expected application/json")]
+    #[error("{what} has content type {content_type}, expected application/json{}", hint(content_type))]
     ContentType {
         /// What was read.
         what: String,
         /// What the payload says it is.
         content_type: ContentType,
+    },
+    /// The client's payload codec refuses the payload.
+    #[error("{what}: {error}")]
+    Payload {
+        /// What was read or written.
+        what: String,
+        /// Why.
+        #[source]
+        error: PayloadError,
     },
     /// The payload does not hold a value of the expected type.
     #[error(
@@ -47,12 +59,27 @@ pub enum CodecError {
 }
 
 impl CodecError {
-    /// A short stable name for failures: `encode` or `decode`.
+    /// A short stable name for failures: `encode`, `decode`, or that of a [`PayloadError`].
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Encode { .. } => "encode",
             Self::ContentType { .. } | Self::Decode { .. } => "decode",
+            Self::Payload { error, .. } => error.code(),
         }
+    }
+
+    /// Whether the same may succeed later.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Payload { error, .. } if error.may_pass())
+    }
+}
+
+/// What to do about a content type that is not JSON, where that is known.
+fn hint(content_type: &ContentType) -> &'static str {
+    if content_type.as_str() == Encryption::CONTENT_TYPE {
+        "; it is encrypted: give the client its key by with_payload_codec"
+    } else {
+        ""
     }
 }
 

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::StepError;
+use crate::payload_codec::RunPayloads;
 use crate::run::journal::Journal;
 use crate::step::{self, Step, StepFuture};
 
@@ -36,12 +37,26 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     run: Run,
     journal: Arc<Journal>,
+    payloads: RunPayloads,
     cancelled: CancellationToken,
 }
 
 impl Context {
-    pub(crate) fn new(run: Run, journal: Arc<Journal>, cancelled: CancellationToken) -> Self {
-        Self(Arc::new(Inner { run, journal, cancelled }))
+    pub(crate) fn new(
+        run: Run,
+        journal: Arc<Journal>,
+        payloads: RunPayloads,
+        cancelled: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner { run, journal, payloads, cancelled }))
+    }
+
+    pub(crate) fn run(&self) -> &Run {
+        &self.0.run
+    }
+
+    pub(crate) fn payloads(&self) -> &RunPayloads {
+        &self.0.payloads
     }
 
     /// Executes a step once and records what it gave; on replay, gives what was recorded.
@@ -49,7 +64,8 @@ impl Context {
     /// The function runs only after the store has recorded the beginning of its attempt, and only
     /// ever on one worker at a time. The returned future gives the step's result or nothing: its errors
     /// are those of the code, a name or a setting outside the rule (codes `invalid_step_name`,
-    /// `invalid_step`) or a recorded output of another type (`decode`).
+    /// `invalid_step`) or a recorded output of another type (`decode`). A recorded output that the client's
+    /// payload codec refuses ends this execution of the run with that failure; the code does not see it.
     ///
     /// # When a step fails
     ///
@@ -134,7 +150,7 @@ impl Context {
         F: FnOnce() -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, StepError>> + Send + 'a,
     {
-        step::task(&self.0.journal, step.into(), function)
+        step::task(&self.0.journal, &self.0.payloads, step.into(), function)
     }
 
     /// Sleeps at least this long, by the store's clock, down to a microsecond. The run gives its worker

@@ -61,6 +61,7 @@ macro_rules! application_error {
             fn from(error: E) -> Self {
                 let codec = (&error as &dyn std::error::Error).downcast_ref::<CodecError>();
                 Self(match codec {
+                    Some(codec) if codec.may_pass() => Failure::retryable(codec.code(), with_sources(&error)),
                     Some(codec) => Failure::non_retryable(codec.code(), codec.to_string()),
                     None => Failure::retryable("error", with_sources(&error)),
                 })

@@ -72,14 +72,15 @@ impl RunHandle {
     ///
     /// # Errors
     ///
-    /// [`StoreError::RunNotFound`].
+    /// [`StoreError::RunNotFound`]; [`ClientError::Codec`] if a payload codec refuses one of its payloads.
     pub async fn finished(&self) -> Result<RunRecord, ClientError> {
         let client = &self.client;
         loop {
             let look = || client.transport().await_finished(client.namespace(), self.run_id, WAIT);
             let record = client.patiently(look).await?;
             if record.run.state.is_terminal() {
-                return Ok(record);
+                let namespace = client.namespace();
+                return Ok(client.payloads().decode_record(namespace, self.run_id, record)?);
             }
         }
     }

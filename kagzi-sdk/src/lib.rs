@@ -46,17 +46,21 @@
 //!   [`Client::requeue`]. To undo earlier steps instead (compensation), let the step return its failure
 //!   as data; [`Context::step`] shows how.
 //!
-//! The rules that workflow code must keep stand at [`Context`].
+//! The rules that workflow code must keep stand at [`Context`]. [`Encryption`] keeps payloads from server and
+//! store.
 
 mod backoff;
 mod calls;
 mod client;
 mod codec;
 mod context;
+mod encryption;
 mod error;
 mod handle;
+mod payload_codec;
 mod run;
 mod start;
+mod start_encoded;
 mod stats;
 mod step;
 pub mod transport;
@@ -67,8 +71,10 @@ pub use backoff::Backoff;
 pub use client::{Client, DEFAULT_NAMESPACE};
 pub use codec::CodecError;
 pub use context::Context;
+pub use encryption::Encryption;
 pub use error::{ClientError, StepError, WorkerError, WorkflowError, WorkflowFailed};
 pub use handle::RunHandle;
+pub use payload_codec::{PayloadCodec, PayloadError, PayloadPlace};
 pub use start::Start;
 pub use stats::{FailedCall, Repeat, WorkerStats};
 pub use step::{Step, StepFuture};
@@ -78,7 +84,8 @@ pub use worker::{StatsHandle, Worker, WorkerBuilder};
 pub use kagzi_core::engine::EngineOptions;
 pub use kagzi_core::memory::MemoryStore;
 pub use kagzi_core::{
-    Attempt, AttemptState, CancelOutcome, Cursor, DeadLetterReason, Failure, FailureKind, Labels, Page,
-    Payload, QueueDepth, RequeueOutcome, RetryPolicy, Run, RunFilter, RunId, RunRecord, RunState,
-    SharedStore, StartOutcome, StepKind, StoreError, Timestamp, WorkflowType,
+    Attempt, AttemptState, CancelOutcome, ContentType, Cursor, DeadLetterReason, Failure, FailureKind,
+    IdempotencyKey, Labels, Namespace, Page, Payload, QueueDepth, RequeueOutcome, RetryPolicy, Run,
+    RunFilter, RunId, RunRecord, RunState, SharedStore, StartOutcome, StepId, StepKind, StoreError,
+    Timestamp, WorkflowType,
 };

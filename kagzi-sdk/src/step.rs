@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::error::{StepError, WorkflowError, panicked};
+use crate::payload_codec::RunPayloads;
 use crate::run::journal::{Entered, Journal, remaining};
 
 /// A step before it runs: its name, and optionally a retry policy and a timeout of its own.
@@ -145,7 +146,12 @@ impl Drop for Called {
 }
 
 /// Notes a call of a task now, and returns the future that executes or replays it.
-pub(crate) fn task<'a, T, F, Fut>(journal: &Arc<Journal>, step: Step, function: F) -> StepFuture<'a, T>
+pub(crate) fn task<'a, T, F, Fut>(
+    journal: &Arc<Journal>,
+    payloads: &RunPayloads,
+    step: Step,
+    function: F,
+) -> StepFuture<'a, T>
 where
     T: Serialize + DeserializeOwned + Send + 'a,
     F: FnOnce() -> Fut + Send + 'a,
@@ -153,16 +159,28 @@ where
 {
     let name = step.name.clone();
     let timeout = step.timeout;
-    let call = journal.call_task(step).map(|position| Called { journal: Arc::clone(journal), position });
+    let payloads = payloads.clone();
+    let called = journal.call_task(step).map(|(position, step_id)| {
+        let call = Called { journal: Arc::clone(journal), position };
+        (call, step_id)
+    });
     StepFuture::new(async move {
-        let call = call?;
+        let (call, step_id) = called?;
         let output_of = || format!("the output of step {name:?}");
         let since = match call.enter().await {
-            Entered::Replayed(output) => return Ok(codec::decode(&output, output_of)?),
+            Entered::Replayed(output) => match payloads.decode_output(output, &step_id) {
+                Ok(output) => return Ok(codec::decode(&output, output_of)?),
+                Err(error) => {
+                    // Not the code's to answer: what was done is done, and only cannot be read here.
+                    call.journal.break_off(WorkflowError::from(error).into_failure());
+                    return std::future::pending().await;
+                }
+            },
             Entered::Execute { since } => since,
         };
         let outcome = execute(&name, function, timeout.map(|limit| (limit, remaining(limit, since)))).await;
-        let recorded = outcome.and_then(|value| match codec::encode(&value, output_of) {
+        let encoded = |value: &T| payloads.encode_output(codec::encode(value, output_of)?, &step_id);
+        let recorded = outcome.and_then(|value| match encoded(&value) {
             Ok(output) => Ok((value, output)),
             Err(error) => Err(StepError::from(error).into_failure()),
         });
@@ -173,7 +191,7 @@ where
                 Ok(value)
             }
             Err(failure) => {
-                call.journal.fail(call.position, failure);
+                call.journal.fail(call.position, payloads.encode_failure(failure));
                 // The engine decides about a retry; this execution of the run ends here.
                 std::future::pending().await
             }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use kagzi_core::{Attempt, AttemptScope, ClaimedRun, ListAttempts, PageRequest, StoreError};
+use kagzi_core::{Attempt, AttemptScope, ClaimedRun, ListAttempts, Namespace, PageRequest, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -13,6 +13,7 @@ use super::leases::Leases;
 use super::registry::Registry;
 use crate::calls::{About, Calls};
 use crate::context::Context;
+use crate::payload_codec::{Payloads, RunPayloads};
 use crate::run::journal::Journal;
 use crate::run::{Control, Driver, Ended, Writes, ends};
 use crate::stats::Counters;
@@ -22,6 +23,8 @@ use crate::stats::Counters;
 pub(super) struct Executor {
     pub(super) calls: Calls,
     pub(super) registry: Arc<Registry>,
+    pub(super) namespace: Namespace,
+    pub(super) payloads: Payloads,
     pub(super) leases: Arc<Leases>,
     pub(super) drain: CancellationToken,
     pub(super) abort: CancellationToken,
@@ -92,7 +95,12 @@ impl Executor {
             Err(error) => return control.unless_stopped(ends::refused(&writes, &error)).await,
         };
         let journal = Arc::new(Journal::new(steps));
-        let context = Context::new(run, Arc::clone(&journal), control.cancelled.clone());
+        let payloads = RunPayloads {
+            payloads: self.payloads.clone(),
+            namespace: self.namespace.clone(),
+            run_id: run.run_id,
+        };
+        let context = Context::new(run, Arc::clone(&journal), payloads, control.cancelled.clone());
         let code = Box::pin(async move { function(context, input).await });
         Driver::new(writes, control, journal, code, self.settings.cancel_grace).run().await
     }

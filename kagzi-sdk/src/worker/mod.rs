@@ -125,6 +125,8 @@ impl Worker {
         let executor = Executor {
             calls: self.calls.clone(),
             registry: Arc::clone(&self.registry),
+            namespace: self.client.namespace().clone(),
+            payloads: self.client.payloads().clone(),
             leases: Arc::clone(&leases),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),

@@ -59,7 +59,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Puts the decoding of the input and the encoding of the output round a workflow function.
+/// Puts the decoding of the input and the encoding of the output, or of the failure, round a workflow function.
 pub(crate) fn typed<F, Fut, In, Out>(function: F) -> Function
 where
     F: Fn(Context, In) -> Fut + Send + Sync + 'static,
@@ -71,9 +71,16 @@ where
     Arc::new(move |context, input| {
         let function = Arc::clone(&function);
         async move {
-            let input = codec::decode(&input, || "the input of the run".to_owned())?;
-            let output = function(context, input).await?;
-            Ok(codec::encode(&output, || "the output of the run".to_owned())?)
+            let payloads = context.payloads().clone();
+            let ended: Result<Payload, WorkflowError> = async {
+                let input = payloads.decode_input(context.run(), input)?;
+                let input = codec::decode(&input, || "the input of the run".to_owned())?;
+                let output = function(context, input).await?;
+                let output = codec::encode(&output, || "the output of the run".to_owned())?;
+                Ok(payloads.encode_result(output)?)
+            }
+            .await;
+            ended.map_err(|error| WorkflowError::from_failure(payloads.encode_failure(error.into_failure())))
         }
         .boxed()
     })

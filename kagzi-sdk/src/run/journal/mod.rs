@@ -185,7 +185,7 @@ impl Journal {
     // What the code does.
 
     /// Notes a call of a task, in program order.
-    pub(crate) fn call_task(&self, step: Step) -> Result<u32, WorkflowError> {
+    pub(crate) fn call_task(&self, step: Step) -> Result<(u32, StepId), WorkflowError> {
         // Told here and not by the store, since the begin travels with the record of another step.
         step.check().map_err(|error| WorkflowError::non_retryable("invalid_step", error))?;
         let mut state = self.lock();
@@ -199,14 +199,15 @@ impl Journal {
     /// Notes a call of a sleep, in program order.
     pub(crate) fn call_sleep(&self, name: &str, until: SleepUntil) -> Result<u32, WorkflowError> {
         let mut state = self.lock();
-        state.call(name, StepKind::Sleep, |recorded, state| {
+        let called = state.call(name, StepKind::Sleep, |recorded, state| {
             let epoch = state.epoch;
             let ended_at = recorded.as_ref().and_then(|recorded| recorded.finished_at);
             if let (Some(ended_at), SleepUntil::After(duration)) = (ended_at, until) {
                 state.slept.entry(epoch).or_insert(ended_at.saturating_sub(duration));
             }
             What::Sleep { until, called: Instant::now(), epoch, memo: recorded.and_then(|r| r.memo) }
-        })
+        });
+        called.map(|(position, _)| position)
     }
 
     /// Lets a call go on: asks to begin, or waits for what the driver brings.
@@ -245,6 +246,11 @@ impl Journal {
             let failed = StepFailed { step_id: call.step_id.clone(), attempt, failure };
             state.failed.push(failed);
         }
+    }
+
+    /// The run cannot be replayed here. The driver ends this execution with `failure`.
+    pub(crate) fn break_off(&self, failure: Failure) {
+        self.lock().broken.get_or_insert(failure);
     }
 
     /// The code dropped a call, or is done with it.

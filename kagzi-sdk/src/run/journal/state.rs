@@ -16,7 +16,7 @@ impl State {
         name: &str,
         kind: StepKind,
         what: impl FnOnce(Option<Recorded>, &mut Self) -> What,
-    ) -> Result<u32, WorkflowError> {
+    ) -> Result<(u32, StepId), WorkflowError> {
         let step_id = self
             .occurrences
             .next(name)
@@ -43,8 +43,9 @@ impl State {
             self.broken = Some(nondeterminism(format!("position {position}: {difference}{REMEDY}")));
         }
         let what = what(recorded, self);
-        self.calls.insert(position, Call { step_id, what, phase: Phase::Called, waker: None, parked: false });
-        Ok(position)
+        let call = Call { step_id: step_id.clone(), what, phase: Phase::Called, waker: None, parked: false };
+        self.calls.insert(position, call);
+        Ok((position, step_id))
     }
 
     /// Moves a call on that is being polled, as far as it can go by itself.
