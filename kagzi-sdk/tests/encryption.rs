@@ -131,6 +131,9 @@ fn a_change_of_any_bit_and_every_cut_are_refused() {
         encryption.decode(changed(&sealed, |bytes| bytes.truncate(at)), &place).unwrap_err();
     }
     encryption.decode(changed(&sealed, |bytes| bytes.push(0)), &place).unwrap_err();
+    // What stands where the key id should is not repeated in an error unless it can be one.
+    let error = encryption.decode(changed(&sealed, |bytes| bytes[2] = b'\n'), &place).unwrap_err();
+    assert_eq!(error, PayloadError::Malformed { problem: "its key id is not one" });
 }
 
 #[test]
