@@ -12,6 +12,7 @@ pub mod memory;
 
 mod clock;
 mod error;
+mod examine;
 mod failure;
 mod id;
 mod lease;
@@ -29,6 +30,7 @@ mod wake;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{LostReason, StoreError};
+pub use examine::{Finding, MIGRATE_FIRST, Migration, SchemaPolicy, Verdict};
 pub use failure::{Failure, FailureKind};
 pub use id::{OperationId, RunId};
 pub use lease::{FencingToken, GrantedLease, Lease};

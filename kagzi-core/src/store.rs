@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::clock::Timestamp;
 use crate::error::StoreError;
+use crate::examine::Finding;
 use crate::id::RunId;
 use crate::lease::GrantedLease;
 use crate::name::Namespace;
@@ -242,6 +243,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// a removed run may be used again. A store that works in pieces answers what it did even if one of
     /// them failed.
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError>;
+
+    /// Looks at what the store stands on, for operators: version, durability, schema, indexes, room. It
+    /// changes nothing, may take long on a large store, and finds nothing unless the backend has
+    /// something to look at. Whoever wraps a store passes this on.
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Finishes what is in flight and closes the store. Later calls answer
     /// [`StoreError::Unavailable`]. Dropping a store without closing it loses nothing that was

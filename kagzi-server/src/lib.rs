@@ -35,9 +35,12 @@ mod transport;
 
 pub use auth::{AccessError, NewToken, NoRandomness};
 pub use config::{
-    ConfigError, Exposure, LoadLimits, LogFormat, RateLimit, Reach, Retention, ServeArgs, ServerConfig,
-    Settings,
+    ConfigError, Exposure, LoadLimits, LogFormat, MigrateWhen, RateLimit, Reach, Retention, ServeArgs,
+    ServerConfig, Settings,
 };
 pub use error::ServerError;
-pub use open::{BUILT_IN, open_store, without_password};
+pub use kagzi_store_sqlite::{Copied, Existing, Restored};
+pub use open::{
+    BUILT_IN, back_up_store, migrate_store, open_store, plan_migration, restore_store, without_password,
+};
 pub use server::{Server, ServerHandle, serve};

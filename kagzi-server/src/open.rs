@@ -1,11 +1,12 @@
 //! Opening a store by its URL: the one place that knows which backends are built in.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
-use kagzi_core::{SharedStore, StoreError, SystemClock};
+use kagzi_core::{Migration, SharedStore, StoreError, SystemClock};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
-use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
+use kagzi_store_sqlite::{Copied, Existing, Restored, SqliteOptions, SqliteStore};
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -22,33 +23,121 @@ pub const BUILT_IN: &str = "sqlite://path, postgres://user@host/database, postgr
 /// [`ServerError::UnknownStore`] for a URL of another scheme, [`ServerError::OpenStore`] if the backend
 /// cannot open it.
 pub async fn open_store(config: &ServerConfig) -> Result<SharedStore, ServerError> {
-    let url = config.store.as_str();
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
-    let failed = |source| ServerError::OpenStore { url: without_password(url), source };
-    match scheme.as_str() {
-        "memory" => Ok(Arc::new(MemoryStore::new(Arc::new(SystemClock), config.rules.clone()))),
-        "sqlite" => Ok(Arc::new(open_sqlite(config).await.map_err(failed)?)),
-        "postgres" | "postgresql" => Ok(Arc::new(open_postgres(config).await.map_err(failed)?)),
-        _ => Err(ServerError::UnknownStore { built_in: BUILT_IN.to_owned(), got: without_password(url) }),
+    match Opening::of(config)? {
+        Opening::Memory => Ok(Arc::new(MemoryStore::new(Arc::new(SystemClock), config.rules.clone()))),
+        Opening::Sqlite(options) => Ok(Arc::new(SqliteStore::open(options).await.map_err(failed(config))?)),
+        Opening::Postgres(options) => {
+            Ok(Arc::new(PostgresStore::connect(*options).await.map_err(failed(config))?))
+        }
     }
 }
 
-async fn open_sqlite(config: &ServerConfig) -> Result<SqliteStore, StoreError> {
-    let mut options = SqliteOptions::from_url(&config.store)?.rules(config.rules.clone());
-    if let Some(connections) = config.store_connections {
+/// What bringing the schema of a store up to date would take; nothing is changed.
+///
+/// # Errors
+///
+/// As of [`open_store`].
+pub async fn plan_migration(config: &ServerConfig) -> Result<Migration, ServerError> {
+    match Opening::of(config)? {
+        Opening::Memory => Ok(WITHOUT_SCHEMA),
+        Opening::Sqlite(options) => SqliteStore::plan_migration(options).await.map_err(failed(config)),
+        Opening::Postgres(options) => PostgresStore::plan_migration(*options).await.map_err(failed(config)),
+    }
+}
+
+/// Brings the schema of a store up to date.
+///
+/// # Errors
+///
+/// As of [`open_store`].
+pub async fn migrate_store(config: &ServerConfig) -> Result<Migration, ServerError> {
+    match Opening::of(config)? {
+        Opening::Memory => Ok(WITHOUT_SCHEMA),
+        Opening::Sqlite(options) => SqliteStore::migrate(options).await.map_err(failed(config)),
+        Opening::Postgres(options) => PostgresStore::migrate(*options).await.map_err(failed(config)),
+    }
+}
+
+/// Copies a SQLite store to the new file `to`, while servers go on working on it; nothing if the
+/// configuration names another backend, which has tools of its own for that.
+///
+/// # Errors
+///
+/// As of [`open_store`].
+pub async fn back_up_store(config: &ServerConfig, to: &Path) -> Result<Option<Copied>, ServerError> {
+    match Opening::of(config)? {
+        Opening::Sqlite(options) => SqliteStore::back_up(options, to).await.map(Some).map_err(failed(config)),
+        Opening::Memory | Opening::Postgres(_) => Ok(None),
+    }
+}
+
+/// Makes a SQLite store from the backup `from`; nothing if the configuration names another backend.
+///
+/// # Errors
+///
+/// As of [`open_store`].
+pub async fn restore_store(
+    config: &ServerConfig,
+    from: &Path,
+    existing: Existing,
+) -> Result<Option<Restored>, ServerError> {
+    match Opening::of(config)? {
+        Opening::Sqlite(options) => {
+            SqliteStore::restore(from, options, existing).await.map(Some).map_err(failed(config))
+        }
+        Opening::Memory | Opening::Postgres(_) => Ok(None),
+    }
+}
+
+/// What the memory has of a schema.
+const WITHOUT_SCHEMA: Migration = Migration { from: 0, to: 0, steps: Vec::new() };
+
+/// Which backend a configuration names, and what it is opened with.
+enum Opening {
+    Memory,
+    Sqlite(SqliteOptions),
+    Postgres(Box<PostgresOptions>),
+}
+
+impl Opening {
+    fn of(config: &ServerConfig) -> Result<Self, ServerError> {
+        let url = config.store.as_str();
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+        match scheme.as_str() {
+            "memory" => Ok(Self::Memory),
+            "sqlite" => sqlite(config).map(Self::Sqlite).map_err(failed(config)),
+            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(postgres(config)))),
+            _ => Err(ServerError::UnknownStore { built_in: BUILT_IN.to_owned(), got: without_password(url) }),
+        }
+    }
+}
+
+fn sqlite(config: &ServerConfig) -> Result<SqliteOptions, StoreError> {
+    let options = SqliteOptions::from_url(&config.store)?.rules(config.rules.clone()).schema(config.schema);
+    Ok(match config.store_connections {
         // One more connection writes.
-        options = options.readers(connections.saturating_sub(1).max(1) as usize);
-    }
-    SqliteStore::open(options).await.map_err(|error| as_setting(error, "readers"))
+        Some(connections) => options.readers(connections.saturating_sub(1).max(1) as usize),
+        None => options,
+    })
 }
 
-async fn open_postgres(config: &ServerConfig) -> Result<PostgresStore, StoreError> {
+fn postgres(config: &ServerConfig) -> PostgresOptions {
     let mut options = PostgresOptions::new(&config.store);
     options.rules = config.rules.clone();
+    options.schema_policy = config.schema;
     if let Some(connections) = config.store_connections {
         options.max_connections = connections;
     }
-    PostgresStore::connect(options).await.map_err(|error| as_setting(error, "max_connections"))
+    options
+}
+
+/// A backend's error as the server's, with options under the names of the settings.
+fn failed(config: &ServerConfig) -> impl Fn(StoreError) -> ServerError {
+    let url = without_password(&config.store);
+    move |error| {
+        let source = as_setting(as_setting(error, "readers"), "max_connections");
+        ServerError::OpenStore { url: url.clone(), source }
+    }
 }
 
 /// An error about the option of a backend that `store_connections` sets, under that name.

@@ -17,6 +17,7 @@
 mod claim;
 mod commit;
 mod error;
+mod examine;
 mod lease;
 mod listing;
 mod locked;
@@ -43,10 +44,10 @@ use kagzi_core::decide::{AttemptWrite, Effects};
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
-    RunState, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError, StoreStats,
-    Timestamp, Topic, WakeHub,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Migration, Namespace, NextDue, Page,
+    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId,
+    RunRecord, RunState, SchemaPolicy, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters,
+    StoreError, StoreStats, Timestamp, Topic, WakeHub,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -59,6 +60,7 @@ use crate::notify::Notifier;
 use crate::reads::{ReadRun, Reader};
 use crate::rows::Moment;
 use crate::runs::StartCommitter;
+use crate::schema::Prepared;
 use crate::statement::{Begin, PIN_DURABILITY, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
 use crate::turns::{OneByOne, Sweeps};
@@ -96,13 +98,16 @@ impl PostgresStore {
     /// # Errors
     ///
     /// [`StoreError::InvalidArgument`] for an option outside its range, a number of partitions that is
-    /// not the schema's, a schema with tables of another program, or a pooler that was not named; [`StoreError::SchemaMismatch`] for a schema of a newer version;
+    /// not the schema's, a schema with tables of another program, a pooler that was not named, or a server older than
+    /// Postgres 14; [`StoreError::SchemaMismatch`] for a schema of a newer version, or of an older one under
+    /// [`SchemaPolicy::Require`];
     /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let (options, connect, begin) = options.resolve()?;
         let partitions = prepare(&options, &connect, &begin)
             .await
-            .map_err(|fault| fault.into_store_error("preparing the schema"))?;
+            .map_err(|fault| fault.into_store_error("preparing the schema"))?
+            .partitions;
         let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
         let notifier = match (options.listen, options.pooler) {
             (Listen::On, Pooler::None) => {
@@ -132,20 +137,53 @@ impl PostgresStore {
         })
     }
 
+    /// What [`connect`](Self::connect) would do to the schema. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Self::connect).
+    pub async fn plan_migration(options: PostgresOptions) -> Result<Migration, StoreError> {
+        let (options, connect, begin) = options.resolve()?;
+        let look = async {
+            let mut connection = PgConnection::connect_with(&connect).await?;
+            server::check(&options, &mut connection, &begin).await?;
+            let migration = schema::plan(&mut connection, &begin).await?;
+            connection.close().await?;
+            Ok::<_, Fault>(migration)
+        };
+        look.await.map_err(|fault| fault.into_store_error("planning a migration"))
+    }
+
+    /// Brings the schema up to date, all of it or none, and does no more. Whoever does so at the same time
+    /// waits for one of them.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Self::connect).
+    pub async fn migrate(options: PostgresOptions) -> Result<Migration, StoreError> {
+        let (mut options, connect, begin) = options.resolve()?;
+        options.schema_policy = SchemaPolicy::Migrate;
+        let prepared = prepare(&options, &connect, &begin).await;
+        Ok(prepared.map_err(|fault| fault.into_store_error("migrating"))?.migration)
+    }
+
     /// Over how many partitions the schema spreads its runs.
     pub fn partitions(&self) -> u16 {
         self.inner.partitions
     }
 }
 
-/// Looks at the server and brings the schema up to date, on a connection for that alone; answers the
-/// schema's number of partitions.
-async fn prepare(options: &PostgresOptions, connect: &PgConnectOptions, begin: &Begin) -> Result<u16, Fault> {
+/// Looks at the server and brings the schema up to date, on a connection for that alone.
+async fn prepare(
+    options: &PostgresOptions,
+    connect: &PgConnectOptions,
+    begin: &Begin,
+) -> Result<Prepared, Fault> {
     let mut connection = PgConnection::connect_with(connect).await?;
     server::check(options, &mut connection, begin).await?;
-    let partitions = schema::prepare(options, &mut connection, begin).await?;
+    let prepared = schema::prepare(options, &mut connection, begin).await?;
     connection.close().await?;
-    Ok(partitions)
+    Ok(prepared)
 }
 
 fn pool(options: &PostgresOptions, connect: PgConnectOptions) -> PgPool {
@@ -344,6 +382,10 @@ impl Store for PostgresStore {
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         self.inner.delete_finished(request).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.inner.examine().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

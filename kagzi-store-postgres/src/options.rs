@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::{Clock, Rules, StoreError};
+use kagzi_core::{Clock, Rules, SchemaPolicy, StoreError};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
@@ -82,6 +82,8 @@ pub struct PostgresOptions {
     pub listen: Listen,
     /// What stands between the store and the server.
     pub pooler: Pooler,
+    /// What to do about a schema of an older version, or none. By default it is brought up to date.
+    pub schema_policy: SchemaPolicy,
 }
 
 impl PostgresOptions {
@@ -103,6 +105,7 @@ impl PostgresOptions {
             idle_in_transaction_timeout: Duration::from_secs(10),
             listen: Listen::default(),
             pooler: Pooler::default(),
+            schema_policy: SchemaPolicy::default(),
         }
     }
 
@@ -231,6 +234,7 @@ impl fmt::Debug for PostgresOptions {
             .field("idle_in_transaction_timeout", &self.idle_in_transaction_timeout)
             .field("listen", &self.listen)
             .field("pooler", &self.pooler)
+            .field("schema_policy", &self.schema_policy)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! The schema: embedded migrations, applied once however many servers start at one time.
 
-use kagzi_core::StoreError;
+use kagzi_core::{MIGRATE_FIRST, Migration, SchemaPolicy, StoreError};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::error::Fault;
@@ -8,10 +8,11 @@ use crate::options::PostgresOptions;
 use crate::statement::{Begin, Tx, query};
 
 /// Applied in order, each once. A migration that was released is never changed.
-const MIGRATIONS: [(i64, &str); 2] = [
-    (1, include_str!("../migrations/0001_tables.sql")),
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "0001_tables", include_str!("../migrations/0001_tables.sql")),
     (
         2,
+        "0002_functions",
         concat!(
             include_str!("../migrations/0002_functions.sql"),
             include_str!("../migrations/0002_reaping.sql")
@@ -20,7 +21,7 @@ const MIGRATIONS: [(i64, &str); 2] = [
 ];
 
 /// The newest version that this program knows.
-const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 2;
 
 /// What the advisory lock of migrations is called: "kagzi" in ASCII.
 const MIGRATION_LOCK: i64 = 0x006b_6167_7a69;
@@ -41,20 +42,55 @@ struct Settings {
     partitions: u16,
 }
 
-/// Brings the schema up to date and answers its number of partitions.
+/// What opening a store did, or would do, to the schema.
+pub(crate) struct Prepared {
+    pub(crate) partitions: u16,
+    pub(crate) migration: Migration,
+}
+
+/// What [`prepare`] would do, without doing it.
+pub(crate) async fn plan(connection: &mut PgConnection, begin: &Begin) -> Result<Migration, Fault> {
+    let mut tx = begin.on(connection).await?;
+    let version = look(&mut tx).await?.map_or(0, |settings| settings.version);
+    if version == 0 {
+        check_vacant(&mut tx).await?;
+    }
+    tx.rollback().await?;
+    if version > VERSION { Err(too_new(version).into()) } else { Ok(migration_from(version)) }
+}
+
+fn migration_from(version: i64) -> Migration {
+    let steps =
+        MIGRATIONS.iter().filter(|(number, ..)| *number > version).map(|(_, name, _)| *name).collect();
+    Migration { from: version, to: VERSION, steps }
+}
+
+/// Brings the schema up to date, unless the options want it left as it is.
 pub(crate) async fn prepare(
     options: &PostgresOptions,
     connection: &mut PgConnection,
     begin: &Begin,
-) -> Result<u16, Fault> {
+) -> Result<Prepared, Fault> {
     let mut tx = begin.on(connection).await?;
     let found = look(&mut tx).await?;
     tx.rollback().await?;
-    let settings = match found {
+    let (from, settings) = match found {
         // The usual start: nothing to do, so nobody is locked out.
-        Some(settings) if settings.version == VERSION => settings,
+        Some(settings) if settings.version == VERSION => (VERSION, settings),
+        Some(Settings { version, .. }) if version > VERSION => return Err(too_new(version).into()),
+        _ if options.schema_policy == SchemaPolicy::Require => {
+            let found = found.map_or(0, |settings| settings.version);
+            return Err(
+                StoreError::SchemaMismatch { found, supported: VERSION, remedy: MIGRATE_FIRST }.into()
+            );
+        }
         _ => migrate(begin.on(connection).await?, options).await?,
     };
+    check_partitions(options, settings)?;
+    Ok(Prepared { partitions: settings.partitions, migration: migration_from(from) })
+}
+
+fn check_partitions(options: &PostgresOptions, settings: Settings) -> Result<(), StoreError> {
     match options.partitions {
         Some(wanted) if wanted != settings.partitions => Err(StoreError::InvalidArgument {
             field: "partitions".to_owned(),
@@ -63,9 +99,8 @@ pub(crate) async fn prepare(
                 settings.partitions
             ),
             got: wanted.to_string(),
-        }
-        .into()),
-        _ => Ok(settings.partitions),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -91,7 +126,8 @@ async fn read(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
     .transpose()
 }
 
-async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, Fault> {
+/// Answers the version before, and what the schema is like now.
+async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<(i64, Settings), Fault> {
     // Whoever waits here waits for another server's migration, which takes what it takes.
     tx.run("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = warning").await?;
     query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut tx).await?;
@@ -105,7 +141,7 @@ async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, 
         read(&mut tx).await?.unwrap_or(Settings { version: 0, partitions: options.partitions.unwrap_or(1) });
     if before.version == VERSION {
         tx.rollback().await?;
-        return Ok(before);
+        return Ok((VERSION, before));
     }
     if before.version > VERSION {
         return Err(too_new(before.version).into());
@@ -121,7 +157,7 @@ async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<Settings, 
         partitions = after.partitions,
         "schema migrated"
     );
-    Ok(after)
+    Ok((before.version, after))
 }
 
 /// Refuses to move in where another program's tables stand.
@@ -146,7 +182,7 @@ async fn check_vacant(tx: &mut Tx<'_>) -> Result<(), Fault> {
 }
 
 async fn apply(tx: &mut Tx<'_>, before: Settings) -> Result<Settings, Fault> {
-    for (_, sql) in MIGRATIONS.into_iter().filter(|(version, _)| *version > before.version) {
+    for (.., sql) in MIGRATIONS.into_iter().filter(|(version, ..)| *version > before.version) {
         tx.run(sql).await?;
     }
     query(
@@ -166,7 +202,7 @@ mod tests {
 
     #[test]
     fn migrations_are_numbered_without_gaps_up_to_the_version() {
-        let numbers: Vec<i64> = MIGRATIONS.iter().map(|(version, _)| *version).collect();
+        let numbers: Vec<i64> = MIGRATIONS.iter().map(|(version, ..)| *version).collect();
         assert_eq!(numbers, (1..=VERSION).collect::<Vec<_>>());
     }
 }

@@ -206,6 +206,16 @@ impl Sessions {
         }
     }
 
+    /// How many connections there may be at once.
+    pub(crate) fn most(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
+    /// Whether a pooler stands between here and the server, as far as the options say.
+    pub(crate) const fn is_pooled(&self) -> bool {
+        matches!(self.begin, Begin::With(_))
+    }
+
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }

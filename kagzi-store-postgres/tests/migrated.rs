@@ -7,7 +7,8 @@ mod support;
 use kagzi_core::{
     AttemptScope, AttemptState, BeginOutcome, CompleteRun, CompleteStep, DeadLetterReason, FailRun, Failure,
     FailureOutcome, FencingToken, IdempotencyKey, Lease, ListAttempts, OperationId, PageRequest, Payload,
-    RequeueRun, RunId, RunState, StartOutcome, StartRun, StepId, Store, Then, WorkerId,
+    RequeueRun, RunId, RunState, SchemaPolicy, StartOutcome, StartRun, StepId, Store, StoreError, Then,
+    WorkerId,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
@@ -137,6 +138,22 @@ async fn an_older_schema_is_migrated_with_its_data() {
     drop(open(&new).await);
     let mut there = PgConnection::connect(&new.url()).await.unwrap();
     assert_eq!(shape(&mut connection).await, shape(&mut there).await, "as a schema that was made anew");
+}
+
+#[tokio::test]
+async fn an_older_schema_is_left_alone_by_whoever_requires_a_new_one_or_only_plans() {
+    let (older, mut connection) = older().await;
+    let before = shape(&mut connection).await;
+    let mut options = PostgresOptions::new(older.url());
+    options.schema_policy = SchemaPolicy::Require;
+    let error = PostgresStore::connect(options.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::SchemaMismatch { found: 1, supported: 2, .. }), "{error}");
+    let plan = PostgresStore::plan_migration(options.clone()).await.unwrap();
+    assert_eq!((plan.from, plan.to, plan.steps.as_slice()), (1, 2, ["0002_functions"].as_slice()));
+    assert_eq!(shape(&mut connection).await, before);
+
+    assert_eq!(PostgresStore::migrate(options.clone()).await.unwrap(), plan);
+    PostgresStore::connect(options).await.unwrap().close().await.unwrap();
 }
 
 #[tokio::test]

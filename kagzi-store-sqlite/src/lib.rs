@@ -28,10 +28,12 @@
 //! every 25 ms whether another process wrote something.
 
 mod apply;
+mod backup;
 mod checkpoint;
 mod claim;
 mod commit;
 mod error;
+mod examine;
 mod held;
 mod lease;
 mod listing;
@@ -49,7 +51,7 @@ mod size;
 mod steps;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,12 +59,13 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord, Sleep,
-    SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError, StoreStats, Timestamp, WakeHub,
-    decide,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Migration, Namespace, NextDue, Page,
+    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId,
+    RunRecord, SchemaPolicy, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError,
+    StoreStats, Timestamp, WakeHub, decide,
 };
 
+pub use backup::{Copied, Existing, Restored};
 use commit::{Writer, WriterOptions};
 pub use options::SqliteOptions;
 use readers::Readers;
@@ -89,12 +92,61 @@ impl SqliteStore {
     /// # Errors
     ///
     /// [`StoreError::InvalidArgument`] for an option outside its range, a missing directory or a file
-    /// that is not kagzi's; [`StoreError::SchemaMismatch`] for one of a newer version;
+    /// that is not kagzi's; [`StoreError::SchemaMismatch`] for one of a newer version, or of an older one
+    /// under [`SchemaPolicy::Require`];
     /// [`StoreError::Unavailable`] for one that is read-only, locked or on a full disk.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
-        tokio::task::spawn_blocking(move || Self::open_now(options)).await.unwrap_or_else(|error| {
-            Err(StoreError::Internal { context: "opening a SQLite store", detail: error.to_string() })
-        })
+        on_a_thread_of_its_own("opening a SQLite store", move || Self::open_now(options)).await
+    }
+
+    /// What [`open`](Self::open) would do to the schema. Nothing is changed, and no file made.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub async fn plan_migration(options: SqliteOptions) -> Result<Migration, StoreError> {
+        on_a_thread_of_its_own("planning a migration", move || schema::plan(&options)).await
+    }
+
+    /// Brings the schema up to date, which makes the file if it does not exist, and does no more.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub async fn migrate(options: SqliteOptions) -> Result<Migration, StoreError> {
+        let options = options.schema(SchemaPolicy::Migrate);
+        on_a_thread_of_its_own("migrating", move || schema::prepare(&options).map(|(_, done)| done)).await
+    }
+
+    /// Copies the store as it is at one moment to the new file `to`, while servers go on working on it. The
+    /// copy is checked and flushed to the disk before it gets its name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] if there is no store, or `to` exists; [`StoreError::Unavailable`] if
+    /// `to` cannot be written; [`StoreError::Internal`] if the store is damaged.
+    pub async fn back_up(options: SqliteOptions, to: &Path) -> Result<Copied, StoreError> {
+        let to = to.to_owned();
+        on_a_thread_of_its_own("backing up", move || backup::back_up(&options, &to)).await
+    }
+
+    /// Makes a store from the backup `from`, which is checked first. Stop servers and workers before: what
+    /// was acknowledged after the backup is gone, and steps that ran since will run again. The fencing
+    /// tokens of all runs that can go on are raised beyond any that were given out since, so that whoever
+    /// still holds a lease from then is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] if `from` is no store, or there is a store already and `existing` does
+    /// not say that it may be put aside, or somebody has it open; [`StoreError::Internal`] if the backup is
+    /// damaged; [`StoreError::Unavailable`] if the store cannot be written. Nothing is changed then.
+    pub async fn restore(
+        from: &Path,
+        options: SqliteOptions,
+        existing: Existing,
+    ) -> Result<Restored, StoreError> {
+        let from = from.to_owned();
+        on_a_thread_of_its_own("restoring", move || backup::restore(&from, &options, existing)).await
     }
 
     fn open_now(options: SqliteOptions) -> Result<Self, StoreError> {
@@ -127,6 +179,16 @@ impl SqliteStore {
             writer,
         })
     }
+}
+
+/// Runs what waits for the disk where that harms nobody.
+async fn on_a_thread_of_its_own<T: Send + 'static>(
+    context: &'static str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Internal { context, detail: error.to_string() }))
 }
 
 impl fmt::Debug for SqliteStore {
@@ -278,6 +340,11 @@ impl Store for SqliteStore {
         request.validate()?;
         let request = request.clone();
         self.writer.perform(0, move |tx| runs::delete_finished(tx, &request)).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        let path = self.path.clone();
+        self.readers.read(move |connection| Ok(examine::examine(connection, &path))).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::{Clock, Rules, StoreError, SystemClock};
+use kagzi_core::{Clock, Rules, SchemaPolicy, StoreError, SystemClock};
 
 /// What a [`SqliteStore`](crate::SqliteStore) is opened with. Everything but the path has a default.
 ///
@@ -25,6 +25,7 @@ pub struct SqliteOptions {
     pub(crate) queue_bound_bytes: u32,
     pub(crate) readers: usize,
     pub(crate) busy_timeout: Duration,
+    pub(crate) schema: SchemaPolicy,
 }
 
 impl SqliteOptions {
@@ -40,6 +41,7 @@ impl SqliteOptions {
             queue_bound_bytes: 64 * 1024 * 1024,
             readers: 2,
             busy_timeout: Duration::from_secs(5),
+            schema: SchemaPolicy::default(),
         }
     }
 
@@ -119,6 +121,13 @@ impl SqliteOptions {
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
+        self
+    }
+
+    /// What to do about a file of an older version, or none. Default: bring it up to date, or make it.
+    #[must_use]
+    pub fn schema(mut self, policy: SchemaPolicy) -> Self {
+        self.schema = policy;
         self
     }
 

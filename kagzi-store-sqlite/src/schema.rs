@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kagzi_core::StoreError;
+use kagzi_core::{MIGRATE_FIRST, Migration, SchemaPolicy, StoreError};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -13,29 +13,42 @@ use crate::options::SqliteOptions;
 /// Marks a file as kagzi's: "kagz".
 const APPLICATION_ID: i64 = 0x6b61_677a;
 
-/// Every migration, the first to the newest. Version *n* is the schema after the *n*-th; it stands in
-/// `PRAGMA user_version`, written in the transaction of the migration itself.
-const MIGRATIONS: [&str; NEWEST as usize] =
-    [include_str!("migrations/0001_runs_and_steps.sql"), include_str!("migrations/0002_ready_of_type.sql")];
+/// Every migration with its name, the first to the newest. Version *n* is the schema after the *n*-th; it
+/// stands in `PRAGMA user_version`, written in the transaction of the migration itself.
+pub(crate) const MIGRATIONS: [(&str, &str); NEWEST as usize] = [
+    ("0001_runs_and_steps", include_str!("migrations/0001_runs_and_steps.sql")),
+    ("0002_ready_of_type", include_str!("migrations/0002_ready_of_type.sql")),
+];
 
-const NEWEST: u32 = 2;
+pub(crate) const NEWEST: u32 = 2;
 
 /// What a file says about itself.
-struct Identity {
+pub(crate) struct Identity {
     application_id: i64,
-    version: i64,
+    pub(crate) version: i64,
     tables: i64,
 }
 
 /// Opens the connection of the writer, with the schema up to date. Any number of processes may do
 /// so at once: one of them migrates, the others wait for it.
 pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    prepare(options).map(|(connection, _)| connection)
+}
+
+/// Opens the connection of the writer, and answers what that did to the schema.
+pub(crate) fn prepare(options: &SqliteOptions) -> Result<(Connection, Migration), StoreError> {
     check_place(&options.path)?;
-    let connection = connect(&options.path)?;
+    if options.schema == SchemaPolicy::Require && !options.path.exists() {
+        return Err(too_old(0));
+    }
+    let connection = connect(&options.path, options.schema)?;
     let waiting_for_others = |error: rusqlite::Error| cannot_open(&options.path, &error);
     connection.busy_timeout(options.busy_timeout).map_err(waiting_for_others)?;
     let identity = look(&connection).map_err(waiting_for_others)?;
     check_identity(&options.path, &identity)?;
+    if options.schema == SchemaPolicy::Require && identity.version < i64::from(NEWEST) {
+        return Err(too_old(identity.version));
+    }
     if connection.is_readonly("main").map_err(waiting_for_others)? {
         return Err(read_only(&options.path));
     }
@@ -48,15 +61,51 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreEr
             "PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(waiting_for_others)?;
-    migrate(&connection, &options.path)?;
+    let migration = migrate(&connection, &options.path)?;
     // From here on the writer waits for others in its own way.
     connection.busy_timeout(Duration::ZERO).map_err(waiting_for_others)?;
-    Ok(connection)
+    Ok((connection, migration))
+}
+
+/// What [`prepare`] would do to the schema, without doing it, nor making the file.
+pub(crate) fn plan(options: &SqliteOptions) -> Result<Migration, StoreError> {
+    check_place(&options.path)?;
+    if !options.path.exists() {
+        return Ok(migration_from(0));
+    }
+    let connection = connect(&options.path, SchemaPolicy::Require)?;
+    let failed = |error: rusqlite::Error| cannot_open(&options.path, &error);
+    connection.busy_timeout(options.busy_timeout).map_err(failed)?;
+    Ok(migration_from(identity_of(&connection, &options.path)?.version))
+}
+
+/// What the file says about itself, if it is kagzi's, or new, and not of a newer version.
+pub(crate) fn identity_of(connection: &Connection, path: &Path) -> Result<Identity, StoreError> {
+    let identity = look(connection).map_err(|error| cannot_open(path, &error))?;
+    check_identity(path, &identity)?;
+    Ok(identity)
+}
+
+impl Identity {
+    /// Whether kagzi's tables are in it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.application_id == APPLICATION_ID
+    }
+}
+
+fn migration_from(version: i64) -> Migration {
+    let done = usize::try_from(version).unwrap_or(0);
+    let steps = MIGRATIONS.iter().skip(done).map(|(name, _)| *name).collect();
+    Migration { from: version, to: i64::from(NEWEST), steps }
+}
+
+fn too_old(found: i64) -> StoreError {
+    StoreError::SchemaMismatch { found, supported: i64::from(NEWEST), remedy: MIGRATE_FIRST }
 }
 
 /// Opens a connection that only reads.
 pub(crate) fn open_reader(options: &SqliteOptions) -> Result<Connection, StoreError> {
-    let connection = connect(&options.path)?;
+    let connection = connect(&options.path, options.schema)?;
     connection
         .busy_timeout(options.busy_timeout)
         .and_then(|()| set_up(&connection))
@@ -66,7 +115,7 @@ pub(crate) fn open_reader(options: &SqliteOptions) -> Result<Connection, StoreEr
 }
 
 /// SQLite says "unable to open database file" to all of this; people deserve better.
-fn check_place(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn check_place(path: &Path) -> Result<(), StoreError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -86,11 +135,13 @@ fn check_place(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
+pub(crate) fn connect(path: &Path, policy: SchemaPolicy) -> Result<Connection, StoreError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    if policy == SchemaPolicy::Migrate {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
     let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
@@ -157,14 +208,14 @@ fn use_write_ahead_log(connection: &Connection, patience: Duration) -> rusqlite:
 }
 
 /// Applies what is missing, all of it or none.
-fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+fn migrate(connection: &Connection, path: &Path) -> Result<Migration, StoreError> {
     let failed = |error: rusqlite::Error| cannot_open(path, &error);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     let outcome = identify(connection).map_err(failed).and_then(|identity| {
         // Another opener may have migrated since the first look, and be newer.
         check_identity(path, &identity)?;
         let done = usize::try_from(identity.version).unwrap_or(0);
-        for migration in MIGRATIONS.iter().skip(done) {
+        for (_, migration) in MIGRATIONS.iter().skip(done) {
             connection.execute_batch(migration).map_err(failed)?;
         }
         if done < MIGRATIONS.len() {
@@ -174,10 +225,10 @@ fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
                 ))
                 .map_err(failed)?;
         }
-        Ok(())
+        Ok(migration_from(identity.version))
     });
     match outcome {
-        Ok(()) => connection.execute_batch("COMMIT").map_err(failed),
+        Ok(migration) => connection.execute_batch("COMMIT").map_err(failed).map(|()| migration),
         Err(error) => {
             if let Err(error) = connection.execute_batch("ROLLBACK") {
                 tracing::debug!(%error, "a failed migration was rolled back by SQLite itself");
@@ -187,7 +238,7 @@ fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn cannot_open(path: &Path, error: &rusqlite::Error) -> StoreError {
+pub(crate) fn cannot_open(path: &Path, error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => refused(
             "a new file or one that kagzi made",
@@ -264,7 +315,7 @@ mod tests {
     fn a_file_of_an_older_version_is_brought_up_to_date_with_its_data() {
         let (_directory, options) = file();
         let old = Connection::open(options.path()).unwrap();
-        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(MIGRATIONS[0].1).unwrap();
         old.execute_batch(&format!(
             "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;
              INSERT INTO runs (run_id, namespace, queue, workflow_type, state, priority, due_at, claim_rank,
@@ -273,7 +324,13 @@ mod tests {
         ))
         .unwrap();
         drop(old);
-        let connection = open_writer(&options).unwrap();
+        let error = open_writer(&options.clone().schema(SchemaPolicy::Require)).unwrap_err();
+        assert!(matches!(error, StoreError::SchemaMismatch { found: 1, .. }), "{error}");
+        let planned = plan(&options).unwrap();
+        assert_eq!((planned.from, planned.steps.as_slice()), (1, ["0002_ready_of_type"].as_slice()));
+        assert_eq!(plan(&options).unwrap(), planned, "a plan changes nothing");
+        let (connection, migration) = prepare(&options).unwrap();
+        assert_eq!(migration, planned);
         assert_eq!(look(&connection).unwrap().version, i64::from(NEWEST));
         let by_type = "SELECT count(*) FROM runs INDEXED BY runs_ready_of_type WHERE state = 'PENDING' \
                        AND namespace = 'n' AND queue = 'q' AND workflow_type = 't'";

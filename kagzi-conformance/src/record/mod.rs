@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
     Sleep, SleepOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
 };
@@ -159,6 +159,11 @@ impl Store for Recorded {
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         self.logged(format!("delete_finished({})", request.describe()), self.inner.delete_finished(request))
             .await
+    }
+
+    // Nothing of the contract to judge, so nothing for the log.
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.inner.examine().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

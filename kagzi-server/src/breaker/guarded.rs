@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
     Sleep, SleepOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
 };
@@ -87,6 +87,11 @@ macro_rules! guarded {
             $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, StoreError> {
                 self.pass(Operation::$operation, Kind::$kind, self.store.$name($($argument),*)).await
             })*
+
+            /// Whoever examines a store wants to hear what is wrong with it, also while it is away.
+            async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+                self.store.examine().await
+            }
 
             /// Whoever closes the store wants what is in flight finished.
             async fn close(&self) -> Result<(), StoreError> {

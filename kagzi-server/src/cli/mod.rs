@@ -3,13 +3,17 @@
 mod access;
 mod act;
 mod args;
+mod backup;
 mod conformance;
 mod connection;
+mod doctor;
 mod error;
 mod host;
+mod migrate;
 mod output;
 mod read;
 mod start;
+mod store;
 mod token;
 mod utf8;
 mod view;
@@ -104,6 +108,19 @@ enum Command {
     BenchPart(PartArgs),
     /// Judge a store: run the conformance suite against a live database, without touching your data.
     Conformance(conformance::ConformanceArgs),
+    /// Examine a store: can it be reached, is it sound, durable and roomy, and what to do if not.
+    ///
+    /// It changes nothing. On SQLite it reads the whole file. Exit code 0 if nothing has failed, else 1.
+    Doctor(store::StoreArgs),
+    /// Bring the schema of a store up to date, or say what that would do.
+    Migrate(migrate::MigrateArgs),
+    /// Copy a SQLite store to a new file, checked and flushed, while servers go on working on it.
+    Backup(backup::BackupArgs),
+    /// Make a SQLite store from a backup; stop servers and workers first.
+    ///
+    /// What was acknowledged after the backup is gone, and steps that ran since will run again. Whoever
+    /// still holds a lease from before is refused.
+    Restore(backup::RestoreArgs),
     /// Make tokens, which servers know their callers by.
     Token(token::TokenArgs),
     /// Write a completion script for a shell to the standard output.
@@ -183,6 +200,10 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Bench(args) => return bench::bench(args, output).await,
         Command::BenchPart(args) => bench::play(args, &access.server, namespace).await?,
         Command::Conformance(args) => return conformance::conformance(args, output).await,
+        Command::Doctor(args) => return doctor::doctor(args, output).await,
+        Command::Migrate(args) => migrate::migrate(args, output).await?,
+        Command::Backup(args) => backup::back_up(args, output).await?,
+        Command::Restore(args) => backup::restore(args, output).await?,
         Command::Token(args) => token::token(args, output)?,
         Command::Completions { shell } => completions(shell)?,
     }
@@ -233,6 +254,10 @@ mod tests {
             "kagzi dead-letters --limit 3",
             "kagzi queues",
             "kagzi demo --keep --json",
+            "kagzi backup --store sqlite://kagzi.db --to kagzi-monday.db",
+            "kagzi restore --from kagzi-monday.db --store sqlite://kagzi.db --force",
+            "kagzi doctor --store sqlite://kagzi.db --json",
+            "kagzi migrate --store postgres://localhost/x --dry-run",
             "kagzi demo /some/dir --store postgres://localhost/x --output /out",
             "kagzi conformance --store memory: --group claim --except races lease --json",
             "kagzi conformance --store postgres://u@h/d --markdown",

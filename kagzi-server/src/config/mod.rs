@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kagzi_core::engine::EngineOptions;
-use kagzi_core::{MAX_BATCH, MAX_DURATION, Namespace, RetryPolicy, Rules, StoreError};
+use kagzi_core::{MAX_BATCH, MAX_DURATION, Namespace, RetryPolicy, Rules, SchemaPolicy, StoreError};
 use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use serde::Deserialize;
 
@@ -40,6 +40,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, for collectors.
     Json,
+}
+
+/// When a server brings the schema of its store up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MigrateWhen {
+    /// When it starts.
+    #[default]
+    OnStart,
+    /// Never: it does not start over an older schema, which `kagzi migrate` brings up to date.
+    Never,
 }
 
 /// Who may reach an address.
@@ -80,6 +91,8 @@ pub struct ServerConfig {
     pub store: String,
     /// How many connections the store may open, at least 2; nothing: the backend's own default.
     pub store_connections: Option<u32>,
+    /// What is done about a schema of an older version, or none. Default: it is brought up to date.
+    pub schema: SchemaPolicy,
     /// The namespaces that are served. Default `["default"]`.
     pub namespaces: Vec<Namespace>,
     /// The longest payload, the longest failure message, the default retry policy, the poison limit.
@@ -164,6 +177,7 @@ impl Default for ServerConfig {
             metrics_interval: Duration::from_secs(15),
             store: "sqlite://kagzi.db".to_owned(),
             store_connections: None,
+            schema: SchemaPolicy::Migrate,
             namespaces: Namespace::new("default").into_iter().collect(),
             rules: Rules::default(),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
@@ -424,6 +438,10 @@ impl Settings {
             http_reach: if self.http_insecure == Some(true) { Reach::Anyone } else { Reach::ThisMachine },
             metrics_interval: length(self.metrics_interval, default.metrics_interval),
             store: self.store.unwrap_or(default.store),
+            schema: match self.migrate {
+                Some(MigrateWhen::Never) => SchemaPolicy::Require,
+                Some(MigrateWhen::OnStart) | None => default.schema,
+            },
             store_connections: self.store_connections,
             namespaces: match self.namespaces {
                 Some(names) => namespaces(&names)?,

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::duration::Length;
-use super::{ConfigError, LogFormat, ServerConfig, file};
+use super::{ConfigError, LogFormat, MigrateWhen, ServerConfig, file};
 use crate::open::without_password;
 
 /// Everything that can be set, as far as it was. The same names serve as flags, variables and keys.
@@ -32,6 +32,10 @@ pub struct Settings {
     /// How many connections the store may open, at least 2. [default: the backend's own]
     #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub store_connections: Option<u32>,
+    /// When the schema of the store is brought up to date; with `never` the server does not start over an
+    /// older one, and `kagzi migrate` does it. [default: on-start]
+    #[arg(long, env = "KAGZI_MIGRATE", value_name = "WHEN", value_enum)]
+    pub migrate: Option<MigrateWhen>,
     /// The namespaces that are served, separated by commas (a list in the file). [default: default]
     #[arg(long, env = "KAGZI_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
     pub namespaces: Option<Vec<String>>,
@@ -238,6 +242,7 @@ impl Settings {
             metrics_interval: self.metrics_interval.or(other.metrics_interval),
             store: self.store.or(other.store),
             store_connections: self.store_connections.or(other.store_connections),
+            migrate: self.migrate.or(other.migrate),
             namespaces: self.namespaces.or(other.namespaces),
             max_payload_bytes: self.max_payload_bytes.or(other.max_payload_bytes),
             max_failure_message_bytes: self.max_failure_message_bytes.or(other.max_failure_message_bytes),

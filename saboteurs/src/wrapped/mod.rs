@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
     ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
     Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
 };
@@ -205,6 +205,9 @@ impl Store for Broken {
     }
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         self.bug.delete_finished(&self.store, request).await
+    }
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.store.examine().await
     }
     async fn close(&self) -> Result<(), StoreError> {
         self.store.close().await

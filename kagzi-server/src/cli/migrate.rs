@@ -1,0 +1,52 @@
+//! `kagzi migrate`: bringing the schema of a store up to date.
+
+use clap::Args;
+use kagzi_core::Migration;
+use kagzi_server::{migrate_store, plan_migration, without_password};
+use serde::Serialize;
+
+use super::error::CliError;
+use super::host::server_failed;
+use super::output::Output;
+use super::store::StoreArgs;
+
+/// `kagzi migrate`.
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct MigrateView {
+    store: String,
+    dry_run: bool,
+    from: i64,
+    to: i64,
+    migrations: Vec<&'static str>,
+}
+
+/// Migrates, or says what that would do.
+pub async fn migrate(args: MigrateArgs, output: Output) -> Result<(), CliError> {
+    let what = "could not migrate the store";
+    let config = args.store.into_config(what)?;
+    let done = if args.dry_run { plan_migration(&config).await } else { migrate_store(&config).await };
+    let Migration { from, to, steps } = done.map_err(|error| server_failed(what, &error))?;
+    let store = without_password(&config.store);
+    let view = MigrateView { store, dry_run: args.dry_run, from, to, migrations: steps };
+    output.show(&view, |view| {
+        let (from, to) = (view.from, view.to);
+        if view.migrations.is_empty() {
+            return format!("the schema is up to date: version {to}");
+        }
+        let migrations = view.migrations.join(", ");
+        if view.dry_run {
+            format!("would migrate from version {from} to {to}: {migrations}; nothing was changed")
+        } else {
+            format!("migrated from version {from} to {to}: {migrations}")
+        }
+    })
+}

@@ -1,0 +1,37 @@
+//! Which store a command works on by itself, without a server.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kagzi_server::{ServeArgs, ServerConfig, Settings};
+
+use super::error::CliError;
+use super::host::server_failed;
+
+/// Where the store is: said as `kagzi serve` is told it.
+#[derive(Args, Debug)]
+pub struct StoreArgs {
+    /// The store: `sqlite://path` or `postgres://user@host/database`. [default: `sqlite://kagzi.db`]
+    #[arg(long, env = "KAGZI_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+    /// How many connections each server opens to it, at least 2. [default: the backend's own]
+    #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
+    store_connections: Option<u32>,
+    /// The configuration file of the server, which may say both.
+    #[arg(long, env = "KAGZI_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The configuration that a server would have; `what` is what cannot be done without.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or a value is outside its rule.
+    pub fn into_config(self, what: &str) -> Result<ServerConfig, CliError> {
+        let settings =
+            Settings { store: self.store, store_connections: self.store_connections, ..Settings::default() };
+        let args = ServeArgs { config: self.config, settings };
+        args.into_config().map_err(|error| server_failed(what, &error.into()))
+    }
+}

@@ -1,0 +1,224 @@
+//! The commands that work on a store without a server, over both databases.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use kagzi_core::{
+    Claim, Heartbeat, Namespace, OperationId, Payload, QueueName, StartRun, Store as _, StoreError, WorkerId,
+    WorkflowType,
+};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_testkit::{PostgresServer, TestDatabase, postgres};
+use serde_json::{Value, json};
+
+fn kagzi(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+    for variable in ["KAGZI_STORE", "KAGZI_STORE_CONNECTIONS", "KAGZI_CONFIG", "KAGZI_MIGRATE"] {
+        command.env_remove(variable);
+    }
+    command.args(args).output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What a command says with `--json`, and how it ends.
+fn answer(args: &[&str]) -> (Option<i32>, Value) {
+    let output = kagzi(&[args, &["--json"]].concat());
+    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)));
+    (output.status.code(), value)
+}
+
+/// What the doctor found in one matter.
+fn found<'v>(answer: &'v Value, check: &str) -> &'v Value {
+    let checks = answer["checks"].as_array().unwrap();
+    checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check} in {answer:#}"))
+}
+
+struct Sqlite {
+    directory: tempfile::TempDir,
+}
+
+impl Sqlite {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite://{}", self.path("kagzi.db"))
+    }
+}
+
+async fn database() -> TestDatabase {
+    let server: &PostgresServer = postgres().await.unwrap();
+    server.fresh_database().await.unwrap()
+}
+
+/// A store without a schema: dry run, migration, nothing more to do; the doctor before and after.
+fn is_migrated_and_examined(url: &str, steps: &Value) {
+    let newest = steps.as_array().unwrap().len();
+    let (code, sick) = answer(&["doctor", "--store", url]);
+    assert_eq!((code, &sick["verdict"]), (Some(1), &json!("fail")));
+    assert_eq!(found(&sick, "schema")["verdict"], "fail");
+    assert!(found(&sick, "schema")["remedy"].as_str().unwrap().contains("kagzi migrate"), "{sick:#}");
+
+    let refused = kagzi(&["serve", "--listen", "127.0.0.1:0", "--store", url, "--migrate", "never"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", told(&refused));
+    assert!(told(&refused).contains("kagzi migrate"), "{}", told(&refused));
+
+    // Twice: the first one has changed nothing, and neither has the server.
+    for _ in 0..2 {
+        let (code, plan) = answer(&["migrate", "--store", url, "--dry-run"]);
+        assert_eq!((code, &plan["from"], &plan["to"]), (Some(0), &json!(0), &json!(newest)));
+        assert_eq!((&plan["migrations"], &plan["dry_run"]), (steps, &json!(true)));
+    }
+    let (code, done) = answer(&["migrate", "--store", url]);
+    assert_eq!(
+        (code, &done["from"], &done["to"], &done["migrations"]),
+        (Some(0), &json!(0), &json!(newest), steps)
+    );
+    let (code, again) = answer(&["migrate", "--store", url]);
+    assert_eq!((code, &again["from"], &again["migrations"]), (Some(0), &json!(newest), &json!([])));
+
+    let (code, well) = answer(&["doctor", "--store", url]);
+    assert_eq!(code, Some(0), "{well:#}");
+    for check in ["reach", "clock", "version", "schema", "indexes"] {
+        assert_eq!(found(&well, check)["verdict"], "ok", "{well:#}");
+    }
+    let lines = kagzi(&["doctor", "--store", url]);
+    let checks = well["checks"].as_array().unwrap().len();
+    assert_eq!(String::from_utf8(lines.stdout).unwrap().lines().count(), checks, "one line a check");
+}
+
+#[test]
+fn sqlite_is_migrated_when_told_and_examined() {
+    let sqlite = Sqlite::new();
+    let url = sqlite.url();
+    is_migrated_and_examined(&url, &json!(["0001_runs_and_steps", "0002_ready_of_type"]));
+    let (_, well) = answer(&["doctor", "--store", &url]);
+    for check in ["integrity", "durability", "log"] {
+        assert_eq!(found(&well, check)["verdict"], "ok", "{well:#}");
+    }
+}
+
+#[test]
+fn who_only_looks_makes_no_file() {
+    let sqlite = Sqlite::new();
+    for args in [["doctor", "--store"].as_slice(), &["migrate", "--dry-run", "--store"]] {
+        kagzi(&[args, &[&sqlite.url()]].concat());
+        assert!(!std::fs::exists(sqlite.path("kagzi.db")).unwrap(), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_migrated_when_told_and_examined() {
+    let database = database().await;
+    let url = database.url();
+    is_migrated_and_examined(&url, &json!(["0001_tables", "0002_functions"]));
+    let (_, well) = answer(&["doctor", "--store", &url]);
+    assert_eq!(found(&well, "writable")["verdict"], "ok", "{well:#}");
+    assert_eq!(found(&well, "connections")["verdict"], "ok", "{well:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ails_postgres_is_told_with_what_mends_it() {
+    let database = database().await;
+    let url = database.url();
+    answer(&["migrate", "--store", &url]);
+    database
+        .run("DROP INDEX runs_attention; ALTER TABLE steps SET (autovacuum_enabled = false)")
+        .await
+        .unwrap();
+    database
+        .run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'runs_ready'::regclass")
+        .await
+        .unwrap();
+    let (code, sick) = answer(&["doctor", "--store", &url, "--store-connections", "1000"]);
+    assert_eq!(code, Some(1));
+    let indexes = found(&sick, "indexes");
+    assert_eq!(indexes["verdict"], "fail", "{sick:#}");
+    let remedy = indexes["remedy"].as_str().unwrap();
+    assert!(
+        remedy.contains("CREATE INDEX CONCURRENTLY runs_attention ON runs (attention_at, partition)"),
+        "{remedy}"
+    );
+    assert!(remedy.contains("REINDEX INDEX CONCURRENTLY runs_ready;"), "{remedy}");
+    assert_eq!(found(&sick, "connections")["verdict"], "fail", "{sick:#}");
+    assert_eq!(found(&sick, "autovacuum")["verdict"], "warn", "{sick:#}");
+    assert!(found(&sick, "autovacuum")["found"].as_str().unwrap().contains("steps"), "{sick:#}");
+
+    database.run("SET enable_seqscan = on; CREATE INDEX runs_attention ON runs (attention_at, partition) WHERE attention_at IS NOT NULL; REINDEX INDEX runs_ready; ALTER TABLE steps RESET (autovacuum_enabled)").await.unwrap();
+    let (code, well) = answer(&["doctor", "--store", &url]);
+    assert_eq!(code, Some(0), "{well:#}");
+    assert_eq!(found(&well, "indexes")["verdict"], "ok", "{well:#}");
+}
+
+#[test]
+fn a_store_out_of_reach_is_a_finding_and_a_wrong_url_a_mistake() {
+    let (code, away) = answer(&["doctor", "--store", "postgres://u@127.0.0.1:1/db"]);
+    assert_eq!((code, &found(&away, "reach")["verdict"]), (Some(1), &json!("fail")));
+    assert_eq!(kagzi(&["doctor", "--store", "mysql://h/db"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_sqlite_store_is_backed_up_and_restored() {
+    let sqlite = Sqlite::new();
+    let (url, file) = (sqlite.url(), sqlite.path("backup.db"));
+    answer(&["migrate", "--store", &url]);
+    let (code, backup) = answer(&["backup", "--store", &url, "--to", &file]);
+    assert_eq!((code, &backup["runs"], &backup["schema_version"]), (Some(0), &json!(0), &json!(2)));
+    let again = kagzi(&["backup", "--store", &url, "--to", &file]);
+    assert!(again.status.code() == Some(2) && told(&again).contains("exists"), "{}", told(&again));
+
+    let refused = kagzi(&["restore", "--store", &url, "--from", &file]);
+    assert!(refused.status.code() == Some(2) && told(&refused).contains("exists"), "{}", told(&refused));
+    let (code, restored) = answer(&["restore", "--store", &url, "--from", &file, "--force"]);
+    assert_eq!(code, Some(0));
+    assert!(std::fs::exists(restored["put_aside"].as_str().unwrap()).unwrap());
+    assert_eq!(answer(&["doctor", "--store", &url]).0, Some(0));
+
+    let elsewhere = kagzi(&["backup", "--store", "postgres://u@127.0.0.1:1/db", "--to", &sqlite.path("x")]);
+    assert!(
+        elsewhere.status.code() == Some(2) && told(&elsewhere).contains("pg_dump"),
+        "{}",
+        told(&elsewhere)
+    );
+}
+
+/// What the page on operations has people run after they restored Postgres.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statement_for_a_restored_postgres_fences_off_who_held_a_lease() {
+    let page = include_str!("../../docs/operations.md");
+    let statement = &page[page.find("UPDATE runs").unwrap()..];
+    let statement = &statement[..=statement.find(';').unwrap()];
+
+    let database = database().await;
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let (namespace, queue) = (Namespace::new("n").unwrap(), QueueName::new("q").unwrap());
+    let workflow = WorkflowType::new("w").unwrap();
+    let start = StartRun::new(namespace.clone(), queue.clone(), workflow, Payload::json("1"));
+    store.start(vec![start]).await.unwrap();
+    let claim = Claim {
+        namespace,
+        queues: vec![queue],
+        workflow_types: Vec::new(),
+        worker_id: WorkerId::new("worker").unwrap(),
+        lease_length: Duration::from_mins(1),
+        limit: 1,
+        steps_limit: 1,
+        operation: OperationId::generate(),
+    };
+    let lease = store.claim(claim).await.unwrap().remove(0).lease.lease;
+    let beat = || Heartbeat { lease: lease.clone(), lease_length: Duration::from_mins(2) };
+    store.heartbeat(vec![beat()]).await.unwrap().remove(0).unwrap();
+    database.run(statement).await.unwrap();
+    let answer = store.heartbeat(vec![beat()]).await.unwrap().remove(0);
+    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "{answer:?}");
+    store.close().await.unwrap();
+}
