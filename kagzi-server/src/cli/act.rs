@@ -1,12 +1,11 @@
-//! The commands that change runs: `cancel`, `requeue`.
+//! `kagzi cancel`.
 
 use clap::Args;
 use kagzi_core::{CancelOutcome, RunId};
-use kagzi_sdk::ClientError;
 use serde::Serialize;
 
 use super::connection::Connection;
-use super::error::{CliError, Exit};
+use super::error::CliError;
 use super::output::Output;
 
 /// `kagzi cancel`.
@@ -19,32 +18,11 @@ pub struct CancelArgs {
     reason: String,
 }
 
-/// `kagzi requeue`.
-#[derive(Debug, Args)]
-pub struct RequeueArgs {
-    /// The runs.
-    #[arg(required = true, value_name = "RUN")]
-    runs: Vec<RunId>,
-}
-
 #[derive(Serialize)]
 struct CancelView {
     run_id: String,
     outcome: &'static str,
     state: &'static str,
-}
-
-#[derive(Serialize)]
-struct RequeueView {
-    requeued: Vec<String>,
-    refused: Vec<RefusedView>,
-}
-
-#[derive(Serialize)]
-struct RefusedView {
-    run_id: String,
-    reason: &'static str,
-    message: String,
 }
 
 /// Cancels a run. One that is finished already stays as it is, which is reported and no error.
@@ -62,39 +40,4 @@ pub async fn cancel(args: CancelArgs, connection: &Connection, output: Output) -
         "CANCELLED" => format!("cancelled {}", view.run_id),
         _ => format!("{} had finished before: {}", view.run_id, view.state),
     })
-}
-
-/// Puts dead letters back to work, each by itself: one that is refused does not hold up the others.
-pub async fn requeue(args: RequeueArgs, connection: &Connection, output: Output) -> Result<(), CliError> {
-    let mut view = RequeueView { requeued: Vec::new(), refused: Vec::new() };
-    let mut first_refusal = None;
-    for run_id in args.runs {
-        match connection.client().requeue(run_id).await {
-            Ok(_) => view.requeued.push(run_id.to_string()),
-            Err(error) => {
-                let reason = match &error {
-                    ClientError::Call(error) => error.reason(),
-                    _ => "UNAVAILABLE",
-                };
-                view.refused.push(RefusedView {
-                    run_id: run_id.to_string(),
-                    reason,
-                    message: error.to_string(),
-                });
-                let explained = connection.explain("could not requeue every run")(error);
-                let stop = explained.exit == Exit::Unavailable;
-                first_refusal.get_or_insert(explained);
-                if stop {
-                    break;
-                }
-            }
-        }
-    }
-    output.show(&view, |view| {
-        let requeued = view.requeued.iter().map(|run_id| format!("requeued {run_id}"));
-        let refused =
-            view.refused.iter().map(|refused| format!("refused  {}: {}", refused.run_id, refused.message));
-        requeued.chain(refused).collect::<Vec<_>>().join("\n")
-    })?;
-    first_refusal.map_or(Ok(()), Err)
 }

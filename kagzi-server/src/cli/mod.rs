@@ -12,6 +12,7 @@ mod host;
 mod migrate;
 mod output;
 mod read;
+mod requeue;
 mod start;
 mod store;
 mod token;
@@ -91,7 +92,7 @@ enum Command {
     /// Cancel a run, whoever is working on it.
     Cancel(act::CancelArgs),
     /// Put dead letters back to work; what they have completed stays completed.
-    Requeue(act::RequeueArgs),
+    Requeue(requeue::RequeueArgs),
     /// List the runs that were given up, with the reason.
     DeadLetters(read::DeadLettersArgs),
     /// Show how full the queues are.
@@ -192,7 +193,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::List(args) => read::list(args, &open().await?, output).await?,
         Command::Steps(args) => read::steps(&args, &open().await?, output).await?,
         Command::Cancel(args) => act::cancel(args, &open().await?, output).await?,
-        Command::Requeue(args) => act::requeue(args, &open().await?, output).await?,
+        Command::Requeue(args) => requeue::requeue(args, &open().await?, output).await?,
         Command::DeadLetters(args) => read::dead_letters(args, &open().await?, output).await?,
         Command::Queues => read::queues(&open().await?, output).await?,
         Command::Demo(args) => return demo::demo(args, output).await,
@@ -251,6 +252,7 @@ mod tests {
             &format!("kagzi steps {run} --server http://localhost:1 --namespace n"),
             &format!("kagzi cancel {run} --reason because"),
             &format!("kagzi requeue {run} {run}"),
+            "kagzi requeue --all --queue q --type t --label a=b --reason poison --dry-run",
             "kagzi dead-letters --limit 3",
             "kagzi queues",
             "kagzi demo --keep --json",
@@ -291,6 +293,10 @@ mod tests {
             "kagzi list --limit 0",
             "kagzi list --label novalue",
             "kagzi requeue",
+            "kagzi requeue --dry-run",
+            "kagzi requeue --queue q",
+            "kagzi requeue --all 019ab3f0-2f5e-7c41-a8f2-0d7f3f6b9c11",
+            "kagzi requeue --all --reason tired",
             "kagzi conformance",
             "kagzi conformance --store memory: --markdown --json",
             "kagzi queues --namespace bad\u{1}name",
