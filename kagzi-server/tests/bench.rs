@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use kagzi_core::{Namespace, RunFilter, SharedStore};
 use kagzi_server::{ServerConfig, open_store};
+use rcgen::CertifiedKey;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,6 +51,40 @@ fn without_a_store_it_benches_a_fresh_sqlite_file_and_leaves_nothing() {
         assert!(number("p50_ms") <= number("p99_ms") && number("p99_ms") <= number("max_ms"));
         assert_eq!(left_in(temporary.path()), Vec::<PathBuf>::new());
     }
+}
+
+#[test]
+fn a_server_with_tls_and_tokens_is_benched_as_one_without() {
+    let temporary = TempDir::new().unwrap();
+    let keys = TempDir::new().unwrap();
+    let at = |name: &str| keys.path().join(name);
+    // Its own authority.
+    let CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(at("server.pem"), cert.pem()).unwrap();
+    std::fs::write(at("server.key"), signing_key.serialize_pem()).unwrap();
+    let made =
+        Command::new(env!("CARGO_BIN_EXE_kagzi")).args(["token", "new", "--to"]).arg(at("token")).output();
+    let line = String::from_utf8(made.unwrap().stdout).unwrap();
+    let digest = line.split('"').find(|part| part.starts_with("sha256:")).unwrap().to_owned();
+    let principal = format!(
+        "[[principal]]\nname = \"bench\"\ntokens = [\"{digest}\"]\n\n[[principal.grant]]\nrole = \"admin\"\nnamespaces = [\"*\"]\n"
+    );
+    std::fs::write(at("access.toml"), principal).unwrap();
+    let files = [("access_file", "access.toml"), ("tls_cert", "server.pem"), ("tls_key", "server.key")];
+    let settings = files.map(|(key, file)| format!("{key} = {:?}\n", at(file)));
+    std::fs::write(at("kagzi.toml"), settings.concat()).unwrap();
+    let bench = |shown: &[&str]| {
+        let mut command = command(temporary.path(), SMALL);
+        command.arg("--config").arg(at("kagzi.toml")).arg("--tls-ca").arg(at("server.pem"));
+        shown.iter().fold(&mut command, |command, arg| command.arg(arg)).output().unwrap()
+    };
+    let token = at("token");
+    let seen = report(&bench(&["--token-file", token.to_str().unwrap()]));
+    assert_eq!(seen["workflows"], 40);
+    let refused = bench(&[]);
+    assert!(!refused.status.success(), "whoever shows nothing is not let in");
+    assert_eq!(left_in(temporary.path()), Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

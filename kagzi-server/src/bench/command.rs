@@ -1,5 +1,7 @@
 //! What a bench does, from the warm-up to the figures.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,7 +11,7 @@ use super::load::{self, Load, Measured};
 use super::processor::Watch;
 use super::report::{Alone, Report, rate};
 use super::scene::{Mode, Plan, Scene};
-use crate::cli::{Audience, CliError, Exit, Output, complain, stop_signal};
+use crate::cli::{Audience, CliError, Exit, Output, ServerAccess, complain, stop_signal};
 
 /// How many workflows go ahead of the first round, at least, so that connections, caches and statements
 /// are warm.
@@ -26,6 +28,11 @@ pub struct BenchArgs {
     /// How to reach it: through a server and worker processes, or embedded in this process.
     #[arg(long, value_enum, default_value_t = Mode::Grpc)]
     mode: Mode,
+    /// A TOML file as `kagzi serve --config` takes it, to see what TLS, an access file or a limit costs. The
+    /// address, the store and the namespace are the bench's; what callers show is told as to any command
+    /// (`--tls-ca`, `--token-file`).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// How many workflows each round finishes.
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     workflows: u32,
@@ -54,8 +61,13 @@ pub struct BenchArgs {
 /// # Errors
 ///
 /// [`CliError`] if a part could not be started or a call failed.
-pub async fn bench(args: BenchArgs, output: Output) -> Result<Exit, CliError> {
+pub async fn bench(args: BenchArgs, access: ServerAccess, output: Output) -> Result<Exit, CliError> {
+    if args.mode == Mode::Embedded && args.config.is_some() {
+        return Err(CliError::usage("--config is for --mode grpc", "an embedded bench has no server"));
+    }
     let plan = Plan {
+        config: args.config.clone(),
+        access,
         store: args.store.clone(),
         mode: args.mode,
         workers: args.workers,

@@ -1,19 +1,20 @@
 //! The parts that a bench over gRPC gives to processes of their own.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use kagzi_core::Namespace;
-use kagzi_sdk::Client;
-use kagzi_server::{LogFormat, Server, ServerConfig};
+use kagzi_server::{LogFormat, ServeArgs, Server, ServerConfig};
 
 use super::workflow;
-use crate::cli::{CliError, print, server_failed, stop_signal};
+use crate::cli::{CliError, ServerAccess, print, server_failed, stop_signal};
 use crate::lifeline::end_with_the_parent;
 
 /// In the environment of a server: its store. A URL may hold a password, and arguments can be read by
 /// every user of the machine.
 pub const STORE: &str = "KAGZI_BENCH_STORE";
 
-/// What precedes the address of a part in the line that says that it is ready.
+/// What precedes the URL or name of a part in the line that says that it is ready.
 pub const READY: &str = "ready ";
 
 /// How a part is told what to do.
@@ -22,6 +23,9 @@ pub struct PartArgs {
     /// Which part.
     #[arg(long, value_enum)]
     role: Role,
+    /// The settings of a server, but for its address, store and namespace.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// How many runs a worker executes at a time.
     #[arg(long, default_value_t = 1)]
     concurrency: u32,
@@ -51,36 +55,36 @@ impl Role {
 /// # Errors
 ///
 /// If the store or the server cannot be reached.
-pub async fn play(args: PartArgs, server: &str, namespace: Namespace) -> Result<(), CliError> {
+pub async fn play(args: PartArgs, access: &ServerAccess, namespace: Namespace) -> Result<(), CliError> {
     end_with_the_parent();
     kagzi_server::telemetry::init(LogFormat::Text, "warn")
         .map_err(|why| CliError::failed("could not log", why))?;
     match args.role {
-        Role::Server => serve(namespace).await,
-        Role::Worker => work(server, &namespace, args.concurrency).await,
+        Role::Server => serve(args.config, namespace).await,
+        Role::Worker => work(access, &namespace, args.concurrency).await,
     }
 }
 
-async fn serve(namespace: Namespace) -> Result<(), CliError> {
+async fn serve(config: Option<PathBuf>, namespace: Namespace) -> Result<(), CliError> {
     let store =
         std::env::var(STORE).map_err(|why| CliError::usage(format!("could not read {STORE}"), why))?;
-    let config = ServerConfig {
-        listen: "127.0.0.1:0".to_owned(),
-        store,
-        namespaces: vec![namespace],
-        ..ServerConfig::default()
-    };
+    let given = ServeArgs { config, ..ServeArgs::default() }
+        .into_config()
+        .map_err(|why| CliError::usage("could not use the settings of the bench's server", why))?;
+    let config =
+        ServerConfig { listen: "127.0.0.1:0".to_owned(), store, namespaces: vec![namespace], ..given };
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let failed = |error| server_failed("could not start the server of the bench", &error);
     let server = Server::bind(config).await.map_err(failed)?;
-    print(&format!("{READY}{}", server.local_addr()))?;
+    print(&format!("{READY}{scheme}://{}", server.local_addr()))?;
     let told = async {
         stop_signal().await;
     };
     server.run(told).await.map_err(failed)
 }
 
-async fn work(server: &str, namespace: &Namespace, concurrency: u32) -> Result<(), CliError> {
-    let client = Client::connect(server).await.and_then(|client| client.in_namespace(namespace));
+async fn work(access: &ServerAccess, namespace: &Namespace, concurrency: u32) -> Result<(), CliError> {
+    let client = access.client().await.and_then(|client| client.in_namespace(namespace));
     let client = client.map_err(|why| CliError::failed("the worker could not reach the server", why))?;
     let worker = workflow::worker(client, concurrency)
         .map_err(|why| CliError::failed("the worker could not be set up", why))?;

@@ -1,5 +1,6 @@
 //! The bench's hand on the process of a part.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use kagzi_core::Namespace;
@@ -7,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::part::{READY, Role, STORE};
-use crate::cli::{CliError, Exit};
+use crate::cli::{CliError, Exit, ServerAccess};
 
 /// A part in a process of its own. Dropping it kills it.
 #[derive(Debug)]
@@ -24,21 +25,32 @@ impl Process {
     /// # Errors
     ///
     /// If it does not come to listening.
-    pub async fn server(store: &str, namespace: &Namespace) -> Result<(Self, String), CliError> {
+    pub async fn server(
+        store: &str,
+        namespace: &Namespace,
+        config: Option<&Path>,
+    ) -> Result<(Self, String), CliError> {
         let mut command = command(Role::Server, namespace)?;
         command.env(STORE, store);
-        let (process, address) = Self::spawn(Role::Server, command).await?;
-        Ok((process, format!("http://{address}")))
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
+        Self::spawn(Role::Server, command).await
     }
 
-    /// Starts a worker of the server at `url`; answers once it is connected.
+    /// Starts a worker of the server that `access` names; answers once it is connected.
     ///
     /// # Errors
     ///
     /// If it does not come that far.
-    pub async fn worker(url: &str, namespace: &Namespace, concurrency: u32) -> Result<Self, CliError> {
+    pub async fn worker(
+        access: &ServerAccess,
+        namespace: &Namespace,
+        concurrency: u32,
+    ) -> Result<Self, CliError> {
         let mut command = command(Role::Worker, namespace)?;
-        command.args(["--server", url, "--concurrency", &concurrency.to_string()]);
+        access.hand_on(&mut command);
+        command.args(["--concurrency", &concurrency.to_string()]);
         Self::spawn(Role::Worker, command).await.map(|(process, _)| process)
     }
 

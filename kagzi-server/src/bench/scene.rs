@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::process::Process;
 use super::processor::Watch;
 use super::workflow;
-use crate::cli::{CliError, server_failed};
+use crate::cli::{CliError, ServerAccess, server_failed};
 use crate::scratch;
 
 /// How the caller and the worker reach the store.
@@ -42,6 +42,10 @@ pub struct Plan {
     pub store: Option<String>,
     /// How to reach it.
     pub mode: Mode,
+    /// The settings of the server, but for what the scene decides.
+    pub config: Option<PathBuf>,
+    /// Whom callers trust, and what they show.
+    pub access: ServerAccess,
     /// How many workers.
     pub workers: u32,
     /// How many runs each executes at a time.
@@ -101,12 +105,16 @@ impl Scene {
         };
         let (client, cast) = match plan.mode {
             Mode::Grpc => {
-                let (server, url) = Process::server(&store.url, &namespace).await?;
+                let (server, url) = Process::server(&store.url, &namespace, plan.config.as_deref()).await?;
                 let mut workers = Vec::new();
                 for _ in 0..plan.workers {
-                    workers.push(Process::worker(&url, &namespace, plan.concurrency).await?);
+                    let access = plan.access.at(&url);
+                    workers.push(Process::worker(&access, &namespace, plan.concurrency).await?);
                 }
-                let client = Client::connect(&url)
+                let client = plan
+                    .access
+                    .at(&url)
+                    .client()
                     .await
                     .map_err(|why| CliError::failed("could not reach the bench's own server", why))?;
                 (in_namespace(client)?, Cast::Processes(Processes { server: Box::new(server), workers }))

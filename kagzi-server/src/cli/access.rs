@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use kagzi_sdk::ClientError;
 use kagzi_sdk::transport::{GrpcOptions, PlaintextTokens, Token};
+use kagzi_sdk::{Client, ClientError};
 use kagzi_server::without_password;
+use tokio::process::Command;
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7474";
@@ -43,6 +44,40 @@ pub struct ServerAccess {
 }
 
 impl ServerAccess {
+    /// The same way to a server elsewhere.
+    #[must_use]
+    pub fn at(&self, server: &str) -> Self {
+        Self { server: server.to_owned(), ..self.clone() }
+    }
+
+    /// Tells a child process the same way. It has the variables of this one already.
+    pub fn hand_on(&self, command: &mut Command) {
+        command.args(["--server", &self.server]);
+        let files = [
+            ("--token-file", &self.token_file),
+            ("--tls-ca", &self.tls_ca),
+            ("--client-cert", &self.client_cert),
+            ("--client-key", &self.client_key),
+        ];
+        for (flag, file) in files {
+            if let Some(file) = file {
+                command.arg(flag).arg(file);
+            }
+        }
+        if self.plaintext_token {
+            command.arg("--plaintext-token");
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if the address is none, what is to be shown cannot be read, or nobody answers.
+    pub async fn client(&self) -> Result<Client, ClientError> {
+        Client::connect_with(&self.server, &self.options()?).await
+    }
+
     /// What the connection needs, read from where it was said to be.
     ///
     /// # Errors

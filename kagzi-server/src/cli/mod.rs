@@ -30,9 +30,10 @@ use kagzi_core::Namespace;
 
 use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
-use access::{DEFAULT_SERVER, ServerAccess, shows_a_password};
+use access::{DEFAULT_SERVER, shows_a_password};
 use connection::Connection;
 
+pub use access::ServerAccess;
 pub use args::duration;
 pub use error::{CliError, Exit};
 pub use host::{server_failed, sqlite_url, stop_signal};
@@ -198,8 +199,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Queues => read::queues(&open().await?, output).await?,
         Command::Demo(args) => return demo::demo(args, output).await,
         Command::DemoWorker(args) => demo::work(args, &access.server, &namespace).await?,
-        Command::Bench(args) => return bench::bench(args, output).await,
-        Command::BenchPart(args) => bench::play(args, &access.server, namespace).await?,
+        Command::Bench(args) => return bench::bench(args, access, output).await,
+        Command::BenchPart(args) => bench::play(args, &access, namespace).await?,
         Command::Conformance(args) => return conformance::conformance(args, output).await,
         Command::Doctor(args) => return doctor::doctor(args, output).await,
         Command::Migrate(args) => migrate::migrate(args, output).await?,
