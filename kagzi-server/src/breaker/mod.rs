@@ -57,6 +57,8 @@ struct Inner {
     /// milliseconds after `made`.
     answered: AtomicU64,
     made: Instant,
+    /// What was wrong with the store when it was last found away.
+    why: Mutex<String>,
     /// Ends the wait of calls in flight.
     cut: Notify,
     /// Wakes whoever looks at the store.
@@ -100,6 +102,7 @@ impl Breaker {
             in_flight: AtomicUsize::new(0),
             answered: AtomicU64::new(0),
             made: Instant::now(),
+            why: Mutex::default(),
             cut: Notify::new(),
             opened: Notify::new(),
             metrics,
@@ -128,7 +131,10 @@ impl Breaker {
         };
         self.0.metrics.breaker_refused();
         Err(StoreError::Unavailable {
-            reason: "the server cannot reach its store; see the server's log, and retry".to_owned(),
+            reason: format!(
+                "the server cannot reach its store, and asks it again before you may: {}",
+                self.why()
+            ),
             retry_after: wait.max(SHORTEST_RETRY),
         })
     }
@@ -167,6 +173,7 @@ impl Breaker {
             State::HalfOpen(opening) => (opening.since, opening.looks.saturating_add(1)),
         };
         *state = State::Open(Opening { since, look_at: now + delay(looks), looks });
+        *self.why() = why.to_string();
         drop(state);
         self.0.metrics.breaker_is(BreakerState::Open);
         if before == State::Closed {
@@ -235,6 +242,10 @@ impl Breaker {
                 }
             }
         }
+    }
+
+    fn why(&self) -> MutexGuard<'_, String> {
+        self.0.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

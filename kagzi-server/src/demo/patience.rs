@@ -40,6 +40,11 @@ impl Patience {
         Self { limit, through: 0, trouble: None }
     }
 
+    /// How many files were through when that was last known.
+    pub const fn through(&self) -> u64 {
+        self.through
+    }
+
     /// So many files are through now. If that ends a trouble, it answers [`Mood::Relieved`].
     pub fn progress(&mut self, through: u64) -> Mood {
         if through <= self.through {

@@ -189,15 +189,22 @@ impl Performance {
 
     /// Sees how far the files are, and whether it is still worth waiting.
     async fn look(&mut self, batch: &Batch, files: u64) -> Result<Look, CliError> {
-        let live = batch.live().await.map_err(lost)?;
-        let through = files.saturating_sub(live);
-        self.narrator.progress(through);
-        if self.patience.progress(through) == Mood::Relieved {
-            self.narrator.status("");
+        match batch.at_once().live().await {
+            Ok(live) => {
+                let through = files.saturating_sub(live);
+                self.narrator.progress(through);
+                if self.patience.progress(through) == Mood::Relieved {
+                    self.narrator.status("");
+                }
+                if live == 0 {
+                    return Ok(Look::Through);
+                }
+            }
+            // The server lets nobody pass while its store is away.
+            Err(ClientError::Call(error)) if error.is_retryable() => self.trouble(error.to_string()),
+            Err(why) => return Err(lost(why)),
         }
-        if live == 0 {
-            return Ok(Look::Through);
-        }
+        let through = self.patience.through();
         match self.patience.exhausted(Instant::now()) {
             None => Ok(Look::UnderWay),
             Some(trouble) => Err(CliError {
