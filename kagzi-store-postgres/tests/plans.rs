@@ -56,12 +56,12 @@ fn runs(from: u32, count: u32) -> String {
 }
 
 /// Those whose absence turns a look-up into a scan. Without others the work is found by a neighbour
-/// (`runs_ready_of_type` by `runs_ready`), or made wrong (`runs_idempotency_key`).
-const INDEXES: [&str; 7] = [
+/// (`runs_ready_of_type` by `runs_ready` and the other way round, while queues are short), or made wrong
+/// (`runs_idempotency_key`).
+const INDEXES: [&str; 6] = [
     "runs_attention",
     "runs_queue_attention",
     "runs_claim_operation",
-    "runs_ready",
     "runs_created",
     "runs_finished",
     "steps_attention",
