@@ -1,4 +1,4 @@
-//! Where tests get a real Postgres from, and a free port.
+//! Where tests get a real Postgres from, a free port, and the answer of an HTTP endpoint.
 //!
 //! [`postgres`] gives every test of a process the same server, whichever of three answers first: the
 //! one that `KAGZI_TEST_POSTGRES_URL` names, one started from the server binaries on this machine, one
@@ -12,6 +12,7 @@ mod cluster;
 #[cfg(feature = "containers")]
 mod container;
 mod database;
+mod http;
 mod pgbouncer;
 mod program;
 mod schemas;
@@ -20,6 +21,7 @@ mod watchdog;
 
 pub use cluster::{ClusterOptions, PostgresCluster};
 pub use database::TestDatabase;
+pub use http::http_get;
 pub use pgbouncer::PgBouncer;
 pub use schemas::{Schemas, TestSchema};
 pub use server::{POSTGRES_URL_VARIABLE, PostgresServer, Source, postgres};

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use kagzi_proto::v1;
 use kagzi_server::ServerConfig;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::*;
@@ -13,14 +12,8 @@ fn with_http() -> ServerConfig {
     ServerConfig { http_listen: Some("127.0.0.1:0".to_owned()), ..ServerConfig::default() }
 }
 
-/// The answer to a GET, from the status line on.
 async fn get(address: SocketAddr, path: &str) -> String {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: kagzi\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
+    kagzi_testkit::http_get(address, path).await.unwrap()
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use kagzi_sdk::{AttemptState, Client, RunId};
-use libtest_mimic::Failed as TrialFailed;
+use libtest_mimic::{Completion, Failed as TrialFailed};
 
+use crate::disk::NoDisk;
 use crate::world::{Database, Failed, World};
 
 type Playing = Pin<Box<dyn Future<Output = Result<(), Failed>>>>;
@@ -78,14 +79,18 @@ impl Case {
         self.only_on.is_none_or(|only| only == database)
     }
 
-    /// Plays it.
-    pub fn play(&self, database: Database) -> Result<(), TrialFailed> {
+    /// Plays it, or says why it cannot be played on this machine.
+    pub fn play(&self, database: Database) -> Result<Completion, TrialFailed> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let played = runtime.block_on(async {
             let world = World::new(database).await?;
             (self.play)(world).await
         });
-        played.map_err(|error| TrialFailed::from(error.to_string()))
+        match played {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) if error.is::<NoDisk>() => Ok(Completion::ignored_with(error.to_string())),
+            Err(error) => Err(error.to_string().into()),
+        }
     }
 }
 

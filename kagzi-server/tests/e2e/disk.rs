@@ -13,15 +13,28 @@ use crate::world::Failed;
 #[derive(Debug)]
 pub struct SmallDisk(TempDir);
 
+/// Nothing can be mounted here.
+#[derive(Debug, thiserror::Error)]
+#[error("needs a small disk, and {0}; the store's own tests prove it by SQLite's limit of pages")]
+pub struct NoDisk(String);
+
 impl SmallDisk {
-    /// Mounts one, if this user may.
-    pub fn mount(size: &str) -> Result<Option<Self>, Failed> {
+    /// Mounts one.
+    ///
+    /// # Errors
+    ///
+    /// [`NoDisk`] if this user may not.
+    pub fn mount(size: &str) -> Result<Self, Failed> {
         let directory = tempfile::tempdir()?;
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "kagzi-test"])
             .arg(directory.path())
-            .output();
-        Ok(mount.is_ok_and(|mount| mount.status.success()).then_some(Self(directory)))
+            .output()
+            .map_err(|error| NoDisk(format!("mount: {error}")))?;
+        if !mount.status.success() {
+            return Err(NoDisk(String::from_utf8_lossy(&mount.stderr).trim().to_owned()).into());
+        }
+        Ok(Self(directory))
     }
 
     pub fn path(&self) -> &Path {

@@ -24,7 +24,9 @@ fn main() -> ExitCode {
         .into_iter()
         .flat_map(|database| {
             cases::ALL.iter().filter(move |case| case.runs_on(database)).map(move |case| {
-                Trial::test(format!("{}::{}", database.name(), case.name), move || case.play(database))
+                Trial::ignorable_test(format!("{}::{}", database.name(), case.name), move || {
+                    case.play(database)
+                })
             })
         })
         .collect();

@@ -5,8 +5,6 @@ use std::process::Command;
 
 use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::process::Process;
 use crate::worker;
@@ -93,12 +91,7 @@ pub struct Server {
 impl Server {
     /// The answer to a GET at its HTTP endpoint, from the status line on.
     pub async fn get(&self, path: &str) -> Result<String, Failed> {
-        let mut connection = TcpStream::connect(&self.http).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: kagzi\r\nConnection: close\r\n\r\n");
-        connection.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await?;
-        Ok(answer)
+        Ok(kagzi_testkit::http_get(&self.http, path).await?)
     }
 
     /// Its URL.

@@ -7,8 +7,7 @@ use kagzi_proto::v1;
 use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_server::{Server, ServerConfig};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use kagzi_testkit::http_get;
 use tonic::transport::Channel;
 
 /// Labels that Prometheus adds by itself.
@@ -52,7 +51,7 @@ impl Page {
         assert_eq!(workers.poll_activity(poll).await.unwrap().into_inner().runs.len(), 1);
         // The look at the queues goes on by itself.
         let text = loop {
-            let text = get(http, "/metrics").await;
+            let text = http_get(http, "/metrics").await.unwrap();
             if text.contains("kagzi_queue_runs{") {
                 break text;
             }
@@ -114,15 +113,6 @@ fn label_names(labels: &str) -> BTreeSet<String> {
     let outside = labels.split('"').step_by(2);
     let names = outside.map(|part| part.trim_matches(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
     names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-async fn get(address: std::net::SocketAddr, path: &str) -> String {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: kagzi\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[test]
