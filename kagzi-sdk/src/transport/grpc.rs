@@ -22,7 +22,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::stream::Streamed;
+use super::stream::{ClientStream, Streamed};
 use super::tls::Tls;
 use super::token::{Authorize, Token};
 use super::{Transport, WorkerScope};
@@ -45,8 +45,8 @@ pub struct GrpcOptions {
     pub keep_alive: Duration,
     /// The longest answer that is read, in bytes. 16 MiB by default.
     pub max_message_bytes: usize,
-    /// How workers speak with the server. A stream by default.
-    pub worker_protocol: WorkerProtocol,
+    /// How clients and workers speak with the server. By streams by default.
+    pub protocol: Protocol,
     /// Whom to trust and what to show where the address begins with `https://`.
     pub tls: Tls,
     /// What the server knows its caller by. Nothing by default.
@@ -66,16 +66,17 @@ pub enum PlaintextTokens {
     Anywhere,
 }
 
-/// How a worker speaks with its server.
+/// How clients and workers speak with their server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum WorkerProtocol {
-    /// By one stream over a connection of its own: many times cheaper than calls, and a server that is
-    /// gone is noticed at once. Where the server has no streams, by calls.
+pub enum Protocol {
+    /// What there is much of goes by streams: many times cheaper than calls, and a server that is gone is noticed
+    /// at once. A client has one for starts and awaited ends over the connection of its calls, a worker one
+    /// over a connection of its own. Where the server has no streams, by calls.
     #[default]
-    Stream,
-    /// By a call for each request, over the connection that it shares with its client: for what lies
-    /// between and does not let long streams through.
+    Streams,
+    /// By a call for each request, over one connection: for what lies between and does not let long streams
+    /// through, or spreads single calls over several servers.
     Calls,
 }
 
@@ -86,7 +87,7 @@ impl Default for GrpcOptions {
             connect_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(10),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-            worker_protocol: WorkerProtocol::default(),
+            protocol: Protocol::default(),
             tls: Tls::default(),
             token: None,
             plaintext_tokens: PlaintextTokens::default(),
@@ -102,6 +103,8 @@ pub(super) type Way = InterceptedService<Channel, Authorize>;
 pub struct Grpc {
     workflows: WorkflowServiceClient<Way>,
     workers: WorkerServiceClient<Way>,
+    /// Nothing where all goes by calls.
+    stream: Option<ClientStream>,
     endpoint: Endpoint,
     options: GrpcOptions,
 }
@@ -134,7 +137,12 @@ impl Grpc {
     fn over(channel: Channel, endpoint: Endpoint, options: &GrpcOptions) -> Self {
         let limit = options.max_message_bytes;
         let way = InterceptedService::new(channel, Authorize(options.token.clone()));
+        let stream = match options.protocol {
+            Protocol::Calls => None,
+            Protocol::Streams => Some(ClientStream::over(way.clone(), options)),
+        };
         Self {
+            stream,
             workflows: WorkflowServiceClient::new(way.clone()).max_decoding_message_size(limit),
             workers: WorkerServiceClient::new(way).max_decoding_message_size(limit),
             endpoint,
@@ -227,9 +235,9 @@ pub(super) fn error_of(status: &Status) -> StoreError {
 #[async_trait]
 impl Transport for Grpc {
     fn for_worker(&self, scope: WorkerScope) -> Option<Arc<dyn Transport>> {
-        match self.options.worker_protocol {
-            WorkerProtocol::Calls => None,
-            WorkerProtocol::Stream => {
+        match self.options.protocol {
+            Protocol::Calls => None,
+            Protocol::Streams => {
                 let (endpoint, options) = (self.endpoint.clone(), self.options.clone());
                 Some(Arc::new(Streamed::new(self.clone(), endpoint, options, scope)))
             }
@@ -237,8 +245,15 @@ impl Transport for Grpc {
     }
 
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        let message = match &self.stream {
+            None => batch.into_wire(),
+            Some(stream) => match stream.start(batch).await {
+                Ok(answer) => return answer,
+                Err(message) => message,
+            },
+        };
         let mut client = self.workflows.clone();
-        ask(batch.into_wire(), self.options.timeout, |request| client.start_workflows(request)).await
+        ask(message, self.options.timeout, |request| client.start_workflows(request)).await
     }
 
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
@@ -251,8 +266,13 @@ impl Transport for Grpc {
         run_id: RunId,
         wait: Duration,
     ) -> Result<RunRecord, StoreError> {
-        let mut client = self.workflows.clone();
         let get = GetRun { namespace: namespace.clone(), run_id, wait };
+        if let Some(stream) = &self.stream
+            && let Some(answer) = stream.get(get.clone()).await
+        {
+            return answer;
+        }
+        let mut client = self.workflows.clone();
         let timeout = self.options.timeout.saturating_add(wait);
         ask(get.into_wire(), timeout, |request| client.get_workflow(request)).await
     }

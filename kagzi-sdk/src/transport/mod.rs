@@ -20,7 +20,7 @@ use kagzi_core::{
 };
 
 pub use embedded::Embedded;
-pub use grpc::{Grpc, GrpcOptions, PlaintextTokens, WorkerProtocol};
+pub use grpc::{Grpc, GrpcOptions, PlaintextTokens, Protocol};
 pub use tls::Tls;
 pub use token::Token;
 

@@ -25,6 +25,8 @@ pub(crate) fn right(method: &str) -> Option<Right> {
     Some(match method {
         "StartWorkflow" | "StartWorkflows" => Right { roles: &[Client, Admin], audited: Audited::No },
         "GetWorkflow" | "ListWorkflows" | "CountWorkflows" | "GetQueueDepths" => LOOK,
+        // Each of its messages wants the right to the call that it stands for.
+        "StreamWorkflows" => LOOK,
         "CancelWorkflow" => Right { roles: &[Client, Operator, Admin], audited: Audited::Yes },
         "RequeueWorkflow" => Right { roles: &[Operator, Admin], audited: Audited::Yes },
         // A worker reads the rest of a long history this way.

@@ -83,12 +83,12 @@ impl WorkerService for Services {
         self.call("ReleaseWorkflow", request, |release| self.store().release(release)).await
     }
 
-    type StreamWorkStream = Answers;
+    type StreamWorkStream = Answers<v1::StreamWorkResponse>;
 
     async fn stream_work(
         &self,
         request: Request<Streaming<v1::StreamWorkRequest>>,
-    ) -> Result<Response<Answers>, Status> {
+    ) -> Result<Response<Self::StreamWorkStream>, Status> {
         let caller = self.caller(&request)?;
         self.open_stream(caller, request.into_inner()).await.map(Response::new)
     }

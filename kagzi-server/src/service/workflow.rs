@@ -6,10 +6,11 @@ use kagzi_core::{
 use kagzi_proto::v1;
 use kagzi_proto::v1::workflow_service_server::WorkflowService;
 use kagzi_sdk::wire::{CountRuns, GetRun, IntoWire, within};
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::limits::check_batch;
 use super::page::gather;
+use super::stream::Answers;
 use super::{Services, permission, weight};
 
 #[async_trait]
@@ -97,10 +98,20 @@ impl WorkflowService for Services {
         };
         self.answer(caller, "GetQueueDepths", read, look).await
     }
+
+    type StreamWorkflowsStream = Answers<v1::StreamWorkflowsResponse>;
+
+    async fn stream_workflows(
+        &self,
+        request: Request<Streaming<v1::StreamWorkflowsRequest>>,
+    ) -> Result<Response<Self::StreamWorkflowsStream>, Status> {
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.open_client_stream(caller, request.into_inner())))
+    }
 }
 
 impl Services {
-    async fn start_many(&self, starts: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+    pub(super) async fn start_many(&self, starts: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         // The store checks again; here the name of the list and the place in it are known.
         check_batch("starts", starts.len())?;
         for (at, start) in starts.iter().enumerate() {
@@ -109,7 +120,7 @@ impl Services {
         self.engine().start(starts).await
     }
 
-    async fn get_run(&self, get: GetRun) -> Result<RunRecord, StoreError> {
+    pub(super) async fn get_run(&self, get: GetRun) -> Result<RunRecord, StoreError> {
         let wait = self.limits().wait(get.wait);
         if wait.is_zero() {
             return self.store().get_run(&get.namespace, get.run_id).await;

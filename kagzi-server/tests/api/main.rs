@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands, helpers included")]
 
+mod client_stream;
 mod encrypted;
 mod errors;
 mod every_call;

@@ -3,6 +3,7 @@
 use kagzi_proto::v1;
 use kagzi_proto::v1::heartbeat_verdict::Verdict;
 use kagzi_proto::v1::stream_work_request::Request as Asked;
+use kagzi_proto::v1::stream_workflows_request::Request as FromClient;
 use tonic::{Code, Status};
 
 use crate::support::Caller;
@@ -97,6 +98,17 @@ impl Place {
         ]
     }
 
+    /// What a client asks about, as messages of its stream.
+    pub fn on_a_clients_stream(&self) -> [(&'static str, FromClient); 2] {
+        let get = v1::GetWorkflowRequest {
+            namespace: self.namespace.clone(),
+            run_id: self.run_id.clone(),
+            wait: None,
+        };
+        let starts = v1::StartWorkflowsRequest { starts: vec![self.start()] };
+        [("StartWorkflows", FromClient::Start(starts)), ("GetWorkflow", FromClient::Get(get))]
+    }
+
     fn begin(&self) -> v1::BeginStepRequest {
         let step = Some(v1::NextStep { step_id: "s".to_owned(), ..Default::default() });
         v1::BeginStepRequest { lease: Some(self.lease()), step, ..Default::default() }
@@ -174,6 +186,7 @@ pub async fn call(method: &str, by: &mut Caller, at: &Place) -> Result<(), Statu
             let first = v1::StreamWorkRequest { id: 0, request: Some(Asked::Open(at.open())) };
             workers.stream_work(tokio_stream::iter([first])).await.map(drop)
         }
+        "StreamWorkflows" => workflows.stream_workflows(tokio_stream::iter(Vec::new())).await.map(drop),
         "GetServerInfo" => admin.get_server_info(v1::GetServerInfoRequest {}).await.map(drop),
         "DeleteFinished" => {
             let before = Some(kagzi_proto::Timestamp { seconds: 1, nanos: 0 });

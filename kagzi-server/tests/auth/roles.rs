@@ -30,7 +30,7 @@ enum Bounds {
 use Bounds::{CutTheAnswer, Deny, DoNotMatter, Within};
 
 /// The table. A call without a row fails the test.
-const TABLE: [(&str, &[&str], Bounds); 22] = [
+const TABLE: [(&str, &[&str], Bounds); 23] = [
     ("StartWorkflow", &["client", "admin"], Within),
     ("StartWorkflows", &["client", "admin"], Within),
     ("GetWorkflow", &["client", "operator", "admin"], Within),
@@ -50,6 +50,7 @@ const TABLE: [(&str, &[&str], Bounds); 22] = [
     ("FailWorkflow", &["worker", "admin"], Within),
     ("ReleaseWorkflow", &["worker", "admin"], Within),
     ("StreamWork", &["worker", "admin"], Within),
+    ("StreamWorkflows", &["client", "operator", "admin"], DoNotMatter),
     ("GetServerInfo", &["client", "worker", "operator", "admin"], DoNotMatter),
     ("DeleteFinished", &["admin"], Deny),
     // The messages of `StreamWork` that are no calls of their own.
@@ -261,6 +262,35 @@ async fn a_stream_checks_each_request_as_its_call_does() {
     let Answered::Runs(runs) = heard(1000, take).await else { panic!() };
     let queues: Vec<String> = runs.runs.into_iter().map(|run| run.run.unwrap().queue).collect();
     assert_eq!(queues, ["q"]);
+}
+
+#[tokio::test]
+async fn a_clients_stream_checks_each_request_as_its_call_does() {
+    let mut world = World::new().await;
+    let places = [
+        world.place("ours", "q", "t").await,
+        world.place("ours", "p", "t").await,
+        world.place("ours", "q", "u").await,
+        world.place("theirs", "q", "t").await,
+    ];
+    for name in ["client", "client-bound", "operator", "operator-bound", "admin", "admin-bound"] {
+        let mut caller = world.caller(name);
+        for at in &places {
+            for (method, asked) in at.on_a_clients_stream() {
+                let by_call = call(method, &mut caller, at).await;
+                let request = v1::StreamWorkflowsRequest { id: 7, request: Some(asked) };
+                let answers = caller.workflows.stream_workflows(tokio_stream::iter([request])).await;
+                let answer = soon(answers.unwrap().into_inner().message()).await.unwrap().unwrap();
+                let denied = match answer.response.unwrap() {
+                    v1::stream_workflows_response::Response::Refused(item) => {
+                        item.reason == "PERMISSION_DENIED"
+                    }
+                    _ => false,
+                };
+                assert_eq!((answer.id, denied), (7, !allowed(&by_call)), "{method} by {name} at {at:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

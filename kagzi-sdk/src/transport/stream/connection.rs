@@ -1,20 +1,18 @@
 //! One stream to a server: requests go out as they come, answers find who asked.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kagzi_core::StoreError;
-use kagzi_proto::v1;
-use kagzi_proto::v1::stream_work_request::Request;
-use kagzi_proto::v1::stream_work_response::Response;
-use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, Streaming};
+use tonic::{Code, Streaming};
 
-use super::super::grpc::Way;
+use super::super::grpc::{Way, error_of};
+use super::protocol::Protocol;
 use crate::wire::error::{error_from_item, error_from_status};
 use crate::wire::{FromWire, read_answer};
 
@@ -22,53 +20,63 @@ use crate::wire::{FromWire, read_answer};
 const OUTGOING: usize = 1024;
 
 /// A stream that a server has accepted. Dropping it ends the stream.
-#[derive(Debug)]
-pub(super) struct Connection {
-    outgoing: mpsc::Sender<v1::StreamWorkRequest>,
-    waiting: Arc<Waiting>,
+pub(super) struct Connection<P: Protocol> {
+    outgoing: mpsc::Sender<P::Request>,
+    waiting: Arc<Waiting<P>>,
     last_id: AtomicU64,
     _reader: AbortOnDropHandle<()>,
 }
 
-/// Who waits for which answer.
-#[derive(Debug, Default)]
-struct Waiting(Mutex<State>);
+impl<P: Protocol> fmt::Debug for Connection<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(P::NAME).field("last_id", &self.last_id).finish_non_exhaustive()
+    }
+}
 
-#[derive(Debug, Default)]
-struct State {
-    answers: HashMap<u64, oneshot::Sender<Response>>,
+/// Who waits for which answer.
+struct Waiting<P: Protocol>(Mutex<State<P>>);
+
+struct State<P: Protocol> {
+    answers: HashMap<u64, oneshot::Sender<P::Answer>>,
     /// Why there will be no more answers.
     broken: Option<String>,
 }
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<P: Protocol> Default for Waiting<P> {
+    fn default() -> Self {
+        Self(Mutex::new(State { answers: HashMap::new(), broken: None }))
+    }
+}
+
+impl<P: Protocol> Waiting<P> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         // Entries are moved in and out whole, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(&self, id: u64) -> Result<oneshot::Receiver<Response>, StoreError> {
+    fn expect(&self, id: u64) -> Result<oneshot::Receiver<P::Answer>, StoreError> {
         let (answer, answered) = oneshot::channel();
         let mut state = self.lock();
         if let Some(why) = &state.broken {
-            return Err(unknown(why));
+            return Err(unknown::<P>(why));
         }
         state.answers.insert(id, answer);
         Ok(answered)
     }
 
-    fn forget(&self, id: u64) {
-        self.lock().answers.remove(&id);
+    /// Stops waiting; whether the answer had not come.
+    fn forget(&self, id: u64) -> bool {
+        self.lock().answers.remove(&id).is_some()
     }
 
-    fn answer(&self, message: v1::StreamWorkResponse) {
-        let waiting = self.lock().answers.remove(&message.id);
-        match (waiting, message.response) {
+    fn answer(&self, id: u64, answer: Option<P::Answer>) {
+        let waiting = self.lock().answers.remove(&id);
+        match (waiting, answer) {
             // Whoever asked may have stopped waiting.
-            (Some(waiting), Some(response)) => drop(waiting.send(response)),
+            (Some(waiting), Some(answer)) => drop(waiting.send(answer)),
             // An answer of a kind that this version does not know: the asker's time runs out or the
             // operation is repeated, as after any lost answer.
-            (_, None) => tracing::warn!(id = message.id, "the server sent an answer of an unknown kind"),
+            (_, None) => tracing::warn!(id, "the server sent an answer of an unknown kind"),
             (None, Some(_)) => {}
         }
     }
@@ -86,35 +94,50 @@ impl Waiting {
 }
 
 /// Stops waiting for an answer when it is dropped, wherever the asker stood.
-struct Asking<'a> {
-    waiting: &'a Waiting,
+struct Asking<'a, P: Protocol> {
+    connection: &'a Connection<P>,
     id: u64,
 }
 
-impl Drop for Asking<'_> {
+impl<P: Protocol> Drop for Asking<'_, P> {
     fn drop(&mut self) {
-        self.waiting.forget(self.id);
+        let unanswered = self.connection.waiting.forget(self.id);
+        if let Some(give_up) = P::give_up().filter(|_| unanswered) {
+            // Where there is no room the server learns by itself, when the wait is over.
+            self.connection.outgoing.try_send(P::write(self.id, give_up)).ok();
+        }
     }
 }
 
-fn unknown(why: &str) -> StoreError {
-    StoreError::OutcomeUnknown { reason: format!("the worker's stream broke: {why}") }
+fn unknown<P: Protocol>(why: &str) -> StoreError {
+    StoreError::OutcomeUnknown { reason: format!("{} broke: {why}", P::NAME) }
 }
 
-impl Connection {
-    /// Opens a stream over `way` for the worker that `open` tells of.
-    pub(super) async fn open(way: Way, open: v1::OpenWork, max_message_bytes: usize) -> Result<Self, Status> {
+impl<P: Protocol> Connection<P> {
+    /// Opens a stream over `way`, with a first request where the protocol has one; nothing if the server does
+    /// not know the call.
+    pub(super) async fn open(
+        way: Way,
+        first: Option<P::Request>,
+        max_message_bytes: usize,
+    ) -> Result<Option<Self>, StoreError> {
         let (outgoing, mut queue) = mpsc::channel(OUTGOING);
-        let first = v1::StreamWorkRequest { id: 0, request: Some(Request::Open(open)) };
-        // The queue is empty, so there is room.
-        outgoing.try_send(first).map_err(|error| Status::internal(error.to_string()))?;
+        if let Some(first) = first {
+            outgoing.try_send(first).map_err(|error| StoreError::Internal {
+                context: "opening a stream",
+                detail: error.to_string(),
+            })?;
+        }
         let requests = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let mut client = WorkerServiceClient::new(way).max_decoding_message_size(max_message_bytes);
-        let answers = client.stream_work(requests).await?.into_inner();
+        let answers = match P::call(way, max_message_bytes, requests).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+            Err(status) => return Err(error_of(&status)),
+        };
         let waiting = Arc::new(Waiting::default());
         let reader = tokio::spawn(read(answers, Arc::clone(&waiting)));
         let last_id = AtomicU64::new(0);
-        Ok(Self { outgoing, waiting, last_id, _reader: AbortOnDropHandle::new(reader) })
+        Ok(Some(Self { outgoing, waiting, last_id, _reader: AbortOnDropHandle::new(reader) }))
     }
 
     /// Whether there will be no more answers.
@@ -126,9 +149,9 @@ impl Connection {
     /// server's fault.
     pub(super) async fn ask<W, T: FromWire<W>>(
         &self,
-        request: Request,
+        request: P::Ask,
         timeout: Duration,
-        kind: impl FnOnce(Response) -> Option<W>,
+        kind: impl FnOnce(P::Answer) -> Option<W>,
     ) -> Result<T, StoreError> {
         let message = self.answer(request, timeout, kind).await?;
         read_answer(message)
@@ -137,24 +160,23 @@ impl Connection {
     /// Like [`ask`](Self::ask), for an answer that the caller reads.
     pub(super) async fn answer<W>(
         &self,
-        request: Request,
+        request: P::Ask,
         timeout: Duration,
-        kind: impl FnOnce(Response) -> Option<W>,
+        kind: impl FnOnce(P::Answer) -> Option<W>,
     ) -> Result<W, StoreError> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let answered = self.waiting.expect(id)?;
-        let _asking = Asking { waiting: &self.waiting, id };
+        let _asking = Asking { connection: self, id };
         let asking = async {
-            let message = v1::StreamWorkRequest { id, request: Some(request) };
-            if self.outgoing.send(message).await.is_err() {
-                return Err(unknown(&self.waiting.why_broken()));
+            if self.outgoing.send(P::write(id, request)).await.is_err() {
+                return Err(unknown::<P>(&self.waiting.why_broken()));
             }
-            answered.await.map_err(|_| unknown(&self.waiting.why_broken()))
+            answered.await.map_err(|_| unknown::<P>(&self.waiting.why_broken()))
         };
         let response = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| {
             Err(StoreError::OutcomeUnknown { reason: format!("no answer within {timeout:?}") })
         })?;
-        if let Response::Refused(item) = &response {
+        if let Some(item) = P::refusal(&response) {
             return Err(error_from_item(item));
         }
         kind(response).ok_or_else(|| StoreError::Internal {
@@ -165,10 +187,13 @@ impl Connection {
 }
 
 /// Hands answers to those who asked, until there are no more.
-async fn read(mut answers: Streaming<v1::StreamWorkResponse>, waiting: Arc<Waiting>) {
+async fn read<P: Protocol>(mut answers: Streaming<P::Response>, waiting: Arc<Waiting<P>>) {
     let why = loop {
         match answers.message().await {
-            Ok(Some(message)) => waiting.answer(message),
+            Ok(Some(message)) => {
+                let (id, answer) = P::read(message);
+                waiting.answer(id, answer);
+            }
             Ok(None) => break "the server ended it".to_owned(),
             Err(status) => break error_from_status(&status).to_string(),
         }

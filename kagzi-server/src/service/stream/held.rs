@@ -1,7 +1,6 @@
 //! How much memory the requests of one stream hold while they are in flight.
 
-use kagzi_proto::v1::StreamWorkRequest;
-use prost::Message as _;
+use prost::Message;
 
 /// The bytes of requests in flight. A stream is not read from while they reach the bound. One more may
 /// pass it by its own size, which `max_message_bytes` bounds.
@@ -22,7 +21,7 @@ impl HeldBytes {
     }
 
     /// Counts a request; answers by how much.
-    pub(super) fn take(&mut self, request: &StreamWorkRequest) -> usize {
+    pub(super) fn take(&mut self, request: &impl Message) -> usize {
         let bytes = request.encoded_len();
         self.held += bytes;
         bytes
@@ -37,6 +36,7 @@ impl HeldBytes {
 #[cfg(test)]
 mod tests {
     use kagzi_proto::v1;
+    use kagzi_proto::v1::StreamWorkRequest;
     use kagzi_proto::v1::stream_work_request::Request;
 
     use super::*;

@@ -1,4 +1,4 @@
-//! What the requests of a stream do: what the calls of the same names do.
+//! What the requests of a worker's stream do: what the calls of the same names do.
 
 use kagzi_core::{
     BeginStep, Claim, CompleteRun, CompleteStep, FailRun, FailStep, ReleaseRun, Sleep, StoreError,
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Services;
 use super::super::poll::Handover;
 use super::super::subject::Subject;
+use super::misplaced;
 use crate::auth::Caller;
 
 impl Services {
@@ -108,12 +109,4 @@ impl Services {
         })
         .await
     }
-}
-
-fn misplaced(expected: &str) -> Refusal {
-    Refusal::from(&StoreError::InvalidArgument {
-        field: "request".to_owned(),
-        expected: expected.to_owned(),
-        got: "another one".to_owned(),
-    })
 }

@@ -1,14 +1,17 @@
-//! A session without a network: its requests come from a channel, its answers are taken one by one.
+//! A worker's session without a network: its requests come from a channel, its answers are taken one by one.
 //!
 //! Time is tokio's, paused: it moves only when everything waits.
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use kagzi_core::RunState;
 use kagzi_proto::v1;
 use kagzi_proto::v1::begin_outcome::Outcome;
 use kagzi_proto::v1::complete_step_request::Then;
 use kagzi_proto::v1::complete_step_response::Then as Happened;
+use kagzi_proto::v1::stream_work_request::Request;
+use kagzi_proto::v1::stream_work_response::Response;
 use kagzi_sdk::wire::{IntoWire as _, duration_to_wire};
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -22,7 +25,7 @@ const HOUR: Duration = Duration::from_hours(1);
 /// The worker's end of a stream.
 struct Wire {
     requests: mpsc::UnboundedSender<Result<v1::StreamWorkRequest, Status>>,
-    answers: Answers,
+    answers: Answers<v1::StreamWorkResponse>,
 }
 
 fn open() -> Request {
