@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kagzi_conformance::{Capability, Fixture, FixtureError, Instance};
 use kagzi_core::memory::MemoryStore;
@@ -163,6 +164,8 @@ impl Fixture for Postgres {
             schema: Some(name.clone()),
             clock: Some(clock),
             rules,
+            // A machine with much else to do is slow to connect, and no defect of the store.
+            acquire_timeout: Duration::from_secs(60),
             ..PostgresOptions::new(&url)
         };
         let store = handle(&options).await?;
