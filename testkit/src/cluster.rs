@@ -1,5 +1,6 @@
 //! A Postgres cluster started from the server binaries on this machine.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -66,14 +67,25 @@ impl PostgresCluster {
     /// [`TestkitError::Program`] if there are no server binaries, or they fail;
     /// [`TestkitError::NotReady`] if the server does not answer within 30 s.
     pub async fn start(options: ClusterOptions) -> Result<Self, TestkitError> {
+        let mut cluster = Self::empty(options, free_port()?)?;
+        cluster.initdb()?;
+        cluster.restart().await?;
+        Ok(cluster)
+    }
+
+    /// A directory without data in it.
+    pub(crate) fn empty(options: ClusterOptions, port: u16) -> Result<Self, TestkitError> {
         let binaries = find_binaries()?;
         let directory = tempfile::Builder::new().prefix("kagzi-postgres-").tempdir()?;
         let user = Unprivileged::find()?;
         user.own(directory.path())?;
-        let mut cluster = Self { binaries, directory, port: free_port()?, user, options, running: None };
-        cluster.initdb()?;
-        cluster.restart().await?;
-        Ok(cluster)
+        Ok(Self { binaries, directory, port, user, options, running: None })
+    }
+
+    /// The words to put in front of a program so that it runs as the server does: `env` at least.
+    pub(crate) fn as_user(&self) -> Vec<OsString> {
+        let words = self.user.words();
+        if words.is_empty() { vec!["env".into()] } else { words }
     }
 
     /// A URL of the database `postgres`, over TCP.
@@ -170,7 +182,7 @@ impl PostgresCluster {
         Ok(text.lines().next().unwrap_or_default().trim().to_owned())
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 

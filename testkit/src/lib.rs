@@ -3,7 +3,8 @@
 //! [`postgres`] gives every test of a process the same server, whichever of three answers first: the
 //! one that `KAGZI_TEST_POSTGRES_URL` names, one started from the server binaries on this machine, one
 //! in Docker (cargo feature `containers`). Each test then takes a database of its own with
-//! [`PostgresServer::fresh_database`]. Tests that kill servers start a [`PostgresCluster`] for themselves.
+//! [`PostgresServer::fresh_database`]. Tests that kill servers start a [`PostgresCluster`] for themselves,
+//! with a standby beside it if they fail over.
 //!
 //! Nothing outlives the process that asked: a small shell holds a pipe from it, and stops the server
 //! and removes its directory when that pipe closes, however the process ended.
@@ -17,6 +18,7 @@ mod pgbouncer;
 mod program;
 mod schemas;
 mod server;
+mod standby;
 mod watchdog;
 
 pub use cluster::{ClusterOptions, PostgresCluster};

@@ -48,3 +48,24 @@ async fn what_was_committed_survives_a_kill_and_nothing_survives_the_handle() {
     assert!(!directory.exists());
     assert!(!std::path::Path::new("/proc").join(pid).exists());
 }
+
+#[tokio::test]
+async fn a_standby_has_what_was_answered_and_takes_over_and_one_that_is_waited_for_holds_answers_back() {
+    let small = ClusterOptions { max_connections: 20, ..ClusterOptions::default() };
+    let mut primary = PostgresCluster::start(small.clone()).await.unwrap();
+    let standby = primary.standby("second", small).await.unwrap();
+    primary.wait_for_standby("second").await.unwrap();
+    let mut connection = PgConnection::connect(&primary.url()).await.unwrap();
+    connection.execute("CREATE TABLE kept AS SELECT 'yes'::text AS answer").await.unwrap();
+    standby.stop_following().await.unwrap();
+    let held_back = tokio::spawn(async move { connection.execute("UPDATE kept SET answer = 'no'").await });
+    let waits = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while one(&primary.url(), waits).await == "false" {}
+    assert!(!held_back.is_finished(), "no answer before the standby has it");
+    primary.kill().unwrap();
+    held_back.await.unwrap().unwrap_err();
+    assert_eq!(one(&standby.url(), "SELECT pg_is_in_recovery()::text").await, "true");
+    standby.promote().await.unwrap();
+    assert_eq!(one(&standby.url(), "SELECT pg_is_in_recovery()::text").await, "false");
+    assert_eq!(one(&standby.url(), "UPDATE kept SET answer = answer RETURNING answer").await, "yes");
+}
