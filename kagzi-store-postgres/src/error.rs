@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kagzi_core::StoreError;
 
+use crate::route::no_server;
+
 /// How long a caller should wait before it asks again after the database was away.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -92,14 +94,21 @@ pub(crate) fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        _ => false,
+        other => no_server(other).is_some(),
     }
 }
 
 /// Whether a connection that the pool had given out was lost. A statement that commits itself may
 /// have been done then, or not.
 pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
-    is_away(error) && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
+    is_away(error)
+        && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
+        && no_server(error).is_none()
+}
+
+/// Whether the server, or the session, takes no writes: a standby, or a server that was told so.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25006")
 }
 
 /// The answer to a failure before anything was written.
@@ -109,6 +118,12 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
             unreachable, or all connections are taken (`max_connections` of the store)"
             .to_owned(),
         sqlx::Error::PoolClosed => "the store is closed".to_owned(),
+        error if no_server(error).is_some() => {
+            format!(
+                "Postgres takes no writes: {}; see that the primary runs, or promote a standby",
+                said(error)
+            )
+        }
         error if said(error).contains("unsupported startup parameter") => {
             format!("{}; {POOLER_REMEDY}", said(error))
         }
@@ -129,7 +144,10 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
 const POOLER_REMEDY: &str = "a connection pooler such as PgBouncer answers in front of Postgres: add `?pooler=transaction` to the URL";
 
 /// What the database said, without the place in its own source that sqlx adds.
-fn said(error: &sqlx::Error) -> Cow<'_, str> {
+pub(crate) fn said(error: &sqlx::Error) -> Cow<'_, str> {
+    if let Some(why) = no_server(error) {
+        return why.to_string().into();
+    }
     match error {
         sqlx::Error::Database(error) => error.message().into(),
         other => other.to_string().into(),
@@ -142,7 +160,7 @@ fn refusal(code: &str) -> Option<&'static str> {
         "53300" => Some("raise max_connections of the server, or lower it in the stores"),
         "53100" => Some("free some disk space"),
         _ if code.starts_with("53") => Some("give the server more resources"),
-        "25006" => Some("it is read-only now; point the URL at the primary"),
+        "25006" => Some("it is read-only now; point the URL at the primary, or name all servers in it"),
         "42P05" | "26000" => Some(POOLER_REMEDY),
         "25P03" => Some("this process did not go on for longer than idle_in_transaction_timeout; try again"),
         "57014" => Some("the statement took longer than its timeout; find out what blocks it"),

@@ -26,7 +26,8 @@ impl Inner {
             self.schema().await?,
             self.indexes().await?,
         ];
-        findings.extend([durability(row)?, self.connections(row)?, autovacuum(row)?, size(row)?]);
+        findings.extend([durability(row)?, standbys(row)?]);
+        findings.extend([self.connections(row)?, autovacuum(row)?, size(row)?]);
         Ok(findings)
     }
 
@@ -78,6 +79,8 @@ const SETTINGS: &str = "
         current_setting('synchronous_commit') AS synchronous_commit,
         (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS default_synchronous_commit,
         current_setting('synchronous_standby_names') AS standbys,
+        (SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '1 second') AS held_up,
         current_setting('max_connections')::integer AS max_connections,
         current_setting('superuser_reserved_connections')::integer
             + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved_connections,
@@ -160,6 +163,26 @@ fn judge_durability(set: &Durability) -> Finding {
         return warn(format!("{found}: standbys are not waited for"), remedy);
     }
     Finding::ok("durability", found)
+}
+
+fn standbys(row: &PgRow) -> Result<Finding, Fault> {
+    Ok(judge_standbys(&text(row, "standbys")?, row.try_get("held_up")?))
+}
+
+/// Of other users' sessions nobody can see what they wait for; the store's are its own.
+fn judge_standbys(names: &str, held_up: i64) -> Finding {
+    if names.is_empty() {
+        let found =
+            "synchronous_standby_names is empty: a fail-over to a standby may lose what was acknowledged";
+        Finding::ok("standbys", found)
+    } else if held_up > 0 {
+        let remedy = "see by pg_stat_replication that these standbys stream; start what is missing, or take it out \
+                      of synchronous_standby_names";
+        let found = format!("{held_up} commits have waited for `{names}` for more than a second");
+        Finding::warn("standbys", found, remedy)
+    } else {
+        Finding::ok("standbys", format!("commits wait for `{names}`"))
+    }
 }
 
 fn judge_connections(wanted: i64, room: i64, used: i64) -> Finding {
@@ -272,6 +295,14 @@ mod tests {
         ] {
             assert!(remedy.contains(part), "{remedy}");
         }
+    }
+
+    #[test]
+    fn commits_that_wait_for_a_standby_are_told() {
+        assert_eq!(judge_standbys("", 0).verdict, Verdict::Ok);
+        assert!(judge_standbys("", 0).found.contains("may lose"));
+        assert_eq!(judge_standbys("ANY 1 (a, b)", 0).verdict, Verdict::Ok);
+        assert_eq!(judge_standbys("ANY 1 (a, b)", 2).verdict, Verdict::Warn);
     }
 
     #[test]

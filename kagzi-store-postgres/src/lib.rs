@@ -23,9 +23,11 @@ mod listing;
 mod locked;
 mod notify;
 mod options;
+mod pools;
 mod reads;
 mod reap;
 mod remove;
+mod route;
 mod rows;
 mod runs;
 mod save;
@@ -49,15 +51,17 @@ use kagzi_core::{
     RunRecord, RunState, SchemaPolicy, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters,
     StoreError, StoreStats, Timestamp, Topic, WakeHub,
 };
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, Executor as _};
 
 pub use options::{Listen, Pooler, PostgresOptions};
 
 use crate::commit::{Bounds, Gatherer};
 use crate::error::Fault;
 use crate::notify::Notifier;
+use crate::pools::Pools;
 use crate::reads::{ReadRun, Reader};
+use crate::route::Route;
 use crate::rows::Moment;
 use crate::runs::StartCommitter;
 use crate::schema::Prepared;
@@ -103,22 +107,23 @@ impl PostgresStore {
     /// [`SchemaPolicy::Require`];
     /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
-        let (options, connect, begin) = options.resolve()?;
-        let partitions = prepare(&options, &connect, &begin)
+        let (options, servers, begin) = options.resolve()?;
+        let route = Route::new(servers);
+        let partitions = prepare(&options, &route, &begin)
             .await
             .map_err(|fault| fault.into_store_error("preparing the schema"))?
             .partitions;
         let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
         let notifier = match (options.listen, options.pooler) {
             (Listen::On, Pooler::None) => {
-                Some(Notifier::start(&connect, options.schema.as_deref(), hub.clone()).await)
+                Some(Notifier::start(Arc::clone(&route), options.schema.as_deref(), hub.clone()).await)
             }
             (Listen::Off, _) | (_, Pooler::Transaction) => None,
         };
         let inner = Arc::new(Inner {
             one_by_one: OneByOne::new(&options),
             sweeps: Sweeps::default(),
-            pool: Sessions::new(pool(&options, connect), begin),
+            pool: Sessions::new(pools(&options, route), begin),
             partitions,
             rules: options.rules,
             clock: options.clock,
@@ -143,9 +148,9 @@ impl PostgresStore {
     ///
     /// As of [`connect`](Self::connect).
     pub async fn plan_migration(options: PostgresOptions) -> Result<Migration, StoreError> {
-        let (options, connect, begin) = options.resolve()?;
+        let (options, servers, begin) = options.resolve()?;
         let look = async {
-            let mut connection = PgConnection::connect_with(&connect).await?;
+            let mut connection = Route::new(servers).connect().await?;
             server::check(&options, &mut connection, &begin).await?;
             let migration = schema::plan(&mut connection, &begin).await?;
             connection.close().await?;
@@ -161,9 +166,9 @@ impl PostgresStore {
     ///
     /// As of [`connect`](Self::connect).
     pub async fn migrate(options: PostgresOptions) -> Result<Migration, StoreError> {
-        let (mut options, connect, begin) = options.resolve()?;
+        let (mut options, servers, begin) = options.resolve()?;
         options.schema_policy = SchemaPolicy::Migrate;
-        let prepared = prepare(&options, &connect, &begin).await;
+        let prepared = prepare(&options, &Route::new(servers), &begin).await;
         Ok(prepared.map_err(|fault| fault.into_store_error("migrating"))?.migration)
     }
 
@@ -174,42 +179,42 @@ impl PostgresStore {
 }
 
 /// Looks at the server and brings the schema up to date, on a connection for that alone.
-async fn prepare(
-    options: &PostgresOptions,
-    connect: &PgConnectOptions,
-    begin: &Begin,
-) -> Result<Prepared, Fault> {
-    let mut connection = PgConnection::connect_with(connect).await?;
+async fn prepare(options: &PostgresOptions, route: &Route, begin: &Begin) -> Result<Prepared, Fault> {
+    let mut connection = route.connect().await?;
     server::check(options, &mut connection, begin).await?;
     let prepared = schema::prepare(options, &mut connection, begin).await?;
     connection.close().await?;
     Ok(prepared)
 }
 
-fn pool(options: &PostgresOptions, connect: PgConnectOptions) -> PgPool {
-    let pooler = options.pooler;
-    PgPoolOptions::new()
-        .max_connections(options.max_connections)
-        .acquire_timeout(options.acquire_timeout)
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                if pooler == Pooler::None {
-                    connection.execute(PIN_DURABILITY.in_session).await?;
-                }
-                Ok(())
+fn pools(options: &PostgresOptions, route: Arc<Route>) -> Pools {
+    let (pooler, max, patience) = (options.pooler, options.max_connections, options.acquire_timeout);
+    Pools::new(Arc::clone(&route), move |connect| {
+        let route = Arc::clone(&route);
+        PgPoolOptions::new()
+            .max_connections(max)
+            .acquire_timeout(patience)
+            .after_connect(move |connection, _| {
+                let route = Arc::clone(&route);
+                Box::pin(async move {
+                    if pooler == Pooler::None {
+                        connection.execute(PIN_DURABILITY.in_session).await?;
+                    }
+                    route.check_for_pool(connection).await
+                })
             })
-        })
-        // A connection that has rested may have died since, with its server; one in use shows it.
-        .test_before_acquire(false)
-        .before_acquire(|connection, resting| {
-            Box::pin(async move {
-                if resting.idle_for > RESTED {
-                    connection.ping().await?;
-                }
-                Ok(true)
+            // A connection that has rested may have died since, with its server; one in use shows it.
+            .test_before_acquire(false)
+            .before_acquire(|connection, resting| {
+                Box::pin(async move {
+                    if resting.idle_for > RESTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
             })
-        })
-        .connect_lazy_with(connect)
+            .connect_lazy_with(connect)
+    })
 }
 
 impl fmt::Debug for PostgresStore {

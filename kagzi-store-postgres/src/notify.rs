@@ -5,15 +5,18 @@
 //! that is lost costs its receiver a poll interval, never the truth.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{Namespace, QueueName, RunId, Topic, WakeHub};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::pools::Pools;
+use crate::route::Route;
 use crate::statement::{Begin, Sessions, query};
 
 /// The channel of one schema: channels belong to the database, and schemas must not wake each other.
@@ -51,22 +54,23 @@ struct Message {
 #[derive(Debug)]
 pub(crate) struct Notifier {
     topics: mpsc::Sender<Topic>,
-    pool: PgPool,
+    sessions: Sessions,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Notifier {
     /// Starts both tasks. When it returns, the store hears of every later change, unless the
     /// connection fails; then it keeps trying, and polls find the changes meanwhile.
-    pub(crate) async fn start(connect: &PgConnectOptions, schema: Option<&str>, hub: WakeHub) -> Self {
+    pub(crate) async fn start(route: Arc<Route>, schema: Option<&str>, hub: WakeHub) -> Self {
         let channel = channel(schema);
-        let pool = PgPoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(connect.clone());
+        let pools = Pools::new(route, |connect| {
+            let options = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5));
+            options.connect_lazy_with(connect)
+        });
+        let sessions = Sessions::new(pools, Begin::Plainly);
         let me = Uuid::now_v7();
         let (topics, waiting) = mpsc::channel(MAX_WAITING);
-        let listener = match listen(&pool, &channel).await {
+        let listener = match listen(&sessions, &channel).await {
             Ok(listener) => Some(listener),
             Err(error) => {
                 tracing::warn!(%error, "cannot listen for other servers' changes; polls find them meanwhile");
@@ -74,10 +78,10 @@ impl Notifier {
             }
         };
         let tasks = [
-            tokio::spawn(hear(pool.clone(), channel.clone(), listener, me, hub)),
-            tokio::spawn(tell(Sessions::new(pool.clone(), Begin::Plainly), channel, me, waiting)),
+            tokio::spawn(hear(sessions.clone(), channel.clone(), listener, me, hub)),
+            tokio::spawn(tell(sessions.clone(), channel, me, waiting)),
         ];
-        Self { topics, pool, tasks }
+        Self { topics, sessions, tasks }
     }
 
     /// Has a change told to other servers.
@@ -89,7 +93,7 @@ impl Notifier {
 
     pub(crate) async fn stop(&self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.pool.close().await;
+        self.sessions.close().await;
     }
 }
 
@@ -99,20 +103,20 @@ impl Drop for Notifier {
     }
 }
 
-async fn listen(pool: &PgPool, channel: &str) -> Result<PgListener, sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+async fn listen(sessions: &Sessions, channel: &str) -> Result<PgListener, sqlx::Error> {
+    let mut listener = sessions.listener().await?;
     listener.listen(channel).await?;
     Ok(listener)
 }
 
 /// Hands other servers' hints to the hub.
-async fn hear(pool: PgPool, channel: String, mut listener: Option<PgListener>, me: Uuid, hub: WakeHub) {
+async fn hear(sessions: Sessions, channel: String, mut listener: Option<PgListener>, me: Uuid, hub: WakeHub) {
     let mut backoff = FIRST_BACKOFF;
     loop {
         let Some(mut connected) = listener.take() else {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(Duration::from_secs(30));
-            match listen(&pool, &channel).await {
+            match listen(&sessions, &channel).await {
                 Ok(again) => {
                     listener = Some(again);
                     backoff = FIRST_BACKOFF;
@@ -128,7 +132,8 @@ async fn hear(pool: PgPool, channel: String, mut listener: Option<PgListener>, m
                 announce(&hub, me, notification.payload());
                 listener = Some(connected);
             }
-            // The connection was lost; the listener makes another by itself.
+            // The connection was lost; the listener makes another by itself, to the same server. If the store
+            // has moved, its pool is closed, which is an error.
             Ok(None) => {
                 hub.announce_all();
                 listener = Some(connected);

@@ -9,7 +9,12 @@ use kagzi_core::{Clock, Rules, SchemaPolicy, StoreError};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
+use crate::route::Servers;
 use crate::statement::{Begin, PIN_DURABILITY};
+
+mod hosts;
+
+pub(crate) use hosts::Target;
 
 /// Whether the store hears of other servers' changes through LISTEN/NOTIFY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +50,12 @@ pub enum Pooler {
 pub struct PostgresOptions {
     /// `postgres://` or `postgresql://`, with the parameters of libpq and three more: `partitions`,
     /// `schema` and `pooler` (`none` or `transaction`), which set the fields of the same names.
+    ///
+    /// It may name several hosts, as for libpq (`postgres://a,b:5433/db`, or `host=a,b` with `port=`): the
+    /// store works with one of them and follows to another when that one is away or writes no more.
+    /// `target_session_attrs` says what a server must be like: `read-write`, `primary` or `any`. Unlike in
+    /// libpq it is `read-write` unless said otherwise where several hosts are named, since the store is of
+    /// no use on a standby, and `any` where there is one.
     pub url: String,
     /// Over how many partitions a **new** schema spreads its runs: 1 to 1,024. A schema keeps the
     /// number it was made with; naming another one for it later is refused. Nothing: 1 for a new
@@ -110,26 +121,17 @@ impl PostgresOptions {
     }
 
     /// Takes our own parameters out of the URL, checks every field, and makes what sqlx wants: how to
-    /// connect, and how to begin transactions.
-    pub(crate) fn resolve(mut self) -> Result<(Self, PgConnectOptions, Begin), StoreError> {
+    /// connect to each server, and how to begin transactions.
+    pub(crate) fn resolve(mut self) -> Result<(Self, Servers, Begin), StoreError> {
         if !(self.url.starts_with("postgres://") || self.url.starts_with("postgresql://")) {
             let scheme = self.url.split_once("://").map_or("no scheme", |(scheme, _)| scheme);
             return Err(refused("url", "postgres://USER@HOST/DATABASE", scheme));
         }
-        self.take_parameters()?;
+        let target = self.take_parameters()?;
         self.check()?;
-        // The parser's message could quote the password.
-        let connect = PgConnectOptions::from_str(&self.url)
-            .map_err(|_| refused("url", "postgres://USER@HOST/DATABASE", "a URL that cannot be read"))?
-            .extra_float_digits(None);
-        let connect = if connect.get_application_name().is_none() {
-            connect.application_name("kagzi")
-        } else {
-            connect
-        };
         let settings = self.settings();
-        let (connect, begin) = match self.pooler {
-            Pooler::None => (connect.options(settings).options(KEEPALIVE), Begin::Plainly),
+        let begin = match self.pooler {
+            Pooler::None => Begin::Plainly,
             Pooler::Transaction => {
                 let settings: String = settings
                     .iter()
@@ -137,11 +139,34 @@ impl PostgresOptions {
                     .chain([PIN_DURABILITY.in_transaction.to_owned()])
                     .collect();
                 // Names of ours, numbers, and a schema that was checked letter by letter.
-                let begin = AssertSqlSafe(format!("BEGIN; {settings}")).into_sql_str();
-                (connect.statement_cache_capacity(0), Begin::With(begin))
+                Begin::With(AssertSqlSafe(format!("BEGIN; {settings}")).into_sql_str())
             }
         };
-        Ok((self, connect, begin))
+        let urls = hosts::one_url_each(&self.url)?;
+        let target = target.unwrap_or(if urls.len() > 1 { Target::ReadWrite } else { Target::Any });
+        let each = urls.iter().map(|url| self.connect_options(url, &settings)).collect::<Result<_, _>>()?;
+        Ok((self, Servers { each, target }, begin))
+    }
+
+    /// How to connect to the one server that `url` names.
+    fn connect_options(
+        &self,
+        url: &str,
+        settings: &[(&'static str, String)],
+    ) -> Result<PgConnectOptions, StoreError> {
+        // The parser's message could quote the password.
+        let connect = PgConnectOptions::from_str(url)
+            .map_err(|_| refused("url", "postgres://USER@HOST/DATABASE", "a URL that cannot be read"))?
+            .extra_float_digits(None);
+        let connect = if connect.get_application_name().is_none() {
+            connect.application_name("kagzi")
+        } else {
+            connect
+        };
+        Ok(match self.pooler {
+            Pooler::None => connect.options(settings.iter().cloned()).options(KEEPALIVE),
+            Pooler::Transaction => connect.statement_cache_capacity(0),
+        })
     }
 
     /// What the store asks of every session.
@@ -162,9 +187,9 @@ impl PostgresOptions {
         settings
     }
 
-    fn take_parameters(&mut self) -> Result<(), StoreError> {
-        let Some((base, query)) = self.url.split_once('?') else { return Ok(()) };
-        let (base, mut kept) = (base.to_owned(), Vec::new());
+    fn take_parameters(&mut self) -> Result<Option<Target>, StoreError> {
+        let Some((base, query)) = self.url.split_once('?') else { return Ok(None) };
+        let (base, mut kept, mut target) = (base.to_owned(), Vec::new(), None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()).map(str::to_owned).collect::<Vec<_>>() {
             match pair.split_once('=').unwrap_or((&pair, "")) {
                 ("partitions", value) => {
@@ -175,11 +200,12 @@ impl PostgresOptions {
                 ("pooler", "none") => self.pooler = Pooler::None,
                 ("pooler", "transaction") => self.pooler = Pooler::Transaction,
                 ("pooler", value) => return Err(refused("pooler", "none or transaction", value)),
+                ("target_session_attrs", value) => target = Some(Target::from_parameter(value)?),
                 _ => kept.push(pair),
             }
         }
         self.url = if kept.is_empty() { base } else { format!("{base}?{}", kept.join("&")) };
-        Ok(())
+        Ok(target)
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -269,10 +295,10 @@ mod tests {
     fn our_own_parameters_are_taken_out_of_the_url() {
         let options =
             PostgresOptions::new("postgres://u@h/d?partitions=7&sslmode=disable&schema=s1&pooler=none");
-        let (options, connect, begin) = options.resolve().unwrap();
+        let (options, servers, begin) = options.resolve().unwrap();
         assert_eq!(options.url, "postgres://u@h/d?sslmode=disable");
         assert_eq!((options.partitions, options.schema.as_deref()), (Some(7), Some("s1")));
-        let asked = connect.get_options().unwrap();
+        let asked = servers.each[0].get_options().unwrap();
         for one in ["search_path=s1", "idle_in_transaction_session_timeout=10000", "tcp_keepalives_idle=30"] {
             assert!(asked.contains(one), "{asked}");
         }
@@ -282,14 +308,33 @@ mod tests {
     #[test]
     fn behind_a_transaction_pooler_a_connection_asks_for_nothing_and_each_transaction_for_all() {
         let options = PostgresOptions::new("postgres://h/d?pooler=transaction&schema=s1");
-        let (_, connect, begin) = options.resolve().unwrap();
-        assert_eq!(connect.get_options(), None);
+        let (_, servers, begin) = options.resolve().unwrap();
+        assert_eq!(servers.each[0].get_options(), None);
         let Begin::With(begin) = begin else { panic!("{begin:?}") };
         let begin = begin.as_str();
         assert!(begin.starts_with("BEGIN; SET LOCAL statement_timeout = 30000; "), "{begin}");
         assert!(begin.contains("SET LOCAL search_path = s1; "), "{begin}");
         let mut statements = begin.split("; ").skip(1);
         assert!(statements.all(|one| one.starts_with("SET LOCAL ") || one.contains(", true)")), "{begin}");
+    }
+
+    #[test]
+    fn several_hosts_are_servers_that_differ_in_nothing_else_and_must_take_writes() {
+        let resolve = |url: &str| PostgresOptions::new(url).resolve().unwrap().1;
+        let servers = resolve("postgres://u:S3CRET@a,b:5433/d?schema=s1&application_name=x&sslmode=require");
+        let places: Vec<_> = servers.each.iter().map(|one| (one.get_host(), one.get_port())).collect();
+        assert_eq!(places, [("a", 5432), ("b", 5433)]);
+        for one in &servers.each {
+            assert_eq!((one.get_username(), one.get_database()), ("u", Some("d")));
+            assert!(one.get_options().unwrap().contains("search_path=s1"));
+            assert_eq!(one.get_application_name(), Some("x"));
+        }
+        assert_eq!(servers.target, Target::ReadWrite, "a standby is of no use");
+        assert_eq!(resolve("postgres://a,b/d?target_session_attrs=any").target, Target::Any);
+        assert_eq!(resolve("postgres://a/d").target, Target::Any);
+        assert_eq!(resolve("postgres://a/d?target_session_attrs=primary").target, Target::Primary);
+        let shown = format!("{servers:?}");
+        assert!(shown.contains("b:5433") && !shown.contains("S3CRET"), "{shown}");
     }
 
     #[test]
@@ -301,6 +346,10 @@ mod tests {
             ("postgres://h/d?schema=A;drop", "schema"),
             ("postgres://h/d?pooler=session", "pooler"),
             ("postgres://h/d?pooler=transaction&schema=S", "schema"),
+            ("postgres://h/d?target_session_attrs=standby", "target_session_attrs"),
+            ("postgres://h/d?target_session_attrs=", "target_session_attrs"),
+            ("postgres://a,,b/d?schema=s", "host"),
+            ("postgres://a,b/d?schema=s&port=1,2,3", "port"),
         ] {
             let error = PostgresOptions::new(url).resolve().unwrap_err();
             assert!(

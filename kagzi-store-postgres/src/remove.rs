@@ -1,10 +1,11 @@
 //! Removing a schema: for those that were made to be thrown away.
 
 use kagzi_core::StoreError;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::error::Fault;
 use crate::options::PostgresOptions;
+use crate::route::Route;
 use crate::statement::Begin;
 
 impl crate::PostgresStore {
@@ -16,13 +17,13 @@ impl crate::PostgresStore {
     /// [`StoreError::InvalidArgument`] if the options name no schema: what a search path happens to
     /// lead to is not removed. [`StoreError::Unavailable`] if the server cannot be reached or refuses.
     pub async fn remove_schema(options: PostgresOptions) -> Result<(), StoreError> {
-        let (options, connect, begin) = options.resolve()?;
+        let (options, servers, begin) = options.resolve()?;
         let schema = options.schema.ok_or_else(|| StoreError::InvalidArgument {
             field: "schema".to_owned(),
             expected: "the name of the schema to remove".to_owned(),
             got: "none".to_owned(),
         })?;
-        let connected = PgConnection::connect_with(&connect).await.map_err(Fault::from);
+        let connected = Route::new(servers).connect().await.map_err(Fault::from);
         let removed = match connected {
             Ok(mut connection) => remove(&schema, &mut connection, &begin).await,
             Err(fault) => Err(fault),

@@ -99,16 +99,25 @@ impl Inner {
     /// of several hosts led to, does not.
     pub(crate) async fn probe(&self) -> Result<(), StoreError> {
         let failed = |fault: Fault| fault.into_store_error("looking whether the server takes writes");
-        let asked = query("SELECT current_setting('transaction_read_only') = 'on' AS read_only");
-        let rows = self.fetch_all(asked).await.map_err(failed)?;
-        let row = rows.first().ok_or_else(|| damaged("the database told no setting"))?;
-        if row.try_get("read_only").map_err(|error| failed(error.into()))? {
+        if self.is_read_only().await.map_err(failed)? {
             return Err(StoreError::Unavailable {
-                reason: "Postgres is read-only now; point the URL at the primary".to_owned(),
+                reason: "Postgres is read-only now; point the URL at the primary, or name all servers in it"
+                    .to_owned(),
                 retry_after: RETRY_AFTER,
             });
         }
         Ok(())
+    }
+
+    async fn is_read_only(&self) -> Result<bool, Fault> {
+        let asked = query("SELECT current_setting('transaction_read_only') = 'on' AS read_only");
+        let mut tx = self.pool.begin().await?;
+        let read_only = asked.fetch_one(&mut tx).await?.try_get("read_only")?;
+        if read_only {
+            tx.leave_server();
+        }
+        tx.rollback().await?;
+        Ok(read_only)
     }
 
     async fn read_now(&self) -> Result<Timestamp, Fault> {

@@ -7,14 +7,17 @@
 //! settings. [`Tx`] hides the connection, so no other file can send a statement past this one; clippy
 //! refuses the plain functions of sqlx elsewhere (see `clippy.toml`).
 
+use std::sync::Arc;
+
 use kagzi_core::ConnectionStats;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgListener, PgRow};
 use sqlx::{Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
 use tokio::runtime::Handle;
 
 use crate::Inner;
-use crate::error::{Fault, is_connection_lost};
+use crate::error::{Fault, is_connection_lost, is_read_only};
+use crate::pools::Pools;
 
 /// Statements that let no answer out before its commit is durable, whatever the server's default says:
 /// where `synchronous_commit` is off they turn it on. Any other value stands, so that an operator may ask
@@ -55,20 +58,24 @@ impl Query {
     }
 
     pub(crate) async fn execute(self, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
-        self.0.persistent(tx.names).execute(tx.connection()?).await?;
+        let answer = self.0.persistent(tx.names).execute(tx.connection()?).await;
+        tx.note(answer)?;
         Ok(())
     }
 
     pub(crate) async fn fetch_all(self, tx: &mut Tx<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_all(tx.connection()?).await
+        let answer = self.0.persistent(tx.names).fetch_all(tx.connection()?).await;
+        tx.note(answer)
     }
 
     pub(crate) async fn fetch_one(self, tx: &mut Tx<'_>) -> Result<PgRow, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_one(tx.connection()?).await
+        let answer = self.0.persistent(tx.names).fetch_one(tx.connection()?).await;
+        tx.note(answer)
     }
 
     pub(crate) async fn fetch_optional(self, tx: &mut Tx<'_>) -> Result<Option<PgRow>, sqlx::Error> {
-        self.0.persistent(tx.names).fetch_optional(tx.connection()?).await
+        let answer = self.0.persistent(tx.names).fetch_optional(tx.connection()?).await;
+        tx.note(answer)
     }
 }
 
@@ -81,6 +88,10 @@ pub(crate) struct Tx<'c> {
     held: Held<'c>,
     /// Whether statements are prepared under names and kept.
     names: bool,
+    /// Whether the connection is to be closed and not used again.
+    spent: bool,
+    /// Where it came from.
+    pools: Option<Arc<Pools>>,
 }
 
 enum Held<'c> {
@@ -102,29 +113,61 @@ impl Tx<'_> {
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        self.connection()?.execute("COMMIT").await?;
-        self.held = Held::Nothing;
+        let answer = self.connection()?.execute("COMMIT").await;
+        self.note(answer)?;
+        self.give_back();
         Ok(())
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        self.connection()?.execute("ROLLBACK").await?;
-        self.held = Held::Nothing;
+        let answer = self.connection()?.execute("ROLLBACK").await;
+        self.note(answer)?;
+        self.give_back();
         Ok(())
     }
 
     /// Runs statements without arguments, of which the text is our own.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) async fn run(&mut self, script: impl SqlSafeStr + Send) -> Result<(), sqlx::Error> {
-        self.connection()?.execute(sqlx::raw_sql(script)).await?;
+        let answer = self.connection()?.execute(sqlx::raw_sql(script)).await;
+        self.note(answer)?;
         Ok(())
     }
+
+    /// The server takes no writes: its connection is closed afterwards, and where the URL names several
+    /// servers, all are asked again.
+    pub(crate) fn leave_server(&mut self) {
+        self.spent = true;
+        if let Some(pools) = &self.pools {
+            pools.suspect();
+        }
+    }
+
+    fn note<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        if answer.as_ref().is_err_and(speaks_against_the_server) {
+            self.leave_server();
+        }
+        answer
+    }
+
+    /// After the transaction has ended.
+    fn give_back(&mut self) {
+        if let Held::Pooled(connection) = std::mem::replace(&mut self.held, Held::Nothing)
+            && self.spent
+        {
+            drop(connection.detach());
+        }
+    }
+}
+
+fn speaks_against_the_server(error: &sqlx::Error) -> bool {
+    is_read_only(error) || is_connection_lost(error)
 }
 
 impl Drop for Tx<'_> {
     fn drop(&mut self) {
         let Held::Pooled(mut connection) = std::mem::replace(&mut self.held, Held::Nothing) else { return };
-        let Ok(runtime) = Handle::try_current() else {
+        let (false, Ok(runtime)) = (self.spent, Handle::try_current()) else {
             // Nobody is left to roll back; the server does when the connection closes.
             drop(connection.detach());
             return;
@@ -150,12 +193,12 @@ pub(crate) enum Begin {
 impl Begin {
     /// A transaction on a connection outside the pool.
     pub(crate) async fn on<'c>(&self, connection: &'c mut PgConnection) -> Result<Tx<'c>, sqlx::Error> {
-        self.hold(Held::Borrowed(connection)).await
+        self.hold(Held::Borrowed(connection), None).await
     }
 
-    async fn hold<'c>(&self, held: Held<'c>) -> Result<Tx<'c>, sqlx::Error> {
+    async fn hold<'c>(&self, held: Held<'c>, pools: Option<Arc<Pools>>) -> Result<Tx<'c>, sqlx::Error> {
         // From here on dropping it rolls back, whether the BEGIN has been sent or not.
-        let mut tx = Tx { held, names: matches!(self, Self::Plainly) };
+        let mut tx = Tx { held, names: matches!(self, Self::Plainly), spent: false, pools };
         match self {
             Self::Plainly => tx.run("BEGIN").await?,
             Self::With(begin) => tx.run(begin.clone()).await?,
@@ -167,24 +210,31 @@ impl Begin {
 /// The connections of the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
-    pool: PgPool,
+    pools: Arc<Pools>,
     begin: Begin,
 }
 
 impl Sessions {
-    pub(crate) const fn new(pool: PgPool, begin: Begin) -> Self {
-        Self { pool, begin }
+    pub(crate) fn new(pools: Pools, begin: Begin) -> Self {
+        Self { pools: Arc::new(pools), begin }
     }
 
     /// How many connections are open, and at work.
     pub(crate) fn stats(&self) -> ConnectionStats {
-        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
-        let limit = self.pool.options().get_max_connections();
-        ConnectionStats { in_use: self.pool.size().saturating_sub(idle), idle, limit }
+        let pool = self.pools.now();
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+        let limit = pool.options().get_max_connections();
+        ConnectionStats { in_use: pool.size().saturating_sub(idle), idle, limit }
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
-        self.begin.hold(Held::Pooled(self.pool.acquire().await?)).await
+        let held = Held::Pooled(self.pools.acquire().await?);
+        self.begin.hold(held, Some(Arc::clone(&self.pools))).await
+    }
+
+    /// A connection that listens.
+    pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
+        self.pools.listener().await
     }
 
     /// Runs a statement that is a transaction of its own. If the connection breaks on the way, its fate
@@ -192,8 +242,13 @@ impl Sessions {
     pub(crate) async fn write_all(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
         match self.begin {
             Begin::Plainly => {
-                let mut connection = self.pool.acquire().await?;
-                query.0.fetch_all(&mut *connection).await.map_err(|error| {
+                let mut connection = self.pools.acquire().await?;
+                let answer = query.0.fetch_all(&mut *connection).await;
+                if answer.as_ref().is_err_and(speaks_against_the_server) {
+                    drop(connection.detach());
+                    self.pools.suspect();
+                }
+                answer.map_err(|error| {
                     if is_connection_lost(&error) { Fault::Committing(error) } else { Fault::Before(error) }
                 })
             }
@@ -208,7 +263,7 @@ impl Sessions {
 
     /// How many connections there may be at once.
     pub(crate) fn most(&self) -> u32 {
-        self.pool.options().get_max_connections()
+        self.pools.now().options().get_max_connections()
     }
 
     /// Whether a pooler stands between here and the server, as far as the options say.
@@ -217,7 +272,7 @@ impl Sessions {
     }
 
     pub(crate) async fn close(&self) {
-        self.pool.close().await;
+        self.pools.close().await;
     }
 }
 

@@ -14,10 +14,16 @@ fn url() -> impl Strategy<Value = String> {
         2 => "pooler=(none|transaction|[a-z]{0,5})",
         2 => "sslmode=(disable|require|prefer)",
         1 => "(options|user|host|port|dbname)=[ -%'-~]{0,10}",
+        2 => "(host|port)=[a-z0-9,]{0,10}",
+        2 => "target_session_attrs=(any|read-write|primary|[a-z-]{0,8})",
         1 => "[ -~]{0,12}",
     ];
     let parameters = prop::collection::vec(parameter, 0..3).prop_map(|all| all.join("&"));
-    let host = prop_oneof![4 => "[a-z]{1,8}(:[0-9]{1,4})?", 1 => "[a-z0-9.\\[\\]:]{0,12}"];
+    let host = prop_oneof![
+        4 => "[a-z]{1,8}(:[0-9]{1,4})?",
+        2 => "[a-z]{0,4}(:[0-9]{0,6})?(,[a-z]{0,4}(:[0-9]{0,6})?){1,3}",
+        1 => "[a-z0-9.\\[\\]:,]{0,12}",
+    ];
     prop_oneof![
         1 => any::<String>(),
         1 => "postgres://[ -~]{0,40}",
@@ -30,7 +36,8 @@ proptest! {
     #[test]
     fn any_url_is_resolved_or_refused_by_field(url in url()) {
         match PostgresOptions::new(&url).resolve() {
-            Ok((options, ..)) => {
+            Ok((options, servers, _)) => {
+                prop_assert!(!servers.each.is_empty());
                 prop_assert!(options.partitions.is_none_or(|partitions| (1..=1024).contains(&partitions)));
                 let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
                 prop_assert!(options.schema.is_none_or(|schema| schema.chars().all(plain)));
