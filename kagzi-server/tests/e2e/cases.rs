@@ -2,6 +2,7 @@
 
 mod away;
 mod crash;
+mod failover;
 mod pause;
 mod two_servers;
 
@@ -59,6 +60,16 @@ pub const ALL: &[Case] = &[
     Case {
         name: "a_postgres_stopped_twice_under_load_is_told_and_all_resumes_by_itself_once_it_is_back",
         play: |world| Box::pin(away::stopped(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_primary_killed_under_load_is_followed_to_its_synchronous_standby_and_nothing_acknowledged_is_lost",
+        play: |world| Box::pin(failover::followed(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "what_was_acknowledged_without_an_asynchronous_standby_is_not_found_after_its_promotion",
+        play: |world| Box::pin(failover::asynchronous(world)),
         only_on: Some(Database::Postgres),
     },
     Case {

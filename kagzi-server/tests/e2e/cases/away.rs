@@ -84,9 +84,9 @@ pub async fn full(_world: World) -> Result<(), Failed> {
 }
 
 /// A server and workers under load.
-struct Day {
+pub(super) struct Day {
     server: Server,
-    client: Client,
+    pub(super) client: Client,
     channel: Channel,
     load: Load,
     holding: Process,
@@ -96,7 +96,7 @@ struct Day {
 
 impl Day {
     /// Everything runs, and one worker holds a step.
-    async fn begin(world: &World) -> Result<Self, Failed> {
+    pub(super) async fn begin(world: &World) -> Result<Self, Failed> {
         let server = world.server(0)?;
         let client = Client::connect(server.url()).await?.with_patience(Duration::from_mins(5));
         let channel = Channel::from_shared(server.url())?.connect().await?;
@@ -111,7 +111,7 @@ impl Day {
     }
 
     /// Waits until more runs are done.
-    async fn goes_on(&self) -> Result<(), Failed> {
+    pub(super) async fn goes_on(&self) -> Result<(), Failed> {
         let done = self.done().await? + 2 * CALLERS;
         while self.done().await? < done {
             tokio::task::yield_now().await;
@@ -126,7 +126,7 @@ impl Day {
 
     /// Calls are refused with a delay, the first one in time and then at once; health, the breaker and
     /// `/readyz` say so.
-    async fn while_it_is_away(&mut self) -> Result<(), Failed> {
+    pub(super) async fn while_it_is_away(&mut self) -> Result<(), Failed> {
         self.until_refused(FIRST).await?;
         self.until(ServingStatus::NotServing).await?;
         // On a disk that is full a small write may still succeed, and large ones are tried again then.
@@ -149,12 +149,12 @@ impl Day {
     }
 
     /// The held step finishes, whoever is there to record it.
-    fn finish_the_held_step(&mut self) -> Result<(), Failed> {
+    pub(super) fn finish_the_held_step(&mut self) -> Result<(), Failed> {
         self.holding.say("go on")
     }
 
     /// Without anybody's doing all is done: what was acknowledged is there, complete, and nothing twice.
-    async fn ends_well(mut self) -> Result<(), Failed> {
+    pub(super) async fn ends_well(mut self) -> Result<(), Failed> {
         self.until(ServingStatus::Serving).await?;
         self.goes_on().await?;
         if !self.server.get("/readyz").await?.starts_with("HTTP/1.1 200") {
@@ -194,7 +194,7 @@ impl Day {
     }
 
     /// Waits until the server's health is as expected.
-    async fn until(&self, status: ServingStatus) -> Result<(), Failed> {
+    pub(super) async fn until(&self, status: ServingStatus) -> Result<(), Failed> {
         let mut health = HealthClient::new(self.channel.clone());
         let mut updates = health.watch(HealthCheckRequest::default()).await?.into_inner();
         while let Some(update) = updates.message().await? {
