@@ -165,7 +165,7 @@ impl Fixture for Postgres {
             clock: Some(clock),
             rules,
             // A machine with much else to do is slow to connect, and no defect of the store.
-            acquire_timeout: Duration::from_secs(60),
+            acquire_timeout: Duration::from_mins(1),
             ..PostgresOptions::new(&url)
         };
         let store = handle(&options).await?;
