@@ -38,6 +38,7 @@ pub use crash::{
 };
 pub use fixture::{Capability, Fixture, FixtureError, Instance};
 pub use harness::{REPORT_VARIABLE, test_main};
+pub use history::checker;
 pub use report::{CaseReport, Outcome, Report, Totals};
 pub use runner::{Filter, rules_kept, run};
 pub use scenario::suite_rules;

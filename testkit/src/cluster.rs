@@ -145,15 +145,7 @@ impl PostgresCluster {
     ///
     /// [`TestkitError::Program`] if it does not run, [`TestkitError::NotReady`] if it does not die.
     pub fn kill(&mut self) -> Result<(), TestkitError> {
-        let postmaster = self.postmaster_pid()?;
-        // Stopped first, so that it starts no backend between the look and the kill.
-        run(Command::new("kill").arg("-STOP").arg(&postmaster))?;
-        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-        let all: Vec<&str> = std::iter::once(&*postmaster).chain(children.split_whitespace()).collect();
-        for pid in &all {
-            // A backend may have ended by itself since the look.
-            run(Command::new("kill").arg("-KILL").arg(pid)).ok();
-        }
+        let all = self.signal_all("-KILL")?;
         let started = Instant::now();
         while let Some(alive) = all.iter().find(|pid| is_alive(pid)) {
             if started.elapsed() > DEATH_LIMIT {
@@ -166,6 +158,40 @@ impl PostgresCluster {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.stop()
+    }
+
+    /// Stops the server and all its backends with SIGSTOP, as a machine does that hangs: connections stay
+    /// and nobody answers.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Program`] if it does not run.
+    pub fn pause(&self) -> Result<(), TestkitError> {
+        self.signal_all("-STOP").map(drop)
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Program`] if it does not run.
+    pub fn go_on(&self) -> Result<(), TestkitError> {
+        self.signal_all("-CONT").map(drop)
+    }
+
+    /// Sends the postmaster and its backends a signal; gives their pids.
+    fn signal_all(&self, signal: &str) -> Result<Vec<String>, TestkitError> {
+        let postmaster = self.postmaster_pid()?;
+        // Stopped first, so that it starts no backend between the look and the signal.
+        run(Command::new("kill").arg("-STOP").arg(&postmaster))?;
+        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
+        let mut all: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
+        all.push(postmaster);
+        for pid in &all {
+            // A backend may have ended by itself since the look.
+            run(Command::new("kill").arg(signal).arg(pid)).ok();
+        }
+        Ok(all)
     }
 
     /// The pid of the running postmaster.

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
-use crate::TestkitError;
+use crate::{Proxy, TestkitError};
 
 /// A database that one test has to itself. On a server that others use too, dropping the handle drops
 /// the database, whoever is still connected to it; on one that ends with this process it goes with it.
@@ -109,6 +109,24 @@ async fn execute(url: &str, sql: String, doing: &str) -> Result<(), TestkitError
     let mut connection = PgConnection::connect(url).await.map_err(failed)?;
     connection.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
     connection.close().await.map_err(failed)
+}
+
+/// A proxy in front of the server of a Postgres URL, and the URL that leads to the same database by way of
+/// it.
+///
+/// # Errors
+///
+/// [`TestkitError::Database`] for a URL that cannot be read or that does not lead over TCP.
+pub async fn behind_proxy(url: &str) -> Result<(Proxy, String), TestkitError> {
+    let failed = |source| TestkitError::Database { doing: "reading the server's URL".to_owned(), source };
+    let options: PgConnectOptions = url.parse().map_err(failed)?;
+    let host = options.get_host().to_owned();
+    let mut addresses = tokio::net::lookup_host((host, options.get_port())).await?;
+    let server = addresses.next().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+    let proxy = Proxy::to(server).await?;
+    let address = proxy.address();
+    let options = options.host(&address.ip().to_string()).port(address.port());
+    Ok((proxy, options.to_url_lossy().to_string()))
 }
 
 /// Waits until the server at `url` accepts connections; `log` gives the end of its log for the error.

@@ -1,4 +1,5 @@
-//! Where tests get a real Postgres from, a free port, and the answer of an HTTP endpoint.
+//! Where tests get a real Postgres from, a free port, the answer of an HTTP endpoint, and a network that
+//! fails ([`Proxy`]).
 //!
 //! [`postgres`] gives every test of a process the same server, whichever of three answers first: the
 //! one that `KAGZI_TEST_POSTGRES_URL` names, one started from the server binaries on this machine, one
@@ -16,15 +17,17 @@ mod database;
 mod http;
 mod pgbouncer;
 mod program;
+mod proxy;
 mod schemas;
 mod server;
 mod standby;
 mod watchdog;
 
 pub use cluster::{ClusterOptions, PostgresCluster};
-pub use database::TestDatabase;
+pub use database::{TestDatabase, behind_proxy};
 pub use http::http_get;
 pub use pgbouncer::PgBouncer;
+pub use proxy::{Direction, Proxy};
 pub use schemas::{Schemas, TestSchema};
 pub use server::{POSTGRES_URL_VARIABLE, PostgresServer, Source, postgres};
 

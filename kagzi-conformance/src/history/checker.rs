@@ -17,8 +17,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// What operations do to a state, one after the other.
-pub(super) trait Specification {
+pub trait Specification {
+    /// What the operations work on.
     type State: Clone + PartialEq;
+    /// An operation together with what it answered.
     type Event;
 
     /// A number that equal states share, and different ones mostly do not.
@@ -34,7 +36,7 @@ pub(super) trait Specification {
 
 /// Whether an event has its place in every order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Duty {
+pub enum Duty {
     /// It happened, once, and its answer must be explained.
     Must,
     /// It may have happened, any number of times.
@@ -43,39 +45,47 @@ pub(super) enum Duty {
 
 /// An event and the interval within which it happened, in stamps that are all different.
 #[derive(Clone, Debug)]
-pub(super) struct Interval<E> {
-    pub(super) called: u64,
-    pub(super) returned: u64,
-    pub(super) duty: Duty,
-    pub(super) event: E,
+pub struct Interval<E> {
+    /// It did not happen before.
+    pub called: u64,
+    /// It did not happen after.
+    pub returned: u64,
+    /// Whether it happened at all.
+    pub duty: Duty,
+    /// What happened.
+    pub event: E,
 }
 
 /// What the search found about one piece.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Finding<S> {
+pub enum Finding<S> {
     /// An order explains every answer; these are the states in which the piece may have ended.
     Explained(Vec<S>),
     /// No order does. The furthest one explains this many answers.
-    Unexplained { furthest: usize },
+    Unexplained {
+        /// How many.
+        furthest: usize,
+    },
     /// There are too many orders to try them all.
     TooTangled,
 }
 
 /// A piece that no order explains.
 #[derive(Clone, Debug)]
-pub(super) struct Unexplained<S> {
+pub struct Unexplained<S> {
     /// Its place in the history.
-    pub(super) piece: Range<usize>,
+    pub piece: Range<usize>,
     /// Where each piece up to this one begins, and the states in which the one before may have ended.
-    pub(super) trail: Vec<(usize, Vec<S>)>,
-    pub(super) finding: Finding<S>,
+    pub trail: Vec<(usize, Vec<S>)>,
+    /// What the search found about it.
+    pub finding: Finding<S>,
 }
 
 /// How many places one search may reach. Pieces of real histories stay far below.
-pub(super) const PLACES: usize = 200_000;
+pub const PLACES: usize = 200_000;
 
 /// Searches a whole history, its events by `called`, piece by piece from the state `start`.
-pub(super) fn check<S: Specification>(
+pub fn check<S: Specification>(
     specification: &S,
     start: S::State,
     history: &[Interval<S::Event>],
@@ -132,7 +142,7 @@ struct Search<'a, S: Specification> {
 }
 
 /// Searches one piece from any of the states `before`.
-pub(super) fn explain<S: Specification>(
+pub fn explain<S: Specification>(
     specification: &S,
     before: &[S::State],
     piece: &[Interval<S::Event>],

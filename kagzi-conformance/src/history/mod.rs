@@ -6,7 +6,7 @@
 //! heard? See [`checker`] for the search, [`slot`] for how runs are judged one by one, [`rows`] for the
 //! rules, and [`tell`] for what a violation says.
 
-mod checker;
+pub mod checker;
 mod recorder;
 mod rows;
 mod slot;

@@ -7,6 +7,7 @@ use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_proto::v1::workflow_service_server::{WorkflowService, WorkflowServiceServer};
 use kagzi_sdk::{Client, Start};
 use kagzi_server::{LoadLimits, ServerConfig};
+use kagzi_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::task::yield_now;
 use tonic::codegen::BoxStream;
@@ -14,7 +15,6 @@ use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::proxy::Proxy;
 use crate::support::*;
 
 fn start(input: &str) -> Start {
@@ -26,7 +26,7 @@ async fn a_start_whose_answer_is_lost_with_the_stream_is_sent_again_and_starts_o
     for backend in BACKENDS {
         let mut server = serve(backend).await;
         let client = Client::connect(server.handle.url()).await.unwrap();
-        let proxy = Proxy::to(server.handle.local_addr()).await;
+        let proxy = Proxy::to(server.handle.local_addr()).await.unwrap();
         let cut_off = Client::connect(proxy.url()).await.unwrap();
         // The stream is open.
         let first = cut_off.start(start("first")).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_start_whose_answer_is_lost_with_the_stream_is_sent_again_and_starts_o
 async fn whoever_waits_hears_of_the_end_though_the_stream_breaks_meanwhile() {
     let server = serve(Backend::Sqlite).await;
     let client = Client::connect(server.handle.url()).await.unwrap();
-    let proxy = Proxy::to(server.handle.local_addr()).await;
+    let proxy = Proxy::to(server.handle.local_addr()).await.unwrap();
     let cut_off = Client::connect(proxy.url()).await.unwrap();
     let run = cut_off.start(start("")).await.unwrap();
     let run_id = run.run_id();

@@ -9,7 +9,6 @@ mod errors;
 mod every_call;
 mod http;
 mod lifecycle;
-mod proxy;
 mod raw;
 mod stream;
 mod support;

@@ -9,6 +9,7 @@ use kagzi_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer}
 use kagzi_sdk::{
     Backoff, Client, ClientError, Context, RunState, Start, Worker, WorkerBuilder, WorkflowError,
 };
+use kagzi_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
@@ -17,7 +18,6 @@ use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::proxy::Proxy;
 use crate::support::*;
 
 /// A step `a` that waits until it may go on, and a step `b`.
@@ -62,7 +62,7 @@ async fn a_write_whose_answer_is_lost_with_the_stream_is_delivered_again_and_don
     for backend in BACKENDS {
         let server = serve(backend).await;
         let client = Client::connect(server.handle.url()).await.unwrap();
-        let proxy = Proxy::to(server.handle.local_addr()).await;
+        let proxy = Proxy::to(server.handle.local_addr()).await.unwrap();
         let gated = Gated::new();
         let worker = worker(Client::connect(proxy.url()).await.unwrap(), &gated).build().unwrap();
         let stats = worker.stats();
@@ -92,7 +92,7 @@ async fn a_write_whose_answer_is_lost_with_the_stream_is_delivered_again_and_don
 async fn a_worker_whose_stream_breaks_again_and_again_finishes_everything_once() {
     let server = serve(Backend::Sqlite).await;
     let client = Client::connect(server.handle.url()).await.unwrap();
-    let proxy = Proxy::to(server.handle.local_addr()).await;
+    let proxy = Proxy::to(server.handle.local_addr()).await.unwrap();
     let gated = Gated::new();
     let worker = worker(Client::connect(proxy.url()).await.unwrap(), &gated);
     let working = tokio::spawn(worker.build().unwrap().run());

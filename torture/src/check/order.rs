@@ -1,0 +1,507 @@
+//! Is there one order of everything that befell a run, each at some moment between call and answer, that
+//! explains what everybody heard? The search is the suite's; here stand the rules of one run, without a
+//! clock: what time did (expired leases, timeouts, the end of sleeps) may have happened at any moment.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use kagzi_conformance::checker::{Duty, Finding, Interval, Specification, check};
+use kagzi_core::{DeadLetterReason, RunId, RunState};
+
+use super::{Found, Rule, Stored};
+use crate::event::{Answer, Begun, Call, Heard, Moment, Operation, Seen, Then};
+use crate::log::History;
+use crate::plan;
+use crate::recording::completed;
+
+/// One thing that befell a run.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Event {
+    run: RunId,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    /// A call and what it answered.
+    Heard {
+        call: Call,
+        answer: Answer,
+        /// It was sent more than once, so what was begun by it may have gone on before it was answered.
+        repeated: bool,
+    },
+    /// The engine gave the run up, for a timeout or as poison.
+    GivenUp,
+    /// What is recorded in the end.
+    Recorded { seen: Seen, completed: BTreeMap<String, String> },
+}
+
+/// Where a run is, as far as no clock is needed to say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Absent,
+    Live,
+    Ended(RunState),
+}
+
+/// The latest attempt of a step.
+#[derive(Clone, Debug, PartialEq, Hash)]
+enum Latest {
+    Running {
+        attempt: u32,
+        token: i64,
+    },
+    Completed {
+        attempt: u32,
+        output: String,
+    },
+    /// Failed or abandoned.
+    Closed {
+        attempt: u32,
+    },
+}
+
+/// A run as its rules see it.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub(super) struct Model {
+    run: Option<RunId>,
+    input: String,
+    phase: Phase,
+    token: i64,
+    /// Whether the holder of the token may write, unless its lease has expired unseen.
+    held: bool,
+    steps: BTreeMap<String, Latest>,
+    /// Operations of which nobody heard, and which have happened: none happens twice.
+    happened: BTreeSet<Operation>,
+}
+
+impl Model {
+    const fn absent() -> Self {
+        Self {
+            run: None,
+            input: String::new(),
+            phase: Phase::Absent,
+            token: 0,
+            held: false,
+            steps: BTreeMap::new(),
+            happened: BTreeSet::new(),
+        }
+    }
+
+    fn completed(&self) -> BTreeMap<String, String> {
+        let outputs = self.steps.iter().filter_map(|(step, latest)| match latest {
+            Latest::Completed { output, .. } => Some((step.clone(), output.clone())),
+            Latest::Running { .. } | Latest::Closed { .. } => None,
+        });
+        outputs.collect()
+    }
+
+    /// Whether a write under this token is accepted.
+    fn accepts(&self, token: i64) -> bool {
+        self.phase == Phase::Live && self.held && self.token == token
+    }
+
+    /// The lease ends, and with it every attempt that is open.
+    fn left(mut self, phase: Phase) -> Self {
+        self.phase = phase;
+        self.held = false;
+        for latest in self.steps.values_mut() {
+            if let Latest::Running { attempt, .. } = latest {
+                *latest = Latest::Closed { attempt: *attempt };
+            }
+        }
+        self
+    }
+
+    /// Begins a step under the current token.
+    fn begun(mut self, step: &str) -> (Self, Begun) {
+        let attempt = match self.steps.get(step) {
+            None => 1,
+            Some(Latest::Completed { attempt, output }) => {
+                let told = Begun::Memoized(*attempt, output.clone());
+                return (self, told);
+            }
+            Some(Latest::Running { attempt, token }) if *token == self.token => {
+                let told = Begun::InProgress(*attempt);
+                return (self, told);
+            }
+            Some(Latest::Running { attempt, .. } | Latest::Closed { attempt }) => attempt + 1,
+        };
+        self.steps.insert(step.to_owned(), Latest::Running { attempt, token: self.token });
+        (self, Begun::Execute(attempt))
+    }
+
+    fn is_running(&self, step: &str, number: u32) -> bool {
+        self.steps.get(step) == Some(&Latest::Running { attempt: number, token: self.token })
+    }
+}
+
+/// The rules of one run, or of the runs that one key may name.
+#[derive(Debug)]
+pub(super) struct RunRules;
+
+impl Specification for RunRules {
+    type State = Model;
+    type Event = Event;
+
+    fn fingerprint(&self, state: &Model) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        state.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn changes_nothing(&self, event: &Event) -> bool {
+        match &event.what {
+            What::Heard { call, answer, .. } => {
+                matches!(call, Call::Beat { .. })
+                    || matches!(
+                        answer,
+                        Answer::AlreadyFinished(_) | Answer::WrongState(_) | Answer::Conflict { .. }
+                    )
+            }
+            What::GivenUp | What::Recorded { .. } => false,
+        }
+    }
+
+    fn after(&self, state: &Model, event: &Event) -> Vec<Model> {
+        let is_start = matches!(event.what, What::Heard { call: Call::Start { .. }, .. });
+        if !is_start && state.run != Some(event.run) {
+            return Vec::new();
+        }
+        match &event.what {
+            What::GivenUp if state.phase == Phase::Live => {
+                vec![state.clone().left(Phase::Ended(RunState::Failed))]
+            }
+            What::GivenUp => Vec::new(),
+            What::Recorded { seen, completed } => {
+                looked(state, seen).filter(|state| state.completed() == *completed).into_iter().collect()
+            }
+            What::Heard { call, answer: Answer::Unknown, .. } => unheard(state, event.run, call),
+            What::Heard { call, answer, repeated } => {
+                heard(state, event.run, call, answer, *repeated).into_iter().collect()
+            }
+        }
+    }
+}
+
+/// The run after a look, if it can have looked so.
+fn looked(state: &Model, seen: &Seen) -> Option<Model> {
+    let mut state = state.clone();
+    if seen.token < state.token {
+        return None;
+    }
+    let claimed_unseen = seen.token > state.token;
+    state.token = seen.token;
+    match (state.phase, seen.state) {
+        (Phase::Ended(ended), seen) => (ended == seen && !claimed_unseen).then_some(state),
+        (Phase::Live, RunState::Running) => {
+            state.held |= claimed_unseen;
+            state.held.then_some(state)
+        }
+        (Phase::Live, RunState::Pending | RunState::Sleeping) => {
+            state.held = false;
+            Some(state)
+        }
+        _ => None,
+    }
+}
+
+/// Whether what was told of the next step is what is expected.
+fn told(expected: &Begun, answer: &Begun, repeated: bool) -> bool {
+    expected == answer
+        || repeated
+            && matches!((expected, answer), (Begun::InProgress(one), Begun::Memoized(other, _)) if one == other)
+}
+
+/// The run after a call that was answered so; nothing if that cannot be.
+fn heard(state: &Model, run: RunId, call: &Call, answer: &Answer, repeated: bool) -> Option<Model> {
+    let live = || state.phase == Phase::Live;
+    match (call, answer) {
+        (Call::Start { input, .. }, Answer::Started { run: named, created: true }) => {
+            (state.phase == Phase::Absent && *named == run).then(|| started(state, run, input))
+        }
+        (Call::Start { input, .. }, Answer::Started { run: named, created: false }) => {
+            (state.run == Some(*named) && state.input == *input).then(|| state.clone())
+        }
+        (Call::Start { input, .. }, Answer::Conflict { run: named }) => {
+            (state.run == Some(*named) && state.input != *input).then(|| state.clone())
+        }
+        (Call::Cancel { .. }, Answer::Done) => {
+            live().then(|| state.clone().left(Phase::Ended(RunState::Cancelled)))
+        }
+        (Call::Cancel { .. }, Answer::AlreadyFinished(ended)) => {
+            (state.phase == Phase::Ended(*ended)).then(|| state.clone())
+        }
+        (Call::Requeue { .. }, Answer::Done) => {
+            (state.phase == Phase::Ended(RunState::Failed)).then(|| state.clone().left(Phase::Live))
+        }
+        (Call::Requeue { .. }, Answer::WrongState(seen)) => {
+            let right = if seen.is_terminal() {
+                state.phase == Phase::Ended(*seen) && *seen != RunState::Failed
+            } else {
+                live()
+            };
+            right.then(|| state.clone())
+        }
+        (Call::Claim { token, completed, .. }, _) => {
+            let right = live() && *token > state.token && state.completed() == *completed;
+            right.then(|| Model { token: *token, held: true, ..state.clone() })
+        }
+        (Call::Look { seen }, _) => looked(state, seen),
+        (Call::Beat { token }, _) => state.accepts(*token).then(|| state.clone()),
+        (Call::Begin { token, step, .. }, Answer::Begun(begun)) => {
+            let (after, expected) = state.accepts(*token).then(|| state.clone().begun(step))?;
+            told(&expected, begun, repeated).then_some(after)
+        }
+        (Call::Complete { then, .. }, answer) => {
+            let after = complete(state, call)?;
+            match (then, answer) {
+                (Then::Nothing, Answer::Done) => Some(after),
+                (Then::Finish(_), Answer::Done) => Some(after.left(Phase::Ended(RunState::Completed))),
+                (Then::Begin(next), Answer::RecordedAndNext(begun)) => {
+                    let (after, expected) = after.begun(next);
+                    told(&expected, begun, repeated).then_some(after)
+                }
+                _ => None,
+            }
+        }
+        (Call::Fail { token, step, attempt, .. }, answer) => {
+            let right = state.accepts(*token) && state.is_running(step, *attempt);
+            right.then(|| state.clone().left(failed(answer)))
+        }
+        (Call::FailRun { token, .. }, answer) => {
+            state.accepts(*token).then(|| state.clone().left(failed(answer)))
+        }
+        (Call::Sleep { token, step, .. }, Answer::Done) => slept(state, *token, step),
+        (Call::Finish { token, .. }, Answer::Done) => {
+            state.accepts(*token).then(|| state.clone().left(Phase::Ended(RunState::Completed)))
+        }
+        (Call::Release { token, .. }, Answer::Done) => {
+            state.accepts(*token).then(|| state.clone().left(Phase::Live))
+        }
+        _ => None,
+    }
+}
+
+const fn failed(answer: &Answer) -> Phase {
+    match answer {
+        Answer::DeadLetter(_) => Phase::Ended(RunState::Failed),
+        _ => Phase::Live,
+    }
+}
+
+fn started(state: &Model, run: RunId, input: &str) -> Model {
+    Model { run: Some(run), input: input.to_owned(), phase: Phase::Live, ..state.clone() }
+}
+
+fn complete(state: &Model, call: &Call) -> Option<Model> {
+    let Call::Complete { token, step, attempt, output, .. } = call else { return None };
+    let right = state.accepts(*token) && state.is_running(step, *attempt);
+    right.then(|| {
+        let mut state = state.clone();
+        let latest = Latest::Completed { attempt: *attempt, output: output.clone() };
+        state.steps.insert(step.clone(), latest);
+        state
+    })
+}
+
+fn slept(state: &Model, token: i64, step: &str) -> Option<Model> {
+    let right = state.accepts(token) && !state.steps.contains_key(step);
+    right.then(|| {
+        let mut state = state.clone().left(Phase::Live);
+        state.steps.insert(step.to_owned(), Latest::Completed { attempt: 1, output: String::new() });
+        state
+    })
+}
+
+/// The runs that there may be after a call of which nobody heard, and which did something.
+fn unheard(state: &Model, run: RunId, call: &Call) -> Vec<Model> {
+    let Some(operation) = operation_of(call) else { return Vec::new() };
+    if state.happened.contains(&operation) {
+        return Vec::new();
+    }
+    let told = |answer: Answer| heard(state, run, call, &answer, false);
+    let outcomes = match call {
+        Call::Start { .. } => vec![told(Answer::Started { run, created: true })],
+        Call::Begin { token, step, .. } => {
+            let begun = state.accepts(*token).then(|| state.clone().begun(step));
+            vec![begun.and_then(|(state, begun)| matches!(begun, Begun::Execute(_)).then_some(state))]
+        }
+        Call::Complete { then: Then::Begin(next), .. } => {
+            vec![complete(state, call).map(|state| state.begun(next).0)]
+        }
+        Call::Fail { .. } | Call::FailRun { .. } => {
+            vec![told(Answer::Retry), told(Answer::DeadLetter(DeadLetterReason::RetriesExhausted))]
+        }
+        _ => vec![told(Answer::Done)],
+    };
+    let note = |mut state: Model| {
+        state.happened.insert(operation);
+        state
+    };
+    outcomes.into_iter().flatten().map(note).collect()
+}
+
+/// The operation of a call that has one.
+pub(super) const fn operation_of(call: &Call) -> Option<Operation> {
+    match call {
+        Call::Start { operation, .. }
+        | Call::Cancel { operation }
+        | Call::Requeue { operation }
+        | Call::Begin { operation, .. }
+        | Call::Complete { operation, .. }
+        | Call::Fail { operation, .. }
+        | Call::Sleep { operation, .. }
+        | Call::Finish { operation, .. }
+        | Call::FailRun { operation, .. }
+        | Call::Release { operation, .. } => Some(*operation),
+        Call::Claim { .. } | Call::Look { .. } | Call::Beat { .. } => None,
+    }
+}
+
+/// What names a slot: a key of a namespace, or the only run that can be in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Key(String, String),
+    Run(RunId),
+}
+
+/// Judges every run by itself. Gives how many slots there were.
+pub(super) fn judge(history: &History, stored: &BTreeMap<RunId, Stored>, found: &mut Vec<Found>) -> usize {
+    let moments = history.heard.iter().flat_map(|heard| [heard.called, heard.returned]);
+    let end = moments.filter(|moment| *moment != Moment::MAX).max().unwrap_or_default();
+    let mut names: HashMap<RunId, Slot> = HashMap::new();
+    for heard in &history.heard {
+        if let Call::Start { key: Some(key), .. } = &heard.call {
+            names.insert(heard.run, Slot::Key(heard.namespace.as_ref().to_owned(), key.clone()));
+        }
+    }
+    let mut slots: BTreeMap<Slot, Vec<&Heard>> = BTreeMap::new();
+    let mut records: BTreeMap<Slot, Vec<&Stored>> = BTreeMap::new();
+    let slot = |run: RunId| names.get(&run).cloned().unwrap_or(Slot::Run(run));
+    for heard in &history.heard {
+        slots.entry(slot(heard.run)).or_default().push(heard);
+    }
+    for (run, stored) in stored {
+        slots.entry(slot(*run)).or_default();
+        records.entry(slot(*run)).or_default().push(stored);
+    }
+    for (name, heard) in &slots {
+        let recorded = records.get(name).map(Vec::as_slice).unwrap_or_default();
+        judge_slot(heard, recorded, end, found);
+    }
+    slots.len()
+}
+
+fn judge_slot(heard: &[&Heard], recorded: &[&Stored], end: Moment, found: &mut Vec<Found>) {
+    let events = in_ranks(events(heard, recorded, end));
+    let Err(unexplained) = check(&RunRules, Model::absent(), &events) else { return };
+    let run = recorded.first().map(|stored| stored.record.run.run_id);
+    let run = run.or_else(|| heard.first().map(|heard| heard.run));
+    let before = unexplained.trail.last().and_then(|(_, before)| before.first());
+    let (rule, detail) = match unexplained.finding {
+        Finding::TooTangled => (Rule::TooTangled, String::new()),
+        Finding::Unexplained { furthest } => (
+            Rule::SomeOrder,
+            format!(
+                "no order of events {:?} of {} explains them; the furthest explains {furthest}, from {before:?}; they are {:#?}",
+                unexplained.piece,
+                events.len(),
+                &events[unexplained.piece.clone()],
+            ),
+        ),
+        Finding::Explained(_) => return,
+    };
+    found.push(Found { rule, run, detail });
+}
+
+/// What befell the runs of a slot, in the order of calls.
+fn events(heard: &[&Heard], recorded: &[&Stored], end: Moment) -> Vec<Interval<Event>> {
+    let mut events = Vec::new();
+    let mut operations: BTreeMap<Operation, Vec<&Heard>> = BTreeMap::new();
+    for heard in heard {
+        match operation_of(&heard.call) {
+            Some(operation) => operations.entry(operation).or_default().push(heard),
+            None if heard.answer.is_acknowledgement() => {
+                events.push(interval(heard, heard.called, heard.returned, Duty::Must, false));
+            }
+            // A heartbeat that was refused, or of which nobody heard, changed nothing that is asked here.
+            None => {}
+        }
+    }
+    for sent in operations.values() {
+        events.extend(of_operation(sent));
+    }
+    for stored in recorded {
+        let run = stored.record.run.run_id;
+        if may_be_given_up(heard, stored) {
+            let event = Event { run, what: What::GivenUp };
+            events.push(Interval { called: 0, returned: Moment::MAX, duty: Duty::May, event });
+        }
+        let seen = Seen::of(&stored.record.run);
+        let what = What::Recorded { seen, completed: completed(&stored.attempts) };
+        let event = Event { run, what };
+        events.push(Interval { called: end + 1, returned: Moment::MAX, duty: Duty::Must, event });
+    }
+    events
+}
+
+/// Whether the engine may have ended the run by itself.
+fn may_be_given_up(heard: &[&Heard], stored: &Stored) -> bool {
+    let input: Option<plan::Input> = serde_json::from_slice(&stored.record.input.bytes).ok();
+    let poison = |reason: Option<DeadLetterReason>| reason == Some(DeadLetterReason::Poison);
+    input.is_none_or(|input| plan::Plan::of(input.number).has_timeouts())
+        || poison(stored.record.run.dead_letter)
+        || heard.iter().any(|heard| matches!(&heard.call, Call::Look { seen } if poison(seen.dead_letter)))
+}
+
+/// All sendings of one operation are one event: it happened between the first of them and the first
+/// answer that says so. An answer that nothing was done is an event of its own, if it says why.
+fn of_operation(sent: &[&Heard]) -> Vec<Interval<Event>> {
+    let mut events = Vec::new();
+    for heard in sent {
+        if matches!(heard.answer, Answer::Conflict { .. } | Answer::WrongState(_)) {
+            events.push(interval(heard, heard.called, heard.returned, Duty::Must, false));
+        }
+    }
+    let called = |sent: &[&Heard]| sent.iter().map(|heard| heard.called).min().unwrap_or_default();
+    let first =
+        sent.iter().filter(|heard| heard.answer.is_acknowledgement()).min_by_key(|heard| heard.returned);
+    let unknown: Vec<&Heard> = sent.iter().copied().filter(|heard| heard.answer == Answer::Unknown).collect();
+    match (first, unknown.first()) {
+        (Some(first), _) => {
+            events.push(interval(first, called(sent), first.returned, Duty::Must, sent.len() > 1));
+        }
+        // It may arrive at any time, as long as somebody holds it up.
+        (None, Some(heard)) => {
+            events.push(interval(heard, called(&unknown), Moment::MAX, Duty::May, false));
+        }
+        (None, None) => {}
+    }
+    events
+}
+
+fn interval(heard: &Heard, called: Moment, returned: Moment, duty: Duty, repeated: bool) -> Interval<Event> {
+    let what = What::Heard { call: heard.call.clone(), answer: heard.answer.clone(), repeated };
+    Interval { called, returned, duty, event: Event { run: heard.run, what } }
+}
+
+/// Gives every moment a rank of its own, so that no two are the same, and puts the events in order. What
+/// is called at the moment of an answer counts as called before it.
+fn in_ranks(mut events: Vec<Interval<Event>>) -> Vec<Interval<Event>> {
+    let mut moments: Vec<(Moment, bool, usize)> = Vec::with_capacity(2 * events.len());
+    for (at, event) in events.iter().enumerate() {
+        moments.push((event.called, false, at));
+        moments.push((event.returned, true, at));
+    }
+    moments.sort_unstable();
+    for (rank, (_, returned, at)) in (1..).zip(moments) {
+        if returned {
+            events[at].returned = rank;
+        } else {
+            events[at].called = rank;
+        }
+    }
+    events.sort_by_key(|event| event.called);
+    events
+}
