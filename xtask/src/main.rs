@@ -7,6 +7,7 @@ mod report;
 mod saboteurs;
 mod shell;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,9 @@ usage: cargo xtask <chore>
                    checks what every case is there for
   soak [--rounds N] [FILTER...]
                    the suite over each store N times (50), comparing the verdicts
+  torture [--minutes N] [--store sqlite|postgres|URL] [--seed S] [--rate N] [--json FILE]
+                   servers, workers and clients under load while all of them and the database are
+                   killed, paused and cut off from each other, and a judge over everything at the end
   bench [ARGS]     figures of both databases beside yardsticks and targets, into bench-results/;
                    --help lists what can be left out
   help             this text";
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["saboteurs", rest @ ..] => saboteurs::run(rest),
         ["soak", "--rounds", rounds, filters @ ..] => saboteurs::soak(rounds, filters),
         ["soak", filters @ ..] => saboteurs::soak("50", filters),
+        ["torture", rest @ ..] => torture::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

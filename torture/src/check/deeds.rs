@@ -88,11 +88,12 @@ fn replays(history: &History, stored: &Look, found: &mut Vec<Found>) {
         let recorded = stored.get(&run).map(|stored| completed(&stored.attempts)).unwrap_or_default();
         let executed: BTreeSet<&str> =
             deeds.iter().filter(|deed| deed.got.is_none()).map(|deed| deed.step.as_str()).collect();
-        let last = deeds.iter().rposition(|deed| deed.got.is_none());
         for (at, deed) in deeds.iter().enumerate() {
             let Some(got) = &deed.got else { continue };
             let replayed = !executed.contains(deed.step.as_str());
-            let went_on = last.is_some_and(|last| at < last);
+            // A step side by side with it was begun before, and may execute all the same.
+            let went_on =
+                deeds[at..].iter().any(|later| later.got.is_none() && !is_beside(&later.step, &deed.step));
             let expected = recorded.get(&deed.step);
             if (replayed || went_on) && expected != Some(got) {
                 let detail = format!(
@@ -103,4 +104,10 @@ fn replays(history: &History, stored: &Look, found: &mut Vec<Found>) {
             }
         }
     }
+}
+
+/// Whether two steps are the two sides of a pair.
+fn is_beside(one: &str, other: &str) -> bool {
+    let pair = |step: &str| step.strip_suffix("-left").or(step.strip_suffix("-right")).map(str::to_owned);
+    pair(one).is_some() && pair(one) == pair(other)
 }
