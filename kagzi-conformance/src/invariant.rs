@@ -23,7 +23,10 @@ const INVARIANTS: [(&str, &str); 15] = [
         "a write sent again under its operation id gives the first answer and no second effect",
     ),
     ("Durability", "what was acknowledged survives kill -9 of any process and loss of power"),
-    ("No lost wake-up, no early wake-up", "a due run is claimable; a sleeper never runs before its time"),
+    (
+        "No lost wake-up, no early wake-up",
+        "a due run is claimable unless its queue is paused; a sleeper never runs before its time",
+    ),
     ("Isolation", "no call with one namespace sees or touches another's rows"),
     ("Fidelity", "a payload comes back to the byte; limits are enforced before anything is written"),
     ("Order", "claims within a queue go by claim_rank, then run id; nothing starves"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::id::{OperationId, RunId};
 use crate::lease::FencingToken;
-use crate::name::{IdempotencyKey, StepId};
+use crate::name::{IdempotencyKey, QueueName, StepId};
 use crate::run::RunState;
 use crate::step::AttemptState;
 
@@ -142,6 +142,17 @@ pub enum StoreError {
         operation: OperationId,
     },
 
+    /// The operation id was used for the opposite change of this queue. Every operation needs an id of its own.
+    #[error(
+        "operation id {operation} was already used for another change of queue {queue:?}; generate a new id for each operation"
+    )]
+    QueueOperationConflict {
+        /// The queue.
+        queue: QueueName,
+        /// The operation id.
+        operation: OperationId,
+    },
+
     /// A page cursor that this listing did not give. Start again without a cursor.
     #[error(
         "cursor: expected one that the same listing with the same filter gave, got {got}; start again without a cursor"
@@ -208,7 +219,7 @@ impl StoreError {
             Self::StepKindMismatch { .. } => "STEP_KIND_MISMATCH",
             Self::WrongState { .. } => "WRONG_STATE",
             Self::IdempotencyConflict { .. } => "IDEMPOTENCY_CONFLICT",
-            Self::OperationConflict { .. } => "OPERATION_CONFLICT",
+            Self::OperationConflict { .. } | Self::QueueOperationConflict { .. } => "OPERATION_CONFLICT",
             Self::BadCursor { .. } => "BAD_CURSOR",
             Self::SchemaMismatch { .. } => "SCHEMA_MISMATCH",
             Self::Unavailable { .. } => "UNAVAILABLE",

@@ -21,6 +21,7 @@ mod name;
 mod op;
 mod page;
 mod payload;
+mod queue;
 mod retry;
 mod run;
 mod stats;
@@ -39,6 +40,7 @@ pub use name::{ContentType, IdempotencyKey, Namespace, QueueName, StepId, Worker
 pub use op::*;
 pub use page::{Cursor, Page, PageRequest};
 pub use payload::Payload;
+pub use queue::{QueueOperations, QueueRow, REMEMBERED_QUEUE_OPERATIONS};
 pub use retry::{RetryDecision, RetryPolicy};
 pub use run::{DeadLetterReason, PRIORITY_LEVEL, Priority, Run, RunRecord, RunState, claim_rank};
 pub use stats::{BatchStats, ConnectionStats, StoreCounters, StoreStats, SweptStats};

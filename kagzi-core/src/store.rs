@@ -14,8 +14,8 @@ use crate::name::Namespace;
 use crate::op::{
     BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun, CompleteRunOutcome,
     CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome, Heartbeat,
-    ListAttempts, ListRuns, NextDue, QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome,
-    RequeueRun, RunFilter, Sleep, SleepOutcome, StartRun, Started,
+    ListAttempts, ListRuns, NextDue, QueueDepth, QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, RunFilter, SetQueueState, Sleep, SleepOutcome, StartRun, Started,
 };
 use crate::page::Page;
 use crate::run::{Run, RunRecord};
@@ -50,7 +50,8 @@ pub type SharedStore = Arc<dyn Store>;
 /// 8. **Idempotent retries.** Every write carries an operation id. Sent again after a lost reply, it
 ///    gives the first answer and no second effect.
 /// 9. **Durability.** What was acknowledged survives kill -9 of any process and loss of power.
-/// 10. **No lost wake-up, no early wake-up.** A due run is claimable; a sleeper never runs before its time.
+/// 10. **No lost wake-up, no early wake-up.** A due run is claimable, unless its queue
+///     is paused; a sleeper never runs before its time.
 /// 11. **Isolation.** No call with one namespace sees or touches another's rows.
 /// 12. **Fidelity.** A payload is opaque bytes with a content type, and comes back to the byte. Limits
 ///     are enforced with a clear error before anything is written.
@@ -162,7 +163,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// expired; a run that is past its deadline or poisoned becomes a dead letter instead. Each claim
     /// gives the run a larger token (invariant 1). What is handed over is bounded in bytes, by
     /// [`decide::ClaimRoom`](crate::decide::ClaimRoom); a claim that left runs for want of room
-    /// announces its queues.
+    /// announces its queues. Queues that are [paused](Self::set_queue_state) give nothing.
     async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError>;
 
     /// Extends leases, each with its own verdict, in order. Never shortens one; revives an expired one
@@ -236,8 +237,29 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The nearest moment at which there is something to reap.
     async fn next_due(&self) -> Result<NextDue, StoreError>;
 
-    /// The queues of a namespace that hold live runs, by name.
+    /// The queues of a namespace that hold live runs or are paused, by name.
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError>;
+
+    /// Pauses a queue, so that claims take nothing from it, or resumes it.
+    ///
+    /// A claim that begins after a pause was answered, on any handle, takes no run of the queue until it is
+    /// resumed; one that was under way when the pause became durable may still take some. A claim that is
+    /// sent again gives what it took before the pause (invariant 8). Nothing else is held up: leases go on,
+    /// with heartbeats and every write, so the queue drains; starts are kept, sleepers come due, retries,
+    /// cancellations, requeues and reaps do what they do, claims put in order what is due there, and all that
+    /// waits. Deadlines do not stand still.
+    ///
+    /// Pausing a paused queue puts the new reason in the place of the old one and leaves the moment since
+    /// when it is paused; resuming an open queue changes nothing. Resuming announces the queue
+    /// (invariant 10). What was paused stays so over a restart (invariant 9). The last
+    /// [`REMEMBERED_QUEUE_OPERATIONS`](crate::REMEMBERED_QUEUE_OPERATIONS) operations on a queue can be sent
+    /// again (invariant 8).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::QueueOperationConflict`] for an operation id that stands for the opposite change;
+    /// [`StoreError::TooLarge`] or [`StoreError::InvalidArgument`] about the reason.
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError>;
 
     /// Removes finished runs, at most the limit; answers how many. Never touches a live run. A key of
     /// a removed run may be used again. A store that works in pieces answers what it did even if one of

@@ -7,8 +7,8 @@ use std::time::Duration;
 use kagzi_core::engine::EngineOptions;
 use kagzi_core::{
     Attempt, AttemptScope, CancelOutcome, CancelRun, Cursor, ListAttempts, ListRuns, Namespace, OperationId,
-    Page, PageRequest, QueueDepth, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    StoreError,
+    Page, PageRequest, QueueChange, QueueDepth, QueueName, QueueOutcome, RequeueOutcome, RequeueRun, Run,
+    RunFilter, RunId, RunRecord, SetQueueState, SharedStore, StoreError,
 };
 use tokio::time::Instant;
 
@@ -267,7 +267,39 @@ impl Client {
         Ok(self.patiently(|| self.transport.requeue(request.clone())).await?)
     }
 
-    /// The queues that hold live runs, by name.
+    /// Has workers take nothing from a queue until it is [resumed](Self::resume_queue): none that asks after
+    /// the answer gets a run of it. What they hold goes on, so the queue drains; see
+    /// [`queue_depths`](Self::queue_depths) for how far it has. Starts are kept. The reason is for people; it
+    /// takes the place of an earlier one if the queue is paused already.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] if the name is outside the rule, or the reason holds control
+    /// characters; [`StoreError::TooLarge`] if it is over 512 bytes.
+    pub async fn pause_queue(
+        &self,
+        queue: impl AsRef<str>,
+        reason: impl Into<String>,
+    ) -> Result<QueueOutcome, ClientError> {
+        self.change_queue(queue.as_ref(), QueueChange::Pause { reason: reason.into() }).await
+    }
+
+    /// Has workers take from a queue again, at once.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidArgument`] if the name is outside the rule.
+    pub async fn resume_queue(&self, queue: impl AsRef<str>) -> Result<QueueOutcome, ClientError> {
+        self.change_queue(queue.as_ref(), QueueChange::Resume).await
+    }
+
+    async fn change_queue(&self, queue: &str, change: QueueChange) -> Result<QueueOutcome, ClientError> {
+        let (namespace, queue) = (self.namespace.clone(), QueueName::new(queue)?);
+        let request = SetQueueState { namespace, queue, change, operation: OperationId::generate() };
+        Ok(self.patiently(|| self.transport.set_queue_state(request.clone())).await?)
+    }
+
+    /// The queues that hold live runs or are paused, by name.
     ///
     /// # Errors
     ///

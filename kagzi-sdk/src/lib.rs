@@ -85,7 +85,7 @@ pub use kagzi_core::engine::EngineOptions;
 pub use kagzi_core::memory::MemoryStore;
 pub use kagzi_core::{
     Attempt, AttemptState, CancelOutcome, ContentType, Cursor, DeadLetterReason, Failure, FailureKind,
-    IdempotencyKey, Labels, Namespace, Page, Payload, QueueDepth, RequeueOutcome, RetryPolicy, Run,
-    RunFilter, RunId, RunRecord, RunState, SharedStore, StartOutcome, StepId, StepKind, StoreError,
-    Timestamp, WorkflowType,
+    IdempotencyKey, Labels, Namespace, Page, Pause, Payload, QueueDepth, QueueName, QueueOutcome,
+    RequeueOutcome, RetryPolicy, Run, RunFilter, RunId, RunRecord, RunState, SharedStore, StartOutcome,
+    StepId, StepKind, StoreError, Timestamp, WorkflowType,
 };

@@ -98,7 +98,7 @@ const INDEXES: &str = "
     SELECT i.relname::text AS name, x.indisvalid AND x.indisready AS valid
     FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
     WHERE t.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'kagzi_schema'::regclass)
-      AND t.relname IN ('runs', 'payloads', 'steps', 'operations')";
+      AND t.relname IN ('runs', 'payloads', 'steps', 'operations', 'queues')";
 
 fn text(row: &PgRow, name: &str) -> Result<String, sqlx::Error> {
     row.try_get(name)

@@ -24,6 +24,7 @@ mod locked;
 mod notify;
 mod options;
 mod pools;
+mod queues;
 mod reads;
 mod reap;
 mod remove;
@@ -47,9 +48,9 @@ use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Migration, Namespace, NextDue, Page,
-    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId,
-    RunRecord, RunState, SchemaPolicy, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters,
-    StoreError, StoreStats, Timestamp, Topic, WakeHub,
+    QueueDepth, QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run,
+    RunFilter, RunId, RunRecord, RunState, SchemaPolicy, SetQueueState, Sleep, SleepOutcome, StartRun,
+    Started, Store, StoreCounters, StoreError, StoreStats, Timestamp, Topic, WakeHub,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _};
@@ -383,6 +384,10 @@ impl Store for PostgresStore {
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.inner.queue_depths(namespace).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.inner.set_queue_state(&request).await
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

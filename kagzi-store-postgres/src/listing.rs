@@ -174,13 +174,8 @@ impl Inner {
                 let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;
                 let runs = row.try_get::<i64, _>("runs")?.unsigned_abs();
                 let Moment(oldest) = row.try_get("oldest_due_at")?;
-                let depth: &mut QueueDepth = depths.entry(queue.clone()).or_insert(QueueDepth {
-                    queue,
-                    pending: 0,
-                    sleeping: 0,
-                    running: 0,
-                    oldest_due_at: None,
-                });
+                let depth: &mut QueueDepth =
+                    depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue));
                 match row.try_get::<&str, _>("state")? {
                     name if name == RunState::Pending.as_str() => {
                         depth.pending += runs;
@@ -191,6 +186,9 @@ impl Inner {
                     _ => depth.running += runs,
                 }
             }
+        }
+        for (queue, pause) in self.read_pauses(namespace).await? {
+            depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue)).pause = Some(pause);
         }
         Ok(depths.into_values().collect())
     }

@@ -8,7 +8,7 @@ use crate::options::PostgresOptions;
 use crate::statement::{Begin, Tx, query};
 
 /// Applied in order, each once. A migration that was released is never changed.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 2] = [
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "0001_tables", include_str!("../migrations/0001_tables.sql")),
     (
         2,
@@ -18,10 +18,11 @@ pub(crate) const MIGRATIONS: [(i64, &str, &str); 2] = [
             include_str!("../migrations/0002_reaping.sql")
         ),
     ),
+    (3, "0003_queues", include_str!("../migrations/0003_queues.sql")),
 ];
 
 /// The newest version that this program knows.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
 /// What the advisory lock of migrations is called: "kagzi" in ASCII.
 const MIGRATION_LOCK: i64 = 0x006b_6167_7a69;
@@ -165,7 +166,7 @@ async fn check_vacant(tx: &mut Tx<'_>) -> Result<(), Fault> {
     let row = query(
         "SELECT current_schema() AS schema, min(relname) AS taken FROM pg_class
          WHERE relnamespace = current_schema()::regnamespace
-           AND relname IN ('runs', 'payloads', 'steps', 'operations')",
+           AND relname IN ('runs', 'payloads', 'steps', 'operations', 'queues')",
     )
     .fetch_one(tx)
     .await?;

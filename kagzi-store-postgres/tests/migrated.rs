@@ -147,9 +147,12 @@ async fn an_older_schema_is_left_alone_by_whoever_requires_a_new_one_or_only_pla
     let mut options = PostgresOptions::new(older.url());
     options.schema_policy = SchemaPolicy::Require;
     let error = PostgresStore::connect(options.clone()).await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaMismatch { found: 1, supported: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::SchemaMismatch { found: 1, supported: 3, .. }), "{error}");
     let plan = PostgresStore::plan_migration(options.clone()).await.unwrap();
-    assert_eq!((plan.from, plan.to, plan.steps.as_slice()), (1, 2, ["0002_functions"].as_slice()));
+    assert_eq!(
+        (plan.from, plan.to, plan.steps.as_slice()),
+        (1, 3, ["0002_functions", "0003_queues"].as_slice())
+    );
     assert_eq!(shape(&mut connection).await, before);
 
     assert_eq!(PostgresStore::migrate(options.clone()).await.unwrap(), plan);

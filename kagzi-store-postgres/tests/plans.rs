@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use kagzi_core::{
     AttemptScope, BeginStep, CancelRun, Claim, ClaimedRun, CompleteRun, CompleteStep, DeleteFinished,
     FailRun, FailStep, Failure, Heartbeat, IdempotencyKey, ListAttempts, ListRuns, Namespace, NextStep,
-    OperationId, PageRequest, Payload, QueueName, ReleaseRun, RequeueRun, RunFilter, Sleep, SleepUntil,
-    StartRun, StepId, Store, Then, WorkerId, WorkflowType,
+    OperationId, PageRequest, Payload, QueueChange, QueueName, ReleaseRun, RequeueRun, RunFilter,
+    SetQueueState, Sleep, SleepUntil, StartRun, StepId, Store, Then, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
@@ -80,7 +80,7 @@ async fn reads(url: &str) -> (i64, i64) {
     let row = connection
         .fetch_one(
             "SELECT (SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
-                     WHERE relname IN ('runs', 'steps', 'payloads', 'operations')),
+                     WHERE relname IN ('runs', 'steps', 'payloads', 'operations', 'queues')),
                     (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes)",
         )
         .await
@@ -216,6 +216,12 @@ async fn everything(store: &PostgresStore, round: u32) {
     };
     store.cancel(cancel).await.unwrap();
 
+    for change in [QueueChange::Pause { reason: String::new() }, QueueChange::Resume] {
+        let change =
+            SetQueueState { namespace: namespace(), queue: queue(round), change, operation: operation() };
+        store.set_queue_state(change).await.unwrap();
+    }
+
     store.get_run(&namespace(), failed).await.unwrap();
     let page = PageRequest::first(5);
     let filter = RunFilter::default();
@@ -243,7 +249,7 @@ async fn database() -> (TestDatabase, PgConnection) {
     let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
     store.close().await.unwrap();
     let mut admin = PgConnection::connect(&database.url()).await.unwrap();
-    for table in ["runs", "steps", "payloads", "operations"] {
+    for table in ["runs", "steps", "payloads", "operations", "queues"] {
         let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
         admin.execute(AssertSqlSafe(off)).await.unwrap();
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    Claim, ManualClock, Namespace, OperationId, Payload, QueueName, StartAt, StartRun, Store, StoreError,
-    Topic, WorkerId, WorkflowType,
+    Claim, ManualClock, Namespace, OperationId, Payload, QueueChange, QueueName, SetQueueState, StartAt,
+    StartRun, Store, StoreError, Topic, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{Listen, Pooler, PostgresOptions, PostgresStore};
 use kagzi_testkit::{ClusterOptions, PostgresCluster, TestDatabase, postgres};
@@ -195,6 +195,15 @@ async fn two_servers_on_one_database_wake_each_other() {
     here.start(vec![start]).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), waiter.wait()).await.expect("it hears of the start");
     tokio::time::timeout(Duration::ZERO, bystander.wait()).await.expect_err("nobody else is woken");
+    here.set_queue_state(change("q", QueueChange::Pause { reason: String::new() })).await.unwrap();
+    here.set_queue_state(change("q", QueueChange::Resume)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), waiter.wait()).await.expect("it hears of the resumption");
+    tokio::time::timeout(Duration::ZERO, bystander.wait()).await.expect_err("nobody else is woken");
+}
+
+fn change(queue: &str, change: QueueChange) -> SetQueueState {
+    let (namespace, queue) = (Namespace::new("n").unwrap(), QueueName::new(queue).unwrap());
+    SetQueueState { namespace, queue, change, operation: OperationId::generate() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

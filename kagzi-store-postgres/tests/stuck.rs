@@ -7,12 +7,15 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::{Lease, ManualClock, Store as _, StoreError};
+use kagzi_core::{
+    Lease, ManualClock, OperationId, QueueChange, QueueName, QueueOutcome, SetQueueState, Store as _,
+    StoreError,
+};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-use support::{beat, begin, claim, database, held, start};
+use support::{beat, begin, claim, database, held, namespace, start};
 
 /// A session that holds what `sql` locks until it is let go of.
 async fn stuck(database: &TestDatabase, sql: String) -> PgConnection {
@@ -110,4 +113,45 @@ async fn claims_answer_though_an_overdue_run_and_the_sweep_of_another_server_are
         assert_eq!(claim.await.unwrap().unwrap().len(), 1);
     }
     holder.execute("ROLLBACK").await.unwrap();
+}
+
+fn change(change: QueueChange) -> SetQueueState {
+    let queue = QueueName::new("q").unwrap();
+    SetQueueState { namespace: namespace(), queue, change, operation: OperationId::generate() }
+}
+
+fn pause() -> SetQueueState {
+    change(QueueChange::Pause { reason: String::new() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_stuck_holds_up_no_pause_and_keeps_what_it_took() {
+    let database = database().await;
+    let store = connect(PostgresOptions::new(database.url())).await;
+    store.start((0..3).map(|_| start("q")).collect()).await.unwrap();
+    let claiming = "SELECT kagzi_claim(0::smallint, NULL, 'n', '{q}', NULL, 'w', 60000000, 1, 1000,
+                                       gen_random_uuid(), false, false)";
+    let mut other = stuck(&database, claiming.to_owned()).await;
+    assert_eq!(store.set_queue_state(pause()).await.unwrap(), QueueOutcome::Changed);
+    other.execute("COMMIT").await.unwrap();
+    assert!(store.claim(claim("q", 3)).await.unwrap().is_empty(), "whoever begins now takes nothing");
+    let depths = store.queue_depths(&namespace()).await.unwrap();
+    assert_eq!((depths[0].running, depths[0].pending), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_is_stuck_holds_up_no_claim_and_holds_once_it_has_committed() {
+    let database = database().await;
+    let store = connect(PostgresOptions::new(database.url())).await;
+    store.start((0..3).map(|_| start("q")).collect()).await.unwrap();
+    let pausing = "SELECT kagzi_queue_lock(0::smallint, NULL, 'n', 'q');
+                   UPDATE queues SET state = 'PAUSED', paused_at = clock_timestamp(), reason = ''";
+    let mut other = stuck(&database, pausing.to_owned()).await;
+    assert_eq!(store.claim(claim("q", 1)).await.unwrap().len(), 1);
+    let waited = store.set_queue_state(change(QueueChange::Resume)).await;
+    assert!(is_unavailable(&waited), "changes of one queue come one after the other: {waited:?}");
+    other.execute("COMMIT").await.unwrap();
+    assert!(store.claim(claim("q", 1)).await.unwrap().is_empty());
+    assert_eq!(store.set_queue_state(change(QueueChange::Resume)).await.unwrap(), QueueOutcome::Changed);
+    assert_eq!(store.claim(claim("q", 1)).await.unwrap().len(), 1);
 }

@@ -12,7 +12,7 @@ use crate::commit::Tx;
 use crate::error::Error;
 use crate::held::History;
 use crate::rows::{self, all, bytes, json, run_columns};
-use crate::{listing, reap, runs};
+use crate::{listing, queues, reap, runs};
 
 pub(crate) const HELD_BY_CLAIM: &str = concat!(
     "SELECT ",
@@ -79,8 +79,15 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<ClaimedRun>, E
         let mut queues = claim.queues.clone();
         queues.sort_unstable();
         queues.dedup();
+        // What time did is put in order in paused queues too; there it waits.
         sweep(tx, claim, &queues)?;
-        taken = take(tx, claim, &queues, &mut room)?;
+        let mut open = Vec::with_capacity(queues.len());
+        for queue in queues {
+            if !queues::is_paused(tx.connection, &claim.namespace, &queue)? {
+                open.push(queue);
+            }
+        }
+        taken = take(tx, claim, &open, &mut room)?;
     }
     let claimed = taken.into_iter().map(|taken| hand_over(tx, taken, claim, &mut room)).collect();
     *tx.answer_bytes += tx.rules.max_claim_bytes - room.left_bytes();

@@ -42,6 +42,7 @@ mod place;
 #[cfg(test)]
 mod plans;
 mod queue;
+mod queues;
 mod readers;
 mod reap;
 mod rows;
@@ -60,9 +61,9 @@ use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Migration, Namespace, NextDue, Page,
-    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId,
-    RunRecord, SchemaPolicy, Sleep, SleepOutcome, StartRun, Started, Store, StoreCounters, StoreError,
-    StoreStats, Timestamp, WakeHub, decide,
+    QueueDepth, QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run,
+    RunFilter, RunId, RunRecord, SchemaPolicy, SetQueueState, Sleep, SleepOutcome, StartRun, Started, Store,
+    StoreCounters, StoreError, StoreStats, Timestamp, WakeHub, decide,
 };
 
 pub use backup::{Copied, Existing, Restored};
@@ -334,6 +335,11 @@ impl Store for SqliteStore {
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         let namespace = namespace.clone();
         self.readers.read(move |connection| listing::depths(connection, &namespace)).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        request.validate()?;
+        self.writer.perform(0, move |tx| queues::set_state(tx, &request)).await
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

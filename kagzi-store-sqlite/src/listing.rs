@@ -10,7 +10,7 @@ use rusqlite::{Connection, ToSql, params};
 
 use crate::error::Error;
 use crate::rows::{self, Columns, all, attempt_columns, bytes, first, json, run_columns};
-use crate::steps;
+use crate::{queues, steps};
 
 /// A filter as a fixed text: what is not asked for is bound as NULL.
 macro_rules! filter {
@@ -207,7 +207,7 @@ fn page<T>(mut items: Vec<T>, limit: u32, cursor_after: impl Fn(&T) -> Cursor) -
     Page { items, next }
 }
 
-/// The queues of a namespace that hold live runs, by name.
+/// The queues of a namespace that hold live runs or are paused, by name.
 pub(crate) fn depths(connection: &Connection, namespace: &Namespace) -> Result<Vec<QueueDepth>, Error> {
     let mut depths: BTreeMap<QueueName, QueueDepth> = BTreeMap::new();
     let pending = all(connection, PENDING_DEPTHS, params![namespace.as_str()], |row| {
@@ -215,7 +215,7 @@ pub(crate) fn depths(connection: &Connection, namespace: &Namespace) -> Result<V
         Ok((columns.name::<QueueName>()?, columns.total()?, columns.moment()?))
     })?;
     for (queue, count, oldest) in pending {
-        let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
+        let depth = depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue));
         depth.pending = count;
         depth.oldest_due_at = Some(oldest);
     }
@@ -224,13 +224,12 @@ pub(crate) fn depths(connection: &Connection, namespace: &Namespace) -> Result<V
         Ok((columns.name::<QueueName>()?, columns.total()?, columns.total()?))
     })?;
     for (queue, sleeping, running) in waiting {
-        let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
+        let depth = depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue));
         depth.sleeping = sleeping;
         depth.running = running;
     }
+    for (queue, pause) in queues::paused(connection, namespace)? {
+        depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue)).pause = Some(pause);
+    }
     Ok(depths.into_values().collect())
-}
-
-fn empty(queue: QueueName) -> QueueDepth {
-    QueueDepth { queue, pending: 0, sleeping: 0, running: 0, oldest_due_at: None }
 }

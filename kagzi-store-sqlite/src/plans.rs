@@ -5,10 +5,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::options::SqliteOptions;
-use crate::{apply, claim, listing, reap, runs, schema, steps};
+use crate::{apply, claim, listing, queues, reap, runs, schema, steps};
 
 /// What workers, timers and keepers ask.
-const HOT: [(&str, &str); 27] = [
+const HOT: [(&str, &str); 31] = [
     ("runs::LOAD", runs::LOAD),
     ("runs::LOAD_BY_KEY", runs::LOAD_BY_KEY),
     ("runs::LOAD_PAYLOAD", runs::LOAD_PAYLOAD),
@@ -36,6 +36,10 @@ const HOT: [(&str, &str); 27] = [
     ("reap::HAS_PROGRESS", reap::HAS_PROGRESS),
     ("listing::PENDING_DEPTHS", listing::PENDING_DEPTHS),
     ("listing::WAITING_DEPTHS", listing::WAITING_DEPTHS),
+    ("queues::LOAD", queues::LOAD),
+    ("queues::IS_PAUSED", queues::IS_PAUSED),
+    ("queues::PAUSED", queues::PAUSED),
+    ("queues::SAVE", queues::SAVE),
 ];
 
 /// What people ask. A page of a run's attempts is sorted, since attempts are kept by step.
@@ -67,7 +71,7 @@ fn scans(line: &str) -> bool {
 }
 
 /// The index that finds the rows of a statement: another would find them too, but walk past others.
-const FOUND_BY: [(&str, &str, &str); 14] = [
+const FOUND_BY: [(&str, &str, &str); 15] = [
     ("runs::LOAD_BY_KEY", runs::LOAD_BY_KEY, "INDEX runs_key (namespace=? AND idempotency_key=?"),
     ("claim::HELD_BY_CLAIM", claim::HELD_BY_CLAIM, "INDEX runs_claim (claim_operation=?)"),
     (
@@ -96,6 +100,7 @@ const FOUND_BY: [(&str, &str, &str); 14] = [
     ("reap::NEXT_DUE_STEP", reap::NEXT_DUE_STEP, "INDEX steps_deadline (deadline_at"),
     ("runs::FIND_FINISHED", runs::FIND_FINISHED, "INDEX runs_finished (finished_at"),
     ("listing::PENDING_DEPTHS", listing::PENDING_DEPTHS, "COVERING INDEX runs_ready (namespace=?"),
+    ("queues::IS_PAUSED", queues::IS_PAUSED, "PRIMARY KEY (namespace=? AND queue=? AND partition=?)"),
     ("listing::LIST_RUNS", listing::LIST_RUNS, "INDEX runs_listing (namespace=? AND created_at"),
     ("listing::COUNT_RUNS", listing::COUNT_RUNS, "INDEX runs_listing (namespace=? AND created_at"),
 ];

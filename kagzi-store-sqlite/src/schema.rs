@@ -18,9 +18,10 @@ const APPLICATION_ID: i64 = 0x6b61_677a;
 pub(crate) const MIGRATIONS: [(&str, &str); NEWEST as usize] = [
     ("0001_runs_and_steps", include_str!("migrations/0001_runs_and_steps.sql")),
     ("0002_ready_of_type", include_str!("migrations/0002_ready_of_type.sql")),
+    ("0003_queues", include_str!("migrations/0003_queues.sql")),
 ];
 
-pub(crate) const NEWEST: u32 = 2;
+pub(crate) const NEWEST: u32 = 3;
 
 /// What a file says about itself.
 pub(crate) struct Identity {
@@ -327,7 +328,10 @@ mod tests {
         let error = open_writer(&options.clone().schema(SchemaPolicy::Require)).unwrap_err();
         assert!(matches!(error, StoreError::SchemaMismatch { found: 1, .. }), "{error}");
         let planned = plan(&options).unwrap();
-        assert_eq!((planned.from, planned.steps.as_slice()), (1, ["0002_ready_of_type"].as_slice()));
+        assert_eq!(
+            (planned.from, planned.steps.as_slice()),
+            (1, ["0002_ready_of_type", "0003_queues"].as_slice())
+        );
         assert_eq!(plan(&options).unwrap(), planned, "a plan changes nothing");
         let (connection, migration) = prepare(&options).unwrap();
         assert_eq!(migration, planned);

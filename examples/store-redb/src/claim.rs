@@ -10,7 +10,7 @@ use redb::ReadableTable as _;
 use crate::error::{Error, Result};
 use crate::save::Writing;
 use crate::tables::{Id, id, micros, operation};
-use crate::{load, reap};
+use crate::{load, queues, reap};
 
 /// How many overdue runs a claim repairs before it takes some, at least: enough that a claim for one
 /// run seldom leaves a more urgent sleeper asleep, and a bound that no backlog can lift.
@@ -26,6 +26,8 @@ pub(crate) fn claim(writing: &mut Writing<'_>, claim: &Claim) -> Result<Vec<Clai
         queues.sort_unstable();
         queues.dedup();
         sweep(writing, claim, &queues, now)?;
+        // What is due in a paused queue waits.
+        queues::keep_open(writing, &claim.namespace, &mut queues)?;
         taken = take(writing, claim, &queues, now, &mut room)?;
     } else {
         // The claim was made before and its reply was lost (invariant 8).

@@ -6,7 +6,7 @@
 //! - `tables`: what is kept, and the indexes by which it is found
 //! - `row`, `load`, `save`: rows to bytes and back, and every index kept true
 //! - `commit`: one thread writes, and what waits together becomes durable together
-//! - `runs`, `steps`, `lease`, `claim`, `reap`: an operation each: load, ask
+//! - `runs`, `steps`, `lease`, `claim`, `reap`, `queues`: an operation each: load, ask
 //!   [`decide`](kagzi_core::decide), record
 //! - `listing`: reading
 //!
@@ -20,6 +20,7 @@ mod lease;
 mod listing;
 mod load;
 mod news;
+mod queues;
 mod reap;
 mod row;
 mod runs;
@@ -35,9 +36,9 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, Clock, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord, Sleep,
-    SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
+    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, QueueOutcome,
+    Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Rules, Run, RunFilter, RunId, RunRecord,
+    SetQueueState, Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
 };
 use redb::{ConcurrencyMode, Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _};
 use tokio::task::spawn_blocking;
@@ -156,7 +157,8 @@ fn open_file(path: PathBuf) -> error::Result<Database> {
     let found = tables.meta.get("version")?.map(|version| version.value());
     match found {
         Some(VERSION) => {}
-        None => drop(tables.meta.insert("version", VERSION)?),
+        // Older layouts lack tables only, which are made by now.
+        None | Some(..VERSION) => drop(tables.meta.insert("version", VERSION)?),
         Some(other) => {
             return Err(error::Error::Refused(StoreError::SchemaMismatch {
                 found: i64::try_from(other).unwrap_or(i64::MAX),
@@ -166,10 +168,10 @@ fn open_file(path: PathBuf) -> error::Result<Database> {
         }
     }
     drop(tables);
-    if found.is_none() {
-        transaction.commit()?;
-    } else {
+    if found == Some(VERSION) {
         transaction.abort()?;
+    } else {
+        transaction.commit()?;
     }
     Ok(database)
 }
@@ -277,6 +279,10 @@ impl Store for RedbStore {
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         let namespace = namespace.clone();
         self.read(move |reading| listing::queue_depths(reading, &namespace)).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.write(move |writing| queues::set_state(writing, &request)).await
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

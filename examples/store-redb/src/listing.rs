@@ -7,8 +7,8 @@ use kagzi_core::{
 use redb::ReadTransaction;
 
 use crate::error::{Error, Result};
-use crate::load;
 use crate::tables::{ATTEMPTS, CREATED, INPUTS, Id, LIVE, Micros, OUTPUTS, RUNS, id, micros};
+use crate::{load, queues};
 
 pub(crate) fn get_run(reading: &ReadTransaction, namespace: &Namespace, run_id: RunId) -> Result<RunRecord> {
     let run = run(reading, namespace, run_id)?;
@@ -81,7 +81,8 @@ pub(crate) fn list_attempts(reading: &ReadTransaction, request: &ListAttempts) -
     load::page_of_attempts(&reading.open_table(ATTEMPTS)?, request, usize::MAX)
 }
 
-/// The queues with live runs, by name: one pass over the index of live runs, which is in that order.
+/// The queues with live runs, by name, in one pass over the index of live runs, which is in that order; and
+/// those that are paused.
 pub(crate) fn queue_depths(reading: &ReadTransaction, namespace: &Namespace) -> Result<Vec<QueueDepth>> {
     let mut depths: Vec<QueueDepth> = Vec::new();
     for entry in reading.open_table(LIVE)?.range((namespace.as_str(), "", "", Micros::MIN, Id::MIN)..)? {
@@ -92,7 +93,7 @@ pub(crate) fn queue_depths(reading: &ReadTransaction, namespace: &Namespace) -> 
         }
         if depths.last().is_none_or(|last| last.queue.as_str() != queue) {
             let queue = QueueName::new(queue).map_err(|error| Error::Damaged(error.to_string()))?;
-            depths.push(QueueDepth { queue, pending: 0, sleeping: 0, running: 0, oldest_due_at: None });
+            depths.push(QueueDepth::empty(queue));
         }
         let Some(depth) = depths.last_mut() else { continue };
         if state == RunState::Pending.as_str() {
@@ -103,6 +104,15 @@ pub(crate) fn queue_depths(reading: &ReadTransaction, namespace: &Namespace) -> 
             depth.sleeping += 1;
         } else {
             depth.running += 1;
+        }
+    }
+    for (queue, pause) in queues::paused(reading, namespace)? {
+        let place = depths.binary_search_by(|depth| depth.queue.cmp(&queue)).unwrap_or_else(|place| {
+            depths.insert(place, QueueDepth::empty(queue));
+            place
+        });
+        if let Some(depth) = depths.get_mut(place) {
+            depth.pause = Some(pause);
         }
     }
     Ok(depths)

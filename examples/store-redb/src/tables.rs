@@ -11,8 +11,9 @@ use redb::{Table, TableDefinition, WriteTransaction};
 
 use crate::error::Result;
 
-/// The number of the layout below. A file with a larger one was written by a newer program.
-pub(crate) const VERSION: u64 = 1;
+/// The number of the layout below: 2 has queues that can be paused. A file with a larger one was written
+/// by a newer program.
+pub(crate) const VERSION: u64 = 2;
 
 /// A run id as a number: the order of the numbers is the order of the ids.
 pub(crate) type Id = u128;
@@ -20,6 +21,8 @@ pub(crate) type Id = u128;
 pub(crate) type Micros = i64;
 /// Content type and bytes.
 pub(crate) type PayloadRow = (&'static str, &'static [u8]);
+/// Reason and moment of a pause, operations, when it was made and changed.
+pub(crate) type QueueValue = (Option<(&'static str, Micros)>, &'static str, Micros, Micros);
 /// Run, position, step, number: the order in which histories are listed.
 pub(crate) type AttemptKey = (Id, u32, &'static str, u32);
 /// The attempt without its output, and the output.
@@ -77,6 +80,9 @@ tables! {
     steps, STEPS: (Id, &'static str) => (u32, u32);
     /// The recorded answers of operations.
     answers, ANSWERS: (Id, u128) => &'static str;
+    /// Queues that were paused or resumed: why and since when they are paused, the last operations on them,
+    /// when the row was made and changed.
+    queues, QUEUES: (&'static str, &'static str) => QueueValue;
 
     /// The run of an idempotency key.
     keys, KEYS: (&'static str, &'static str) => Id;

@@ -14,6 +14,7 @@ mod input;
 mod isolation;
 mod keeping;
 mod lease;
+mod pause;
 mod reading;
 mod reap;
 mod reap_due;
@@ -49,6 +50,7 @@ pub fn all_cases() -> Vec<Case> {
         reap_due::cases(),
         retry::cases(),
         dead_letters::cases(),
+        pause::cases(),
         reading::cases(),
         keeping::cases(),
         isolation::cases(),

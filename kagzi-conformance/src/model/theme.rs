@@ -19,6 +19,8 @@ pub(crate) enum Move {
     Requeue,
     Reap,
     Delete,
+    /// A queue is paused or, more often, resumed.
+    SetQueue,
     Look,
     List,
     /// A write that was sent before is sent again, to the letter.
@@ -74,6 +76,7 @@ pub(crate) const TIME: Theme = Theme {
         (Move::Sleep, 8),
         (Move::Requeue, 6),
         (Move::Reap, 12),
+        (Move::SetQueue, 4),
         (Move::Look, 4),
         (Move::Turn, 18),
     ],
@@ -92,6 +95,7 @@ pub(crate) const CLIENTS: Theme = Theme {
         (Move::Cancel, 8),
         (Move::Requeue, 7),
         (Move::Delete, 5),
+        (Move::SetQueue, 6),
         (Move::Look, 8),
         (Move::List, 14),
         (Move::Again, 8),

@@ -9,9 +9,9 @@ use fastrand::Rng;
 use kagzi_core::{
     AttemptScope, BeginOutcome, BeginStep, CancelRun, Claim, CompleteRun, CompleteStep, CompleteStepOutcome,
     DeleteFinished, FailRun, FailStep, Failure, FencingToken, Heartbeat, IdempotencyKey, Lease, ListAttempts,
-    ListRuns, Namespace, NextStep, OperationId, PageRequest, Payload, Priority, QueueName, ReleaseRun,
-    RequeueRun, RetryPolicy, RunFilter, RunId, RunState, Sleep, SleepUntil, StartAt, StartRun, StepId, Then,
-    Timestamp, WorkerId, WorkflowType,
+    ListRuns, Namespace, NextStep, OperationId, PageRequest, Payload, Priority, QueueChange, QueueName,
+    ReleaseRun, RequeueRun, RetryPolicy, RunFilter, RunId, RunState, SetQueueState, Sleep, SleepUntil,
+    StartAt, StartRun, StepId, Then, Timestamp, WorkerId, WorkflowType,
 };
 use uuid::Builder;
 
@@ -248,6 +248,7 @@ impl World {
                 before: now.saturating_sub(Duration::from_secs(any(dice, &[0, 10, 60]))),
                 limit: 1000,
             }),
+            Move::SetQueue => self.set_queue(dice),
             Move::Look => {
                 let (namespace, run_id) = self.run(dice)?;
                 if dice.bool() {
@@ -376,6 +377,20 @@ impl World {
                 Call::ListRuns(ListRuns { namespace, filter, page })
             }
         }
+    }
+
+    fn set_queue(&mut self, dice: &mut Rng) -> Call {
+        let change = if dice.u8(..3) == 0 {
+            QueueChange::Pause { reason: any(dice, &["", "away for a while"]).to_owned() }
+        } else {
+            QueueChange::Resume
+        };
+        Call::SetQueueState(SetQueueState {
+            namespace: any(dice, &self.namespaces),
+            queue: any(dice, &self.queues),
+            change,
+            operation: self.operation(),
+        })
     }
 
     fn next_step(&mut self, dice: &mut Rng) -> NextStep {

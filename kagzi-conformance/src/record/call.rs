@@ -3,8 +3,9 @@
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun, CompleteStep,
     CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome, GrantedLease, Heartbeat,
-    ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped, ReleaseRun, RequeueRun, Run,
-    RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun, Started, Store, StoreError,
+    ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, QueueOutcome, Reaped, ReleaseRun,
+    RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState, Sleep, SleepOutcome, StartRun, Started,
+    Store, StoreError,
 };
 
 use super::describe::Describe;
@@ -31,6 +32,7 @@ pub(crate) enum Call {
     Reap(u32),
     NextDue,
     QueueDepths(Namespace),
+    SetQueueState(SetQueueState),
     DeleteFinished(DeleteFinished),
 }
 
@@ -55,6 +57,7 @@ pub(crate) enum Reply {
     Reaped(Reaped),
     NextDue(NextDue),
     Depths(Vec<QueueDepth>),
+    QueueStateSet(QueueOutcome),
     Deleted(u64),
 }
 
@@ -120,6 +123,7 @@ impl Call {
             Self::Reap(limit) => store.reap(limit).await.map(Reply::Reaped),
             Self::NextDue => store.next_due().await.map(Reply::NextDue),
             Self::QueueDepths(namespace) => store.queue_depths(&namespace).await.map(Reply::Depths),
+            Self::SetQueueState(request) => store.set_queue_state(request).await.map(Reply::QueueStateSet),
             Self::DeleteFinished(request) => store.delete_finished(&request).await.map(Reply::Deleted),
         };
         reply.map_err(Refusal::from)
@@ -148,6 +152,7 @@ impl Describe for Call {
             Self::Reap(limit) => format!("reap({limit})"),
             Self::NextDue => "next_due()".to_owned(),
             Self::QueueDepths(namespace) => format!("queue_depths({namespace})"),
+            Self::SetQueueState(request) => format!("set_queue_state({})", request.describe()),
             Self::DeleteFinished(request) => format!("delete_finished({})", request.describe()),
         }
     }

@@ -4,8 +4,8 @@ use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
     GrantedLease, Heartbeat, Lease, ListAttempts, ListRuns, Namespace, NextDue, OperationId, Page,
-    QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunId, RunRecord, Sleep,
-    SleepOutcome, StartRun, Started, StoreError, Then,
+    QueueDepth, QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunId,
+    RunRecord, SetQueueState, Sleep, SleepOutcome, StartRun, Started, StoreError, Then,
 };
 
 /// How many items of a list are described one by one.
@@ -196,6 +196,13 @@ impl Describe for RequeueRun {
     }
 }
 
+impl Describe for SetQueueState {
+    fn describe(&self) -> String {
+        let Self { namespace, queue, change, operation: id } = self;
+        format!("{namespace}/{queue} {}, {}", change.state(), operation(*id))
+    }
+}
+
 impl Describe for ListRuns {
     fn describe(&self) -> String {
         let from = if self.page.cursor.is_some() { "after a cursor" } else { "first" };
@@ -278,6 +285,7 @@ described_by_debug!(
     RequeueOutcome,
     SleepOutcome,
     Vec<QueueDepth>,
+    QueueOutcome,
     u64,
     ()
 );

@@ -12,9 +12,10 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    Sleep, SleepOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth,
+    QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId,
+    RunRecord, SetQueueState, SharedStore, Sleep, SleepOutcome, StartRun, Started, Store, StoreError,
+    StoreStats, Timestamp, WakeHub,
 };
 
 /// A wrapper round any store: passes every call on and logs it. `handle` tells several handles apart.
@@ -154,6 +155,11 @@ impl Store for Recorded {
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.logged(format!("queue_depths({namespace})"), self.inner.queue_depths(namespace)).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.logged(format!("set_queue_state({})", request.describe()), self.inner.set_queue_state(request))
+            .await
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

@@ -7,6 +7,7 @@
 mod due;
 mod finish;
 mod guard;
+mod queue;
 mod room;
 mod start;
 mod step;
@@ -17,6 +18,7 @@ pub use due::{
 };
 pub use finish::{cancel, complete_run, fail_run, release, requeue};
 pub use guard::{check_heartbeats, check_lease, check_reap, check_start_batch};
+pub use queue::{QueueDecision, set_queue_state};
 pub use room::ClaimRoom;
 pub use start::{existing_run, new_run};
 pub use step::{begin_step, complete_step, completed_again, fail_step, sleep, was_completed_by};

@@ -51,13 +51,8 @@ impl MemoryStore {
             if run.namespace != *namespace || run.state.is_terminal() {
                 continue;
             }
-            let depth = depths.entry(run.queue.clone()).or_insert_with(|| QueueDepth {
-                queue: run.queue.clone(),
-                pending: 0,
-                sleeping: 0,
-                running: 0,
-                oldest_due_at: None,
-            });
+            let depth =
+                depths.entry(run.queue.clone()).or_insert_with(|| QueueDepth::empty(run.queue.clone()));
             match run.state {
                 RunState::Sleeping => depth.sleeping += 1,
                 RunState::Running => depth.running += 1,
@@ -66,6 +61,12 @@ impl MemoryStore {
                     let oldest = depth.oldest_due_at.map_or(run.due_at, |at| at.min(run.due_at));
                     depth.oldest_due_at = Some(oldest);
                 }
+            }
+        }
+        for ((of, queue), row) in &state.queues {
+            if of == namespace && row.pause.is_some() {
+                let depth = depths.entry(queue.clone()).or_insert_with(|| QueueDepth::empty(queue.clone()));
+                depth.pause.clone_from(&row.pause);
             }
         }
         Ok(depths.into_values().collect())

@@ -6,6 +6,7 @@
 mod claim;
 mod clients;
 mod listing;
+mod queues;
 mod reap;
 mod state;
 mod workers;
@@ -25,8 +26,8 @@ use crate::name::Namespace;
 use crate::op::{
     BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun, CompleteRunOutcome,
     CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome, Heartbeat,
-    ListAttempts, ListRuns, NextDue, QueueDepth, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome,
-    RequeueRun, RunFilter, Sleep, SleepOutcome, StartRun, Started,
+    ListAttempts, ListRuns, NextDue, QueueDepth, QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, RunFilter, SetQueueState, Sleep, SleepOutcome, StartRun, Started,
 };
 use crate::page::Page;
 use crate::run::{Run, RunRecord};
@@ -216,6 +217,10 @@ impl Store for MemoryStore {
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.depths(namespace)
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.change_queue(&request)
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

@@ -10,6 +10,7 @@ use crate::id::{OperationId, RunId};
 use crate::name::{IdempotencyKey, Namespace, QueueName, StepId};
 use crate::op::RecordedAnswer;
 use crate::payload::Payload;
+use crate::queue::QueueRow;
 use crate::run::{Run, RunState};
 use crate::step::{Attempt, AttemptState};
 use crate::wake::{Topic, WakeHub};
@@ -25,6 +26,7 @@ pub(super) struct State {
     inputs: HashMap<RunId, Payload>,
     outputs: HashMap<RunId, Payload>,
     operations: HashMap<RunId, HashMap<OperationId, RecordedAnswer>>,
+    pub(super) queues: BTreeMap<(Namespace, QueueName), QueueRow>,
     keys: HashMap<(Namespace, IdempotencyKey), RunId>,
     ready: HashMap<(Namespace, QueueName), BTreeSet<Place>>,
     /// RUNNING runs by the claim that holds them.
@@ -100,9 +102,11 @@ impl State {
         if self.attempts_of_run(run.run_id).any(finished) { Progress::Made } else { Progress::None }
     }
 
-    /// PENDING runs of a queue, in the order of claims.
+    /// PENDING runs of a queue, in the order of claims: none while it is paused.
     pub(super) fn ready(&self, namespace: &Namespace, queue: &QueueName) -> impl Iterator<Item = Place> {
-        self.ready.get(&(namespace.clone(), queue.clone())).into_iter().flatten().copied()
+        let queue = (namespace.clone(), queue.clone());
+        let paused = self.queues.get(&queue).is_some_and(|row| row.pause.is_some());
+        self.ready.get(&queue).filter(|_| !paused).into_iter().flatten().copied()
     }
 
     /// The runs that are held by this claim.

@@ -4,6 +4,7 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::limits::check_batch;
 use crate::name::{Namespace, QueueName};
+use crate::op::Pause;
 use crate::run::RunState;
 
 /// Whether a reap left due work behind.
@@ -54,7 +55,7 @@ pub struct NextDue {
 pub struct QueueDepth {
     /// The queue.
     pub queue: QueueName,
-    /// Runs that may be claimed.
+    /// Runs that are due: claimable, unless the queue is paused.
     pub pending: u64,
     /// Runs that wait for a moment.
     pub sleeping: u64,
@@ -62,6 +63,15 @@ pub struct QueueDepth {
     pub running: u64,
     /// Since when the longest waiting PENDING run is due.
     pub oldest_due_at: Option<Timestamp>,
+    /// Why and since when claims take nothing from it; nothing while it is open.
+    pub pause: Option<Pause>,
+}
+
+impl QueueDepth {
+    /// An open queue without a live run.
+    pub const fn empty(queue: QueueName) -> Self {
+        Self { queue, pending: 0, sleeping: 0, running: 0, oldest_due_at: None, pause: None }
+    }
 }
 
 /// Removes finished runs with their steps and payloads, the longest finished first.

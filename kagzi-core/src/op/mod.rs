@@ -6,6 +6,7 @@
 mod client;
 mod keeper;
 mod listing;
+mod queue;
 mod recorded;
 mod worker;
 
@@ -14,6 +15,7 @@ pub use client::{
 };
 pub use keeper::{DeleteFinished, MoreDue, NextDue, QueueDepth, Reaped};
 pub use listing::{AttemptScope, ListAttempts, ListRuns, RunFilter};
+pub use queue::{MAX_PAUSE_REASON_BYTES, Pause, QueueChange, QueueOutcome, QueueState, SetQueueState};
 pub use recorded::RecordedAnswer;
 pub use worker::{
     BeginOutcome, BeginStep, Claim, ClaimedRun, CompleteRun, CompleteRunOutcome, CompleteStep,

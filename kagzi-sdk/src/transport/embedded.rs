@@ -8,9 +8,9 @@ use kagzi_core::engine::{Engine, EngineOptions};
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, FailureOutcome, GrantedLease,
-    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, ReleaseOutcome, ReleaseRun,
-    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore, Sleep, SleepOutcome, StartRun,
-    Started, StoreError,
+    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueOutcome, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState, SharedStore, Sleep,
+    SleepOutcome, StartRun, Started, StoreError,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -86,6 +86,10 @@ impl Transport for Embedded {
 
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
         self.store().requeue(request).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.store().set_queue_state(request).await
     }
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {

@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, FailureOutcome, GrantedLease,
-    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, ReleaseOutcome, ReleaseRun,
-    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun, Started,
-    StoreError,
+    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueOutcome, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState, Sleep, SleepOutcome,
+    StartRun, Started, StoreError,
 };
 use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use kagzi_proto::v1::worker_service_client::WorkerServiceClient;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
-use kagzi_proto::v1::{CountWorkflowsResponse, GetQueueDepthsRequest};
+use kagzi_proto::v1::{self, CountWorkflowsResponse, GetQueueDepthsRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -29,7 +29,8 @@ use super::{Transport, WorkerScope};
 use crate::error::ClientError;
 use crate::wire::error::error_from_status;
 use crate::wire::{
-    CountRuns, FromWire, GetRun, IntoWire, Poll, heartbeats_to_wire, read_answer, verdicts_from_wire,
+    CountRuns, FromWire, GetRun, IntoWire, Poll, QueueCall, heartbeats_to_wire, read_answer,
+    verdicts_from_wire,
 };
 
 /// How a connection to a server behaves.
@@ -305,6 +306,24 @@ impl Transport for Grpc {
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
         let mut client = self.workflows.clone();
         ask(request.into_wire(), self.options.timeout, |request| client.requeue_workflow(request)).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        let mut client = self.workflows.clone();
+        match request.into_wire() {
+            QueueCall::Pause(pause) => {
+                ask::<_, v1::PauseQueueResponse, _, _>(pause, self.options.timeout, |request| {
+                    client.pause_queue(request)
+                })
+                .await
+            }
+            QueueCall::Resume(resume) => {
+                ask::<_, v1::ResumeQueueResponse, _, _>(resume, self.options.timeout, |request| {
+                    client.resume_queue(request)
+                })
+                .await
+            }
+        }
     }
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {

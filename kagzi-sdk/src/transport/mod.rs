@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, FailureOutcome, GrantedLease,
-    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, ReleaseOutcome, ReleaseRun,
-    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun, Started,
-    StoreError,
+    Heartbeat, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueOutcome, ReleaseOutcome, ReleaseRun,
+    RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState, Sleep, SleepOutcome,
+    StartRun, Started, StoreError,
 };
 
 pub use embedded::Embedded;
@@ -84,7 +84,10 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Puts a dead letter back to work.
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError>;
 
-    /// The queues of a namespace that hold live runs.
+    /// Pauses or resumes a queue.
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError>;
+
+    /// The queues of a namespace that hold live runs or are paused.
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError>;
 
     /// Claims due runs, waiting for them up to `wait`.

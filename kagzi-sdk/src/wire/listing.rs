@@ -1,8 +1,8 @@
 //! Listings of runs and attempts, counts and queue depths.
 
 use kagzi_core::{
-    Attempt, AttemptScope, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName, Run, RunFilter,
-    RunState, StoreError, WorkflowType,
+    Attempt, AttemptScope, ListAttempts, ListRuns, Namespace, Page, Pause, QueueDepth, QueueName, Run,
+    RunFilter, RunState, StoreError, WorkflowType,
 };
 use kagzi_proto::v1;
 
@@ -157,6 +157,7 @@ impl IntoWire<v1::QueueDepth> for QueueDepth {
             sleeping: self.sleeping,
             running: self.running,
             oldest_due_at: self.oldest_due_at.map(moment_to_wire),
+            pause: self.pause.map(IntoWire::into_wire),
         }
     }
 }
@@ -169,6 +170,7 @@ impl FromWire<v1::QueueDepth> for QueueDepth {
             sleeping: wire.sleeping,
             running: wire.running,
             oldest_due_at: optional_moment("oldest_due_at", wire.oldest_due_at)?,
+            pause: wire.pause.map(|pause| within("pause", Pause::from_wire(pause))).transpose()?,
         })
     }
 }

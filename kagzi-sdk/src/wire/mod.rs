@@ -15,6 +15,7 @@ mod keeper;
 mod lease;
 mod listing;
 mod page;
+mod queue;
 mod retry;
 mod run;
 mod start;
@@ -33,6 +34,7 @@ pub use client::GetRun;
 pub use field::within;
 pub use listing::CountRuns;
 pub use page::DEFAULT_PAGE_LIMIT;
+pub use queue::QueueCall;
 pub use stream::{open_from_wire, open_to_wire, take_from_wire, take_to_wire};
 pub use time::{duration_to_wire, moment_to_wire};
 pub use worker::{

@@ -245,6 +245,10 @@ fn answers_to_clients_round_trip() {
         round_trip::<CancelOutcome, v1::CancelWorkflowResponse>(&outcome);
     }
     round_trip::<RequeueOutcome, v1::RequeueWorkflowResponse>(&RequeueOutcome::Requeued);
+    for outcome in [QueueOutcome::Changed, QueueOutcome::Unchanged] {
+        round_trip::<QueueOutcome, v1::PauseQueueResponse>(&outcome);
+        round_trip::<QueueOutcome, v1::ResumeQueueResponse>(&outcome);
+    }
     for filled in FILLINGS {
         let next = filled.some(Cursor::from_text("next"));
         let runs = Page { items: vec![run(RunState::Running, filled)], next: next.clone() };
@@ -257,6 +261,7 @@ fn answers_to_clients_round_trip() {
             sleeping: 0,
             running: 3,
             oldest_due_at: filled.some(at(4)),
+            pause: filled.some(Pause { reason: "because".to_owned(), since: at(5) }),
         };
         round_trip::<Vec<QueueDepth>, v1::GetQueueDepthsResponse>(&vec![depth]);
     }

@@ -121,6 +121,7 @@ watched! {
     reap(limit: u32) -> Reaped;
     next_due() -> NextDue;
     queue_depths(namespace: &Namespace) -> Vec<QueueDepth>;
+    set_queue_state(request: SetQueueState) -> QueueOutcome;
     delete_finished(request: &DeleteFinished) -> u64;
     close() -> ();
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use kagzi_core::{Namespace, RunId, Timestamp};
+use kagzi_core::{Namespace, QueueName, RunId, Timestamp};
 use serde::Serialize;
 
 use super::{Audited, Caller, right};
@@ -40,7 +40,17 @@ struct Line<'a> {
     method: &'a str,
     namespace: Option<String>,
     run_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
     outcome: &'a str,
+}
+
+/// What an action is about, as far as the request could be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Target<'t> {
+    pub(crate) namespace: Option<&'t Namespace>,
+    pub(crate) run_id: Option<RunId>,
+    pub(crate) queue: Option<&'t QueueName>,
 }
 
 impl Audit {
@@ -59,13 +69,7 @@ impl Audit {
     }
 
     /// Begins an action; nothing comes of it unless it is one of those that are put on record.
-    pub(crate) fn begin<'a>(
-        &'a self,
-        caller: &'a Caller,
-        method: &'a str,
-        namespace: Option<&Namespace>,
-        run_id: Option<RunId>,
-    ) -> Deed<'a> {
+    pub(crate) fn begin<'a>(&'a self, caller: &'a Caller, method: &'a str, target: Target<'_>) -> Deed<'a> {
         let audited = right(method).is_some_and(|right| right.audited == Audited::Yes);
         let line = audited.then(|| Line {
             time: Timestamp::from(SystemTime::now()).to_string(),
@@ -73,8 +77,9 @@ impl Audit {
             credential: caller.credential.kind(),
             peer: caller.peer.map(|peer| peer.to_string()),
             method,
-            namespace: namespace.map(ToString::to_string),
-            run_id: run_id.map(|run_id| run_id.to_string()),
+            namespace: target.namespace.map(ToString::to_string),
+            run_id: target.run_id.map(|run_id| run_id.to_string()),
+            queue: target.queue.map(ToString::to_string),
             outcome: UNKNOWN,
         });
         Deed { audit: self, line }
@@ -89,6 +94,7 @@ impl Audit {
             method = line.method,
             namespace = line.namespace,
             run_id = line.run_id,
+            queue = line.queue,
             outcome = line.outcome,
             "operator action"
         );

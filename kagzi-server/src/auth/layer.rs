@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
-use super::{Auth, Caller, NoCaller, right};
+use super::{Auth, Caller, NoCaller, Target, right};
 use crate::metrics::Metrics;
 use crate::transport::Peer;
 
@@ -140,7 +140,7 @@ impl Auth {
     fn deny(&self, caller: &Caller, method: &str) -> Refusal {
         let refusal = permission_denied(method);
         tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
-        self.audit().begin(caller, method, None, None).end(refusal.reason());
+        self.audit().begin(caller, method, Target::default()).end(refusal.reason());
         refusal
     }
 }

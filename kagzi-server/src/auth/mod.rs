@@ -33,7 +33,7 @@ use jwt::{Fault, Jwt, Verified};
 use token::TokenDigest;
 
 pub use access::AccessError;
-pub(crate) use audit::{Audit, TARGET as AUDIT_TARGET};
+pub(crate) use audit::{Audit, TARGET as AUDIT_TARGET, Target};
 pub(crate) use caller::Caller;
 pub(crate) use grant::Area;
 pub(crate) use layer::AuthLayer;

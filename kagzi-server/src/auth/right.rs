@@ -28,7 +28,9 @@ pub(crate) fn right(method: &str) -> Option<Right> {
         // Each of its messages wants the right to the call that it stands for.
         "StreamWorkflows" => LOOK,
         "CancelWorkflow" => Right { roles: &[Client, Operator, Admin], audited: Audited::Yes },
-        "RequeueWorkflow" => Right { roles: &[Operator, Admin], audited: Audited::Yes },
+        "RequeueWorkflow" | "PauseQueue" | "ResumeQueue" => {
+            Right { roles: &[Operator, Admin], audited: Audited::Yes }
+        }
         // A worker reads the rest of a long history this way.
         "ListStepAttempts" => Right { roles: &[Client, Worker, Operator, Admin], audited: Audited::No },
         "PollActivity" | "StreamWork" | "TakeRuns" | "RecordHeartbeat" | "BeginStep" | "CompleteStep"

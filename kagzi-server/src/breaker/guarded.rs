@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    Sleep, SleepOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth,
+    QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId,
+    RunRecord, SetQueueState, SharedStore, Sleep, SleepOutcome, StartRun, Started, Store, StoreError,
+    StoreStats, Timestamp, WakeHub,
 };
 
 use super::{Breaker, SHORTEST_RETRY};
@@ -124,5 +125,6 @@ guarded! {
     Write Reap reap(limit: u32) -> Reaped;
     Read NextDue next_due() -> NextDue;
     Read QueueDepths queue_depths(namespace: &Namespace) -> Vec<QueueDepth>;
+    Write SetQueueState set_queue_state(request: SetQueueState) -> QueueOutcome;
     Write DeleteFinished delete_finished(request: &DeleteFinished) -> u64;
 }

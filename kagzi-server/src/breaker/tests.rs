@@ -101,6 +101,7 @@ moody! {
     false reap(limit: u32) -> Reaped;
     true next_due() -> NextDue;
     true queue_depths(namespace: &Namespace) -> Vec<QueueDepth>;
+    false set_queue_state(request: SetQueueState) -> QueueOutcome;
     false delete_finished(request: &DeleteFinished) -> u64;
     false close() -> ();
 }

@@ -16,7 +16,7 @@ pub enum Exit {
     NotFound = 3,
     /// The server or its store cannot be reached now.
     Unavailable = 4,
-    /// The run that was waited for has not finished in time.
+    /// The run that was waited for has not finished in time, or the queue has not drained.
     TimedOut = 5,
     /// The server does not know who asks, or does not let them do this.
     Refused = 6,
@@ -51,7 +51,7 @@ Exit codes:
   2    the command line is wrong, or a value is outside its rule
   3    there is no such run
   4    the server or its store cannot be reached, or cannot work, now; try again later
-  5    --timeout has passed before the run has finished; it goes on
+  5    --timeout has passed before the run has finished, or the queue has drained; both go on
   6    the server does not know you, or does not let you do this
   130  stopped by Ctrl-C; `serve` and `dev` drain and end with 0
   143  stopped by SIGTERM; likewise

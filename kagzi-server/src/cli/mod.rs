@@ -11,6 +11,7 @@ mod error;
 mod host;
 mod migrate;
 mod output;
+mod queue;
 mod read;
 mod requeue;
 mod start;
@@ -96,8 +97,11 @@ enum Command {
     Requeue(requeue::RequeueArgs),
     /// List the runs that were given up, with the reason.
     DeadLetters(read::DeadLettersArgs),
-    /// Show how full the queues are.
+    /// Show how full the queues are, and which are paused.
     Queues,
+    /// Pause a queue, so that workers take nothing from it, or resume it.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// Back up a directory durably, crash on purpose, and prove that nothing was lost or done twice.
     Demo(DemoArgs),
     /// The worker of a demo: a process that the demo can kill.
@@ -197,6 +201,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Requeue(args) => requeue::requeue(args, &open().await?, output).await?,
         Command::DeadLetters(args) => read::dead_letters(args, &open().await?, output).await?,
         Command::Queues => read::queues(&open().await?, output).await?,
+        Command::Queue(command) => return queue::change(command, &open().await?, output).await,
         Command::Demo(args) => return demo::demo(args, output).await,
         Command::DemoWorker(args) => demo::work(args, &access.server, &namespace).await?,
         Command::Bench(args) => return bench::bench(args, access, output).await,
@@ -256,6 +261,8 @@ mod tests {
             "kagzi requeue --all --queue q --type t --label a=b --reason poison --dry-run",
             "kagzi dead-letters --limit 3",
             "kagzi queues",
+            "kagzi queue pause mail --reason deploy --wait --timeout 5m",
+            "kagzi queue resume mail --json",
             "kagzi demo --keep --json",
             "kagzi backup --store sqlite://kagzi.db --to kagzi-monday.db",
             "kagzi restore --from kagzi-monday.db --store sqlite://kagzi.db --force",
@@ -301,6 +308,10 @@ mod tests {
             "kagzi conformance",
             "kagzi conformance --store memory: --markdown --json",
             "kagzi queues --namespace bad\u{1}name",
+            "kagzi queue",
+            "kagzi queue pause",
+            "kagzi queue pause mail --timeout 5m",
+            "kagzi queue resume mail --wait",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }

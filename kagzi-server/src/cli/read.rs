@@ -189,7 +189,7 @@ pub async fn queues(connection: &Connection, output: Output) -> Result<(), CliEr
     let view = QueuesView { queues: depths.iter().map(QueueView::from).collect() };
     output.show(&view, |_| {
         if depths.is_empty() {
-            "no queue holds live runs".to_owned()
+            "no queue holds live runs or is paused".to_owned()
         } else {
             table(view::QUEUE_HEADER, depths.iter().map(view::queue_row))
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kagzi_core::{
-    Attempt, ContentType, DeadLetterReason, Failure, Payload, QueueDepth, Run, RunRecord, Timestamp,
+    Attempt, ContentType, DeadLetterReason, Failure, Pause, Payload, QueueDepth, QueueState, Run, RunRecord,
+    Timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -153,6 +154,9 @@ pub struct QueueView {
     sleeping: u64,
     running: u64,
     oldest_due_at: Option<String>,
+    state: &'static str,
+    paused_since: Option<String>,
+    pause_reason: Option<String>,
 }
 
 impl From<&QueueDepth> for QueueView {
@@ -163,6 +167,9 @@ impl From<&QueueDepth> for QueueView {
             sleeping: depth.sleeping,
             running: depth.running,
             oldest_due_at: depth.oldest_due_at.map(|at| at.to_string()),
+            state: if depth.pause.is_some() { QueueState::Paused } else { QueueState::Open }.as_str(),
+            paused_since: depth.pause.as_ref().map(|pause| pause.since.to_string()),
+            pause_reason: depth.pause.as_ref().map(|pause| pause.reason.clone()),
         }
     }
 }
@@ -270,17 +277,24 @@ pub fn attempt_row(attempt: &Attempt) -> [String; 7] {
 }
 
 /// The columns of a queue in a table.
-pub const QUEUE_HEADER: [&str; 5] = ["QUEUE", "PENDING", "RUNNING", "SLEEPING", "OLDEST DUE (UTC)"];
+pub const QUEUE_HEADER: [&str; 6] = ["QUEUE", "PENDING", "RUNNING", "SLEEPING", "OLDEST DUE (UTC)", "PAUSED"];
 
 /// A queue in a table.
-pub fn queue_row(depth: &QueueDepth) -> [String; 5] {
+pub fn queue_row(depth: &QueueDepth) -> [String; 6] {
     [
         depth.queue.to_string(),
         depth.pending.to_string(),
         depth.running.to_string(),
         depth.sleeping.to_string(),
         depth.oldest_due_at.map(moment).unwrap_or_default(),
+        depth.pause.as_ref().map(pause_text).unwrap_or_default(),
     ]
+}
+
+/// Since when a queue is paused, and why.
+pub fn pause_text(pause: &Pause) -> String {
+    let since = format!("since {} (UTC)", moment(pause.since));
+    if pause.reason.is_empty() { since } else { format!("{since}: {}", pause.reason) }
 }
 
 /// One run for people, each field on a line, those that say nothing left out.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use kagzi_core::{Run, RunRecord, RunState};
+use kagzi_core::{Pause, Run, RunRecord, RunState};
 use kagzi_sdk::{ClientError, RunHandle};
 
 use super::connection::Connection;
 use super::error::{CliError, Exit};
 use super::host::stop_signal;
 use super::output::{complain, one_line};
-use super::view::moment;
+use super::view::{moment, pause_text};
 
 /// For how long a wait bears a server that does not answer.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -43,14 +43,14 @@ pub async fn wait(
         }
     };
     tokio::select! {
-        ended = finished(&patient) => ended.map_err(connection.explain("could not wait for the run")),
+        ended = finished(&patient, connection) => ended.map_err(connection.explain("could not wait for the run")),
         () = out_of_time => Err(given_up(Exit::TimedOut, "--timeout has passed")),
         signal = stop_signal() => Err(given_up(signal.into(), "the wait was broken off")),
     }
 }
 
 /// Waits for the end, and says why nothing happens if nothing does.
-async fn finished(run: &RunHandle) -> Result<RunRecord, ClientError> {
+async fn finished(run: &RunHandle, connection: &Connection) -> Result<RunRecord, ClientError> {
     let mut end = std::pin::pin!(run.finished());
     if let Ok(ended) = tokio::time::timeout(REMARK_AFTER, &mut end).await {
         return ended;
@@ -58,7 +58,8 @@ async fn finished(run: &RunHandle) -> Result<RunRecord, ClientError> {
     let look = async {
         // If the server is away just now, the wait itself will tell.
         if let Ok(record) = run.record().await
-            && let Some(remark) = why_nothing_happens(&record.run)
+            && let Some(remark) =
+                why_nothing_happens(&record.run, pause(&record.run, connection).await.as_ref())
         {
             complain(one_line(&remark));
         }
@@ -70,13 +71,26 @@ async fn finished(run: &RunHandle) -> Result<RunRecord, ClientError> {
     }
 }
 
-fn why_nothing_happens(run: &Run) -> Option<String> {
-    match run.state {
-        RunState::Pending if run.claims == 0 => Some(format!(
+/// The pause of a run's queue, if it is paused and the caller may see that.
+async fn pause(run: &Run, connection: &Connection) -> Option<Pause> {
+    let depths = connection.client().queue_depths().await.ok()?;
+    depths.into_iter().find(|depth| depth.queue == run.queue)?.pause
+}
+
+fn why_nothing_happens(run: &Run, pause: Option<&Pause>) -> Option<String> {
+    match (run.state, pause) {
+        (RunState::Pending, Some(pause)) => Some(format!(
+            "queue {:?} is paused {}; the run waits until `kagzi queue resume`",
+            run.queue,
+            pause_text(pause)
+        )),
+        (RunState::Pending, None) if run.claims == 0 => Some(format!(
             "no worker has claimed this run yet: is a worker for queue {:?} with workflow type {:?} running?",
             run.queue, run.workflow_type
         )),
-        RunState::Sleeping if run.claims == 0 => Some(format!("it is due at {} (UTC)", moment(run.due_at))),
+        (RunState::Sleeping, _) if run.claims == 0 => {
+            Some(format!("it is due at {} (UTC)", moment(run.due_at)))
+        }
         _ => None,
     }
 }

@@ -22,6 +22,10 @@ const OLDEST: (&str, &str) = (
     "queue_oldest_due_age_seconds",
     "For how long the run that waits longest in a queue could have been claimed; 0 if none waits",
 );
+const PAUSED: (&str, &str) = (
+    "queue_paused",
+    "1 while claims take nothing from a queue because an operator paused it, else 0; of queues shown as one, how many",
+);
 const LAG: (&str, &str) = (
     "reaper_lag_seconds",
     "For how long the earliest sleep, lease, deadline or timeout that has passed waits to be put in order; 0 if none does",
@@ -34,6 +38,7 @@ struct Depth {
     sleeping: u64,
     running: u64,
     oldest: Duration,
+    paused: u64,
 }
 
 /// What a look found.
@@ -52,6 +57,7 @@ impl Depths {
         let depths = Self::default();
         book.describe(RUNS.0, MetricType::Gauge, &["namespace", "queue", "state"], RUNS.1);
         book.describe(OLDEST.0, MetricType::Gauge, &["namespace", "queue"], OLDEST.1);
+        book.describe(PAUSED.0, MetricType::Gauge, &["namespace", "queue"], PAUSED.1);
         book.describe(LAG.0, MetricType::Gauge, &[], LAG.1);
         book.collector(depths.clone());
         let failures = book.register(
@@ -74,6 +80,7 @@ impl Found {
         shown.pending += depth.pending;
         shown.sleeping += depth.sleeping;
         shown.running += depth.running;
+        shown.paused += u64::from(depth.pause.is_some());
         let age = depth.oldest_due_at.map_or(Duration::ZERO, |due_at| now.saturating_since(due_at));
         shown.oldest = shown.oldest.max(age);
     }
@@ -140,6 +147,13 @@ impl Collector for Depths {
             for (name, depth) in &found.queues {
                 let age = ConstGauge::new(depth.oldest.as_secs_f64());
                 age.encode(oldest.encode_family(&labels(name))?)?;
+            }
+        }
+        if !found.queues.is_empty() {
+            let mut paused = encoder.encode_descriptor(PAUSED.0, PAUSED.1, None, MetricType::Gauge)?;
+            for (name, depth) in &found.queues {
+                let count = ConstGauge::new(i64::try_from(depth.paused).unwrap_or(i64::MAX));
+                count.encode(paused.encode_family(&labels(name))?)?;
             }
         }
         let lag = encoder.encode_descriptor(LAG.0, LAG.1, None, MetricType::Gauge)?;

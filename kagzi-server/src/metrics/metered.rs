@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    Sleep, SleepOutcome, StartOutcome, StartRun, Started, Store, StoreError, StoreStats, Timestamp, WakeHub,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth,
+    QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId,
+    RunRecord, SetQueueState, SharedStore, Sleep, SleepOutcome, StartOutcome, StartRun, Started, Store,
+    StoreError, StoreStats, Timestamp, WakeHub,
 };
 
 use super::Metrics;
@@ -199,6 +200,10 @@ impl Store for Metered {
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.timed(Operation::QueueDepths, self.store.queue_depths(namespace)).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.timed(Operation::SetQueueState, self.store.set_queue_state(request)).await
     }
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {

@@ -35,6 +35,7 @@ label! {
         Reap => "reap",
         NextDue => "next_due",
         QueueDepths => "queue_depths",
+        SetQueueState => "set_queue_state",
         DeleteFinished => "delete_finished",
         Close => "close",
     }

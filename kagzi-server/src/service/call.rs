@@ -9,7 +9,7 @@ use super::Services;
 use super::load::Excess;
 use super::permission::{self, Permission, Place};
 use super::subject::Subject;
-use crate::auth::Caller;
+use crate::auth::{Caller, Target};
 
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
@@ -67,8 +67,12 @@ impl Services {
     {
         let about = read.as_ref().ok();
         let namespace = about.and_then(|request| request.namespaces().next());
-        let run_id = about.and_then(Subject::run_id);
-        let deed = self.0.auth.audit().begin(caller, method, namespace, run_id);
+        let target = Target {
+            namespace,
+            run_id: about.and_then(Subject::run_id),
+            queue: about.and_then(Subject::queue),
+        };
+        let deed = self.0.auth.audit().begin(caller, method, target);
         let counted = self.0.metrics.request(method);
         let outcome = self.perform(caller, method, read, act).await;
         counted.end(&outcome);

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use kagzi_core::{Claim, Namespace, QueueName, Run, RunFilter, RunId, StartRun, WorkflowType};
+use kagzi_core::{Claim, Namespace, QueueName, Run, RunFilter, RunId, SetQueueState, StartRun, WorkflowType};
 
 use crate::auth::{Area, Caller};
 use crate::recent::Recent;
@@ -73,6 +73,11 @@ pub(super) fn claim(caller: &Caller, method: &str, claim: &Claim) -> Permission 
 /// Whether the caller may see how full a queue is, whatever the types of the runs in it.
 pub(super) fn queue(caller: &Caller, method: &str, namespace: &Namespace, queue: &QueueName) -> bool {
     caller.may(method, area(namespace, Some(queue), None))
+}
+
+/// For a change of a queue: all of its runs, whatever their types, must be within the caller's bounds.
+pub(super) fn queue_change(caller: &Caller, method: &str, change: &SetQueueState) -> Permission {
+    Permission::when(queue(caller, method, &change.namespace, &change.queue))
 }
 
 /// Whether a run of this place lies within the caller's bounds.

@@ -2,7 +2,8 @@
 
 use kagzi_core::{
     BeginStep, CancelRun, Claim, CompleteRun, CompleteStep, DeleteFinished, FailRun, FailStep, Heartbeat,
-    ListAttempts, ListRuns, Namespace, ReleaseRun, RequeueRun, RunId, Sleep, StartRun,
+    ListAttempts, ListRuns, Namespace, QueueName, ReleaseRun, RequeueRun, RunId, SetQueueState, Sleep,
+    StartRun,
 };
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
@@ -25,6 +26,11 @@ pub(super) trait Subject {
 
     /// The run that it names, if it names one.
     fn run_id(&self) -> Option<RunId> {
+        None
+    }
+
+    /// The queue that it is to change, if it is about one.
+    fn queue(&self) -> Option<&QueueName> {
         None
     }
 }
@@ -105,6 +111,18 @@ impl Subject for Claim {
     }
     fn errand(&self) -> Errand {
         Errand::Open
+    }
+}
+
+impl Subject for SetQueueState {
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.namespace].into_iter()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::queue_change(caller, method, self)
+    }
+    fn queue(&self) -> Option<&QueueName> {
+        Some(&self.queue)
     }
 }
 

@@ -1,7 +1,8 @@
 //! `WorkflowService`: runs, from the outside.
 
 use kagzi_core::{
-    Attempt, ListAttempts, ListRuns, Namespace, Page, Run, RunRecord, StartRun, Started, StoreError,
+    Attempt, ListAttempts, ListRuns, Namespace, Page, Run, RunRecord, SetQueueState, StartRun, Started,
+    StoreError,
 };
 use kagzi_proto::v1;
 use kagzi_proto::v1::workflow_service_server::WorkflowService;
@@ -97,6 +98,20 @@ impl WorkflowService for Services {
             Ok(depths.into_wire())
         };
         self.answer(caller, "GetQueueDepths", read, look).await
+    }
+
+    async fn pause_queue(
+        &self,
+        request: Request<v1::PauseQueueRequest>,
+    ) -> Result<Response<v1::PauseQueueResponse>, Status> {
+        self.call("PauseQueue", request, |pause: SetQueueState| self.store().set_queue_state(pause)).await
+    }
+
+    async fn resume_queue(
+        &self,
+        request: Request<v1::ResumeQueueRequest>,
+    ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
+        self.call("ResumeQueue", request, |resume: SetQueueState| self.store().set_queue_state(resume)).await
     }
 
     type StreamWorkflowsStream = Answers<v1::StreamWorkflowsResponse>;

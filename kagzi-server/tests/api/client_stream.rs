@@ -126,6 +126,8 @@ calls! {
     requeue_workflow(RequeueWorkflowRequest) -> RequeueWorkflowResponse;
     list_step_attempts(ListStepAttemptsRequest) -> ListStepAttemptsResponse;
     get_queue_depths(GetQueueDepthsRequest) -> GetQueueDepthsResponse;
+    pause_queue(PauseQueueRequest) -> PauseQueueResponse;
+    resume_queue(ResumeQueueRequest) -> ResumeQueueResponse;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod errors;
 mod every_call;
 mod http;
 mod lifecycle;
+mod pause;
 mod raw;
 mod stream;
 mod support;

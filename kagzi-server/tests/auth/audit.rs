@@ -41,7 +41,7 @@ fn lines(files: &Files, name: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn cancellations_requeues_and_admin_calls_are_on_record_with_the_log_off() {
+async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_log_off() {
     let files = Files::new();
     let op = known("op", &["role = 'operator'\nnamespaces = ['default']"]);
     let app = known("app", &["role = 'client'\nnamespaces = ['default']"]);
@@ -77,26 +77,39 @@ async fn cancellations_requeues_and_admin_calls_are_on_record_with_the_log_off()
         ..Default::default()
     };
     op.workflows.cancel_workflow(cancel).await.unwrap();
+    let pause = v1::PauseQueueRequest { namespace: namespace(), queue: "q".to_owned(), ..Default::default() };
+    app.workflows.pause_queue(pause.clone()).await.unwrap_err();
+    op.workflows.pause_queue(pause).await.unwrap();
+    let resume =
+        v1::ResumeQueueRequest { namespace: namespace(), queue: "q".to_owned(), ..Default::default() };
+    op.workflows.resume_queue(resume).await.unwrap();
     op.admin.get_server_info(v1::GetServerInfoRequest {}).await.unwrap();
     op.admin.delete_finished(v1::DeleteFinishedRequest::default()).await.unwrap_err();
 
+    let (run, queue) = (Some(("run_id", run_id.as_str())), Some(("queue", "q")));
     let expected = [
         ("app", "RequeueWorkflow", None, "PERMISSION_DENIED"),
-        ("op", "RequeueWorkflow", Some(run_id.as_str()), "WRONG_STATE"),
-        ("op", "CancelWorkflow", Some(run_id.as_str()), "OK"),
+        ("op", "RequeueWorkflow", run, "WRONG_STATE"),
+        ("op", "CancelWorkflow", run, "OK"),
+        ("app", "PauseQueue", None, "PERMISSION_DENIED"),
+        ("op", "PauseQueue", queue, "OK"),
+        ("op", "ResumeQueue", queue, "OK"),
         ("op", "GetServerInfo", None, "OK"),
         ("op", "DeleteFinished", None, "PERMISSION_DENIED"),
     ];
     for name in ["audit.jsonl", "log"] {
         let lines = lines(&files, name);
         assert_eq!(lines.len(), expected.len(), "{name}: {lines:?}");
-        for (line, (principal, method, run_id, outcome)) in lines.iter().zip(expected) {
+        for (line, (principal, method, target, outcome)) in lines.iter().zip(expected) {
             let said = (line["principal"].as_str(), line["method"].as_str(), line["outcome"].as_str());
             assert_eq!(said, (Some(principal), Some(method), Some(outcome)), "{name}: {line}");
-            assert_eq!(line["run_id"].as_str(), run_id, "{line}");
+            for name in ["run_id", "queue"] {
+                let expected = target.filter(|(kind, _)| *kind == name).map(|(_, value)| value);
+                assert_eq!(line[name].as_str(), expected, "{line}");
+            }
             assert_eq!(line["credential"].as_str(), Some("token"));
             assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
-            assert_eq!(line["namespace"].as_str(), run_id.map(|_| "default"), "{line}");
+            assert_eq!(line["namespace"].as_str(), target.map(|_| "default"), "{line}");
         }
     }
     assert!(lines(&files, "log").iter().all(|line| line["target"] == "kagzi::audit"));

@@ -30,7 +30,7 @@ enum Bounds {
 use Bounds::{CutTheAnswer, Deny, DoNotMatter, Within};
 
 /// The table. A call without a row fails the test.
-const TABLE: [(&str, &[&str], Bounds); 23] = [
+const TABLE: [(&str, &[&str], Bounds); 25] = [
     ("StartWorkflow", &["client", "admin"], Within),
     ("StartWorkflows", &["client", "admin"], Within),
     ("GetWorkflow", &["client", "operator", "admin"], Within),
@@ -40,6 +40,9 @@ const TABLE: [(&str, &[&str], Bounds); 23] = [
     ("RequeueWorkflow", &["operator", "admin"], Within),
     ("ListStepAttempts", &["client", "worker", "operator", "admin"], Within),
     ("GetQueueDepths", &["client", "operator", "admin"], CutTheAnswer),
+    // Whatever the types of the runs in it.
+    ("PauseQueue", &["operator", "admin"], Deny),
+    ("ResumeQueue", &["operator", "admin"], Deny),
     ("PollActivity", &["worker", "admin"], Within),
     ("RecordHeartbeat", &["worker", "admin"], Within),
     ("BeginStep", &["worker", "admin"], Within),
@@ -322,7 +325,7 @@ async fn one_lease_that_is_denied_costs_a_heartbeat_none_of_the_others() {
 }
 
 #[tokio::test]
-async fn queue_depths_are_cut_to_the_queues_that_the_caller_may_see() {
+async fn who_is_bound_to_some_queues_sees_and_pauses_those_alone() {
     let mut world = World::new().await;
     for queue in ["q", "p"] {
         world.place("ours", queue, "t").await;
@@ -343,6 +346,19 @@ async fn queue_depths_are_cut_to_the_queues_that_the_caller_may_see() {
     .await;
     let names = |queues: Vec<v1::QueueDepth>| queues.into_iter().map(|q| q.queue).collect::<Vec<_>>();
     assert_eq!(names(seen), ["p"]);
+    for (queue, expected) in [("p", Ok(())), ("q", Err(Code::PermissionDenied))] {
+        let (namespace, queue) = ("ours".to_owned(), queue.to_owned());
+        let pause = v1::PauseQueueRequest {
+            namespace: namespace.clone(),
+            queue: queue.clone(),
+            ..Default::default()
+        };
+        let resume = v1::ResumeQueueRequest { namespace, queue, ..Default::default() };
+        let paused = caller.workflows.pause_queue(pause).await.map(drop);
+        let resumed = caller.workflows.resume_queue(resume).await.map(drop);
+        let answers = [paused, resumed].map(|answer| answer.map_err(|status| status.code()));
+        assert_eq!(answers, [expected, expected]);
+    }
     let mut root = Caller::over(&world.channel, Some(format!("Bearer {root}")));
     assert_eq!(names(root.workflows.get_queue_depths(depths).await.unwrap().into_inner().queues), ["p", "q"]);
 }

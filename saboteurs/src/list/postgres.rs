@@ -20,7 +20,7 @@ pub(super) fn saboteurs(database: &Database) -> Vec<Saboteur> {
         meant,
         fixture: Arc::new(Postgres::new(database, tampering, 7)),
     };
-    let together = CLAIMS.iter().chain(REAPING).chain(ROWS).copied().map(one);
+    let together = CLAIMS.iter().chain(PAUSES).chain(REAPING).chain(ROWS).copied().map(one);
     together.chain(SPREAD.iter().copied().map(spread)).collect()
 }
 
@@ -162,6 +162,60 @@ const CLAIMS: &[Entry] = &[
             &[Patch {
                 from: "attention_at = LEAST(p_expires, r.deadline_at)",
                 to: "attention_at = p_expires",
+            }],
+        ),
+    ),
+];
+
+const PAUSES: &[Entry] = &[
+    (
+        "a claim takes from paused queues",
+        &[
+            "pause::a_paused_queue_gives_nothing_and_others",
+            "pause::starts_are_kept",
+            "pause::a_pause_is_of_one",
+        ],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "AND z.state = 'PAUSED')
+                OFFSET 0) AS q
+            CROSS JOIN LATERAL (",
+                to: "AND false)
+                OFFSET 0) AS q
+            CROSS JOIN LATERAL (",
+            }],
+        ),
+    ),
+    (
+        "a claim of certain types takes from paused queues",
+        &["pause::a_paused_queue_gives_nothing_of_the_asked_types"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "AND z.state = 'PAUSED')
+                OFFSET 0) AS q
+            CROSS JOIN UNNEST",
+                to: "AND false)
+                OFFSET 0) AS q
+            CROSS JOIN UNNEST",
+            }],
+        ),
+    ),
+    (
+        "a queue is paused in every tenant",
+        &["pause::a_pause_is_of_one_namespace"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "WHERE z.namespace = p_namespace AND z.queue = u.queue AND z.partition = p_partition
+                      AND z.state = 'PAUSED')
+                OFFSET 0) AS q
+            CROSS JOIN LATERAL (",
+                to: "WHERE z.queue = u.queue AND z.partition = p_partition
+                      AND z.state = 'PAUSED')
+                OFFSET 0) AS q
+            CROSS JOIN LATERAL (",
             }],
         ),
     ),
@@ -379,12 +433,12 @@ const SPREAD: &[Entry] = &[
         Tampering::Function(
             "kagzi_peek",
             &[Patch {
-                from: "SELECT c.claim_rank, c.run_id, p.input_bytes FROM (
-                SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
-                CROSS JOIN LATERAL",
-                to: "SELECT 0::bigint, c.run_id, p.input_bytes FROM (
-                SELECT ready.* FROM UNNEST(p_queues) AS q(queue)
-                CROSS JOIN LATERAL",
+                from: "OFFSET 0) AS q
+                CROSS JOIN LATERAL (
+                    SELECT r.run_id, r.claim_rank FROM runs r",
+                to: "OFFSET 0) AS q
+                CROSS JOIN LATERAL (
+                    SELECT r.run_id, 0::bigint AS claim_rank FROM runs r",
             }],
         ),
     ),
@@ -396,6 +450,20 @@ const SPREAD: &[Entry] = &[
             &[Patch { from: "AND r.workflow_type = t.workflow_type AND", to: "AND" }],
         ),
     ),
+    (
+        "a pause reaches the first partition alone",
+        &[
+            "pause::a_paused_queue_gives_nothing",
+            "pause::no_claim_that_begins_after",
+            "pause::starts_are_kept",
+        ],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 new.state := 'OPEN'; new.paused_at := NULL; new.reason := NULL; RETURN new; END $$;
+             CREATE TRIGGER saboteur BEFORE INSERT OR UPDATE ON queues
+             FOR EACH ROW WHEN (new.partition > 0) EXECUTE FUNCTION saboteur()",
+        ),
+    ),
 ];
 
 #[cfg(test)]
@@ -404,7 +472,7 @@ mod tests {
 
     #[test]
     fn every_patch_fits_the_functions_as_they_are() {
-        let here = [CLAIMS, REAPING, ROWS, SPREAD];
+        let here = [CLAIMS, PAUSES, REAPING, ROWS, SPREAD];
         let all = here.into_iter().chain(super::super::postgres_steps::ALL).flatten();
         for (name, _, tampering) in all {
             assert!(tampering.script().is_ok(), "{name}: {:?}", tampering.script().err());

@@ -206,6 +206,41 @@ fn keeping() -> Vec<Saboteur> {
             &["isolation::delete_finished", "reading::a_removal"],
             after!("DELETE ON runs", "DELETE FROM runs WHERE finished_at = old.finished_at"),
         ),
+        one(
+            "a queue is paused in every tenant",
+            &["pause::a_pause_is_of_one_namespace"],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER INSERT ON queues BEGIN
+                     INSERT OR IGNORE INTO queues SELECT 'globex', queue, partition, state, paused_at, reason,
+                         operations, created_at, updated_at
+                     FROM queues WHERE namespace = new.namespace AND queue = new.queue; END",
+            ),
+        ),
+        one(
+            "a queue remembers no operation",
+            &[
+                "pause::a_pause_sent_again",
+                "pause::a_resumption_sent_again",
+                "pause::an_operation_that_paused",
+            ],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER INSERT ON queues BEGIN
+                     UPDATE queues SET operations = '[]'
+                     WHERE namespace = new.namespace AND queue = new.queue; END;
+                 CREATE TRIGGER accomplice AFTER UPDATE OF operations ON queues BEGIN
+                     UPDATE queues SET operations = '[]'
+                     WHERE namespace = new.namespace AND queue = new.queue; END",
+            ),
+        ),
+        one(
+            "a second pause begins anew",
+            &["pause::a_second_pause"],
+            after!(
+                "UPDATE OF paused_at ON queues WHEN old.state = 'PAUSED' AND new.state = 'PAUSED'",
+                "UPDATE queues SET paused_at = new.updated_at
+                 WHERE namespace = new.namespace AND queue = new.queue"
+            ),
+        ),
         one("the last commit was not flushed when the power failed", &["durability::"], Tampering::TornLog),
     ]
 }

@@ -14,7 +14,7 @@ use crate::wrapped::claims::{CarelessClaim, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
 use crate::wrapped::keeping::{
     CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts, ReapSaysDone,
-    RemovalCountsWhatItLooksAt, RemovesTooMuch, WakesNobody,
+    RemovalCountsWhatItLooksAt, RemovesTooMuch, ResumesLate, WakesNobody,
 };
 use crate::wrapped::steps::{
     BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
@@ -186,6 +186,11 @@ fn keeping() -> Vec<Saboteur> {
         ),
         one("nothing is ever due next", &["reap::next_due"], Memory::wrapped(NothingIsDue)),
         one("nobody is woken", &["wake_up::"], Memory::wrapped(WakesNobody::default())),
+        one(
+            "a queue is resumed by the next claim, and wakes nobody",
+            &["pause::resuming_wakes_the_queue"],
+            Memory::wrapped(ResumesLate::default()),
+        ),
         one(
             "a removal takes what finished at its very moment",
             &["reading::a_removal_takes_only_what_finished_before"],

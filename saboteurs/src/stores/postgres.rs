@@ -14,10 +14,11 @@ use tokio::sync::OnceCell;
 
 use crate::patch::{Patch, patched};
 
-/// The functions that the store works with.
+/// The functions that the store works with; of one that was replaced, the last is meant.
 const FUNCTIONS: &str = concat!(
     include_str!("../../../kagzi-store-postgres/migrations/0002_functions.sql"),
-    include_str!("../../../kagzi-store-postgres/migrations/0002_reaping.sql")
+    include_str!("../../../kagzi-store-postgres/migrations/0002_reaping.sql"),
+    include_str!("../../../kagzi-store-postgres/migrations/0003_queues.sql")
 );
 
 /// What is done to the schema of a store, once the store has made it.
@@ -53,12 +54,12 @@ impl Tampering {
 
 /// The definition of a function with the patches.
 fn function(name: &str, patches: &[Patch]) -> Result<String, FixtureError> {
-    let head = format!("CREATE FUNCTION {name}(");
-    let begins = FUNCTIONS.find(&head).ok_or_else(|| format!("there is no function {name}"))?;
+    let begins = FUNCTIONS
+        .rfind(&format!(" FUNCTION {name}("))
+        .ok_or_else(|| format!("there is no function {name}"))?;
     let rest = FUNCTIONS.get(begins..).unwrap_or_default();
     let ends = rest.find("END $$;").ok_or_else(|| format!("the function {name} does not end"))?;
-    let whole = format!("{}END $$;\n", rest.get(..ends).unwrap_or_default());
-    let replaced = whole.replacen("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1);
+    let replaced = format!("CREATE OR REPLACE{}END $$;\n", rest.get(..ends).unwrap_or_default());
     patches.iter().try_fold(replaced, |function, patch| patched(&function, patch))
 }
 

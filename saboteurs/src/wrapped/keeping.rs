@@ -1,11 +1,12 @@
 //! What keepers and those who wait are told wrongly.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::{
-    DeleteFinished, ListRuns, MoreDue, Namespace, NextDue, Page, PageRequest, Reaped, Run, RunFilter,
-    SharedStore, StoreError, WakeHub,
+    Claim, ClaimedRun, DeleteFinished, ListRuns, MoreDue, Namespace, NextDue, Page, PageRequest, QueueChange,
+    QueueOutcome, Reaped, Run, RunFilter, SetQueueState, SharedStore, StoreError, WakeHub,
 };
 
 use super::Bug;
@@ -62,6 +63,33 @@ pub struct WakesNobody(WakeHub);
 impl Bug for WakesNobody {
     fn wake_hub<'a>(&'a self, _: &'a SharedStore) -> &'a WakeHub {
         &self.0
+    }
+}
+
+/// Answers that a queue is resumed, and does so when somebody claims.
+#[derive(Debug, Default)]
+pub struct ResumesLate(Mutex<Vec<SetQueueState>>);
+
+#[async_trait]
+impl Bug for ResumesLate {
+    async fn set_queue_state(
+        &self,
+        store: &SharedStore,
+        request: SetQueueState,
+    ) -> Result<QueueOutcome, StoreError> {
+        if request.change == QueueChange::Resume {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            return Ok(QueueOutcome::Changed);
+        }
+        store.set_queue_state(request).await
+    }
+
+    async fn claim(&self, store: &SharedStore, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let late = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for resumption in late {
+            store.set_queue_state(resumption).await?;
+        }
+        store.claim(request).await
     }
 }
 

@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, DeleteFinished, FailRun, FailStep, FailureOutcome,
-    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth, Reaped,
-    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SharedStore,
-    Sleep, SleepOutcome, StartRun, Started, Store, StoreError, Timestamp, WakeHub,
+    Finding, GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, NextDue, Page, QueueDepth,
+    QueueOutcome, Reaped, ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId,
+    RunRecord, SetQueueState, SharedStore, Sleep, SleepOutcome, StartRun, Started, Store, StoreError,
+    Timestamp, WakeHub,
 };
 
 /// The answer to a batch of heartbeats.
@@ -113,6 +114,14 @@ pub trait Bug: fmt::Debug + Send + Sync + 'static {
     async fn next_due(&self, store: &SharedStore) -> Result<NextDue, StoreError> {
         store.next_due().await
     }
+    /// See [`Store::set_queue_state`].
+    async fn set_queue_state(
+        &self,
+        store: &SharedStore,
+        request: SetQueueState,
+    ) -> Result<QueueOutcome, StoreError> {
+        store.set_queue_state(request).await
+    }
     /// See [`Store::delete_finished`].
     async fn delete_finished(
         &self,
@@ -202,6 +211,9 @@ impl Store for Broken {
     }
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.store.queue_depths(namespace).await
+    }
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.bug.set_queue_state(&self.store, request).await
     }
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         self.bug.delete_finished(&self.store, request).await

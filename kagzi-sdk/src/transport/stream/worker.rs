@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, Failure, FailureOutcome,
-    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, Page, Payload, QueueDepth, ReleaseOutcome,
-    ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun,
-    Started, StoreError, Then,
+    GrantedLease, Heartbeat, ListAttempts, ListRuns, Namespace, Page, Payload, QueueDepth, QueueOutcome,
+    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState,
+    Sleep, SleepOutcome, StartRun, Started, StoreError, Then,
 };
 use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_proto::v1::stream_work_response::Response;
@@ -207,6 +207,10 @@ impl Transport for Streamed {
 
     async fn requeue(&self, request: RequeueRun) -> Result<RequeueOutcome, StoreError> {
         self.calls.requeue(request).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.calls.set_queue_state(request).await
     }
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {

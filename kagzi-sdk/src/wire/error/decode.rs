@@ -4,7 +4,9 @@ use std::error::Error as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use kagzi_core::{AttemptState, FencingToken, IdempotencyKey, LostReason, RunState, StepId, StoreError};
+use kagzi_core::{
+    AttemptState, FencingToken, IdempotencyKey, LostReason, QueueName, RunState, StepId, StoreError,
+};
 use tonic::{Code, Status};
 
 use super::{PERMISSION_DENIED, Refusal, UNAUTHENTICATED};
@@ -55,7 +57,13 @@ fn exact(described: &Refusal) -> Option<StoreError> {
             differs: text("differs")?.split(',').map(|field| known(&START_FIELDS, field)).collect(),
         },
         "OPERATION_CONFLICT" => {
-            StoreError::OperationConflict { run_id: run_id()?, operation: parsed(described, "operation_id")? }
+            let operation = parsed(described, "operation_id")?;
+            match text("queue") {
+                Some(queue) => {
+                    StoreError::QueueOperationConflict { queue: QueueName::new(queue).ok()?, operation }
+                }
+                None => StoreError::OperationConflict { run_id: run_id()?, operation },
+            }
         }
         "SCHEMA_MISMATCH" => StoreError::SchemaMismatch {
             found: parsed(described, "found_version")?,

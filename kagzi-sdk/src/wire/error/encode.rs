@@ -63,6 +63,9 @@ fn particulars(error: &StoreError) -> Metadata {
         StoreError::OperationConflict { run_id, operation } => {
             with("run_id", run_id).with("operation_id", operation)
         }
+        StoreError::QueueOperationConflict { queue, operation } => {
+            with("queue", queue).with("operation_id", operation)
+        }
         StoreError::SchemaMismatch { found, supported, remedy } => {
             with("found_version", found).with("supported_version", supported).with("remedy", remedy)
         }

@@ -10,7 +10,7 @@
 //! | `InvalidArgument`, `TooLarge`, `BadCursor` | `INVALID_ARGUMENT` |
 //! | `RunNotFound` | `NOT_FOUND` |
 //! | `LeaseLost`, `AttemptNotRunning`, `StepKindMismatch`, `WrongState`, `SchemaMismatch` | `FAILED_PRECONDITION` |
-//! | `IdempotencyConflict`, `OperationConflict` | `ALREADY_EXISTS` |
+//! | `IdempotencyConflict`, `OperationConflict`, `QueueOperationConflict` | `ALREADY_EXISTS` |
 //! | `Unavailable`, `OutcomeUnknown` | `UNAVAILABLE`, always with a retry delay |
 //! | `Internal` | `INTERNAL` |
 //! | [`unauthenticated`], read as `InvalidArgument` | `UNAUTHENTICATED` |
@@ -83,7 +83,9 @@ pub const fn code_of(error: &StoreError) -> Code {
         | StoreError::StepKindMismatch { .. }
         | StoreError::WrongState { .. }
         | StoreError::SchemaMismatch { .. } => Code::FailedPrecondition,
-        StoreError::IdempotencyConflict { .. } | StoreError::OperationConflict { .. } => Code::AlreadyExists,
+        StoreError::IdempotencyConflict { .. }
+        | StoreError::OperationConflict { .. }
+        | StoreError::QueueOperationConflict { .. } => Code::AlreadyExists,
         StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => Code::Unavailable,
         _ => Code::Internal,
     }

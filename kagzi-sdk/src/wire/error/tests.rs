@@ -1,7 +1,7 @@
 //! Every error comes back as it went.
 
 use kagzi_core::{
-    AttemptState, FencingToken, IdempotencyKey, Namespace, OperationId, RunId, RunState, StepId,
+    AttemptState, FencingToken, IdempotencyKey, Namespace, OperationId, QueueName, RunId, RunState, StepId,
 };
 
 use super::*;
@@ -28,6 +28,10 @@ fn samples() -> Vec<StoreError> {
             differs: vec!["queue", "input", "labels"],
         },
         StoreError::OperationConflict { run_id, operation: OperationId::generate() },
+        StoreError::QueueOperationConflict {
+            queue: QueueName::new("mail, urgent").unwrap(),
+            operation: OperationId::generate(),
+        },
         StoreError::BadCursor { got: "one of another listing, or a damaged one" },
         StoreError::Unavailable { reason: text("disk full"), retry_after: Duration::from_micros(1_500_001) },
         StoreError::OutcomeUnknown { reason: text("the connection broke") },
@@ -171,8 +175,7 @@ fn a_description_without_its_particulars_still_behaves_like_its_code() {
 #[test]
 fn the_fixed_texts_of_core_are_known_here() {
     use kagzi_core::{
-        Cursor, Labels, Payload, Priority, QueueName, RequeueRun, RetryPolicy, StartRun, Timestamp,
-        WorkflowType, decide,
+        Cursor, Labels, Payload, Priority, RequeueRun, RetryPolicy, StartRun, Timestamp, WorkflowType, decide,
     };
 
     let (queue, workflow_type) = (QueueName::new("q").unwrap(), WorkflowType::new("t").unwrap());
