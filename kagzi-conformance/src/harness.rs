@@ -92,7 +92,7 @@ fn trial(
         match outcome {
             Outcome::Passed => Ok(Completion::Completed),
             Outcome::NotApplicable(reason) => Ok(Completion::ignored_with(reason)),
-            Outcome::Failed(told) => Err(Failed::from(told)),
+            Outcome::Failed(told) | Outcome::Unplayed(told) => Err(Failed::from(told)),
         }
     })
 }

@@ -15,16 +15,19 @@ pub enum Outcome {
     Passed,
     /// It did not: which rule, what was expected and seen, and the calls that led there.
     Failed(String),
+    /// The case could not be played to its end: the fixture failed, or the case or the store panicked. A
+    /// failure like any other for whoever wants a proof, but no rule is known to be broken.
+    Unplayed(String),
     /// The backend cannot do what the case needs.
     NotApplicable(String),
 }
 
 impl Outcome {
-    /// The name used in JSON: `passed`, `failed` or `not_applicable`.
+    /// The name used in JSON: `passed`, `failed` (also for what could not be played) or `not_applicable`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Passed => "passed",
-            Self::Failed(_) => "failed",
+            Self::Failed(_) | Self::Unplayed(_) => "failed",
             Self::NotApplicable(_) => "not_applicable",
         }
     }
@@ -33,7 +36,7 @@ impl Outcome {
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Passed => None,
-            Self::Failed(told) => Some(told.trim()),
+            Self::Failed(told) | Self::Unplayed(told) => Some(told.trim()),
             Self::NotApplicable(reason) => Some(reason),
         }
     }
@@ -97,7 +100,7 @@ impl Totals {
     fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Passed => self.passed += 1,
-            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Failed(_) | Outcome::Unplayed(_) => self.failed += 1,
             Outcome::NotApplicable(_) => self.not_applicable += 1,
         }
     }
@@ -155,7 +158,7 @@ impl Report {
 
     /// The cases that failed.
     pub fn failures(&self) -> impl Iterator<Item = &CaseReport> {
-        self.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_)))
+        self.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_) | Outcome::Unplayed(_)))
     }
 
     /// The report in Markdown: the table, what failed and why, and what did not apply.

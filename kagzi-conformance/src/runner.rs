@@ -80,7 +80,7 @@ pub async fn run(
             ended.insert(place, report);
         }
     }
-    let lost = || Outcome::Failed("the task of this case was lost".to_owned());
+    let lost = || Outcome::Unplayed("the task of this case was lost".to_owned());
     let reports = cases
         .iter()
         .enumerate()
@@ -128,7 +128,7 @@ async fn play_case(
     }
     let (scenario, stage) = match Scenario::open(fixture, settings).await {
         Ok(ready) => ready,
-        Err(violation) => return Outcome::Failed(violation.to_string()),
+        Err(violation) => return Outcome::Unplayed(violation.to_string()),
     };
     // A task of its own, so that a panic in the store fails this case and no other; in a set, so that
     // it ends with whoever runs the case.
@@ -138,24 +138,28 @@ async fn play_case(
     playing.spawn(async move { witness.hear(body).await });
     let told = match tokio::time::timeout(patience, playing.join_next()).await {
         Ok(Some(Ok(Ok(()))) | None) => None,
-        Ok(Some(Ok(Err(violation)))) => Some(violation.to_string()),
-        Ok(Some(Err(error))) => Some(format!("the case or the store panicked: {error}")),
+        Ok(Some(Ok(Err(violation)))) => Some((violation.to_string(), violation.by_fixture)),
+        Ok(Some(Err(error))) => Some((format!("the case or the store panicked: {error}"), true)),
         Err(_) => {
             playing.abort_all();
-            Some(format!("rule      every call ends\nseen      no end after {} s", patience.as_secs()))
+            let told = format!("rule      every call ends\nseen      no end after {} s", patience.as_secs());
+            Some((told, false))
         }
     };
     let calls = stage.log().render();
     let discarded = stage.discard().await;
     match (told, discarded) {
         (None, Ok(())) => Outcome::Passed,
-        (None, Err(error)) => Outcome::Failed(format!("the fixture could not discard the store: {error}")),
-        (Some(told), _) => Outcome::Failed(calls.with_names(&format!(
-            "\ncase      {}{}\n{told}\ncalls\n{}",
-            case.full_name(),
-            cited(case.invariants),
-            calls.text()
-        ))),
+        (None, Err(error)) => Outcome::Unplayed(format!("the fixture could not discard the store: {error}")),
+        (Some((told, unplayed)), _) => {
+            let told = calls.with_names(&format!(
+                "\ncase      {}{}\n{told}\ncalls\n{}",
+                case.full_name(),
+                cited(case.invariants),
+                calls.text()
+            ));
+            if unplayed { Outcome::Unplayed(told) } else { Outcome::Failed(told) }
+        }
     }
 }
 

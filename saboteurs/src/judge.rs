@@ -133,11 +133,19 @@ fn meant_for(saboteurs: &[Saboteur], kind: Kind, extent: Extent) -> Option<Filte
     Some(Filter { containing: parts.into_iter().map(str::to_owned).collect(), ..Filter::default() })
 }
 
-/// The cases that a store failed.
+/// The cases in which a store broke a rule. One that could not be played proves nothing: the saboteur may no
+/// longer fit the store, and would be caught by whatever it meets.
 pub fn failed_cases(report: &Report) -> Vec<String> {
-    // A saboteur that no longer fits the store proves nothing, so it is not caught.
-    let failed = |case: &&CaseReport| matches!(&case.outcome, Outcome::Failed(told) if !told.contains("the fixture could not open a store"));
+    let failed = |case: &&CaseReport| matches!(case.outcome, Outcome::Failed(_));
     report.cases.iter().filter(failed).map(|case| format!("{}::{}", case.group, case.name)).collect()
+}
+
+/// Why cases could not be played, the first of them.
+fn unplayed(report: &Report) -> Option<&str> {
+    report.cases.iter().find_map(|case| match &case.outcome {
+        Outcome::Unplayed(told) => Some(told.trim()),
+        _ => None,
+    })
 }
 
 fn passed(judged: &Judged) -> bool {
@@ -154,13 +162,16 @@ fn print_row(saboteurs: &[Saboteur], judged: &Judged) {
     match judged.saboteur.and_then(|place| saboteurs.get(place)) {
         Some(one) if failed.is_empty() => {
             println!("{:<12} {:<62} GOT AWAY from {count} cases", one.kind, one.name);
+            if let Some(told) = unplayed(&judged.report) {
+                println!("it does not fit the store any more, or breaks the case:\n{told}");
+            }
         }
         Some(one) => println!("{:<12} {:<62} {named}{more}", one.kind, one.name),
         None if passed(judged) => println!("{:<12} {:<62} passes {count} cases", judged.kind, "(unbroken)"),
         None => {
             println!("{:<12} {:<62} FAILS {named}{more}", judged.kind, "(unbroken)");
             for case in &judged.report.cases {
-                if let Outcome::Failed(told) = &case.outcome {
+                if let Outcome::Failed(told) | Outcome::Unplayed(told) = &case.outcome {
                     println!("{told}");
                 }
             }
@@ -184,5 +195,28 @@ fn print_catches(saboteurs: &[Saboteur], caught: &[(usize, Vec<String>)]) {
     for (case, (count, alone)) in catches {
         let alone = if alone.is_empty() { String::new() } else { format!("; alone: {}", alone.join(", ")) };
         println!("  {case}: {count}{alone}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::Patch;
+    use crate::stores::sqlite::{Sqlite, Tampering};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_saboteur_that_no_longer_fits_the_store_is_not_caught() {
+        let rotten = Tampering::Schema(&[Patch { from: "what no schema says", to: "" }]);
+        let filter =
+            Filter { containing: vec!["claim::the_limit_is_respected".to_owned()], ..Filter::default() };
+        for (tampering, told) in [(rotten, true), (Tampering::None, false)] {
+            let report =
+                kagzi_conformance::run(Arc::new(Sqlite(tampering)), &filter, Settings::default(), |_| {})
+                    .await;
+            assert_eq!(report.cases.len(), 1);
+            assert_eq!(failed_cases(&report), Vec::<String>::new());
+            assert_eq!(unplayed(&report).is_some(), told, "{report}");
+            assert_eq!(report.totals().failed, u32::from(told), "nor has it passed");
+        }
     }
 }

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use kagzi_core::{
     Attempt, AttemptState, BeginOutcome, BeginStep, CancelOutcome, CancelRun, Claim, ClaimedRun, CompleteRun,
     CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailRun, FailStep, FailureOutcome, GrantedLease,
-    Heartbeat, Lease, ListAttempts, ListRuns, Namespace, OperationId, Page, QueueDepth, ReleaseOutcome,
-    ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, Sleep, SleepOutcome, StartRun,
-    Started, StoreError,
+    Heartbeat, Lease, ListAttempts, ListRuns, Namespace, OperationId, Page, QueueDepth, QueueOutcome,
+    ReleaseOutcome, ReleaseRun, RequeueOutcome, RequeueRun, Run, RunFilter, RunId, RunRecord, SetQueueState,
+    Sleep, SleepOutcome, StartRun, Started, StoreError,
 };
 use kagzi_sdk::transport::{Transport, WorkerScope};
 
@@ -161,6 +161,10 @@ impl Transport for Recording {
 
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
         self.inner.queue_depths(namespace).await
+    }
+
+    async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
+        self.inner.set_queue_state(request).await
     }
 
     async fn poll(&self, claim: Claim, wait: Duration) -> Result<Vec<ClaimedRun>, StoreError> {

@@ -1,10 +1,12 @@
 //! The catalogue: one file a topic.
 
+mod amounts;
 mod batching;
 mod claim;
 mod claim_order;
 mod claim_steps;
 mod dead_letters;
+mod distinct;
 mod durability;
 mod fencing;
 mod fencing_races;
@@ -37,6 +39,7 @@ pub fn all_cases() -> Vec<Case> {
         claim::cases(),
         claim_order::cases(),
         claim_steps::cases(),
+        amounts::cases(),
         lease::cases(),
         fencing::cases(),
         fencing_races::cases(),
@@ -55,6 +58,7 @@ pub fn all_cases() -> Vec<Case> {
         keeping::cases(),
         isolation::cases(),
         isolation::operation_cases(),
+        distinct::cases(),
         input::cases(),
         durability::cases(),
         durability::operation_cases(),

@@ -9,7 +9,7 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, invalid, refused, run_not_found, under, workflow_type,
+    Held, LEASE, Scenario, check, equal, fatal, invalid, race, refused, run_not_found, under, workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -17,6 +17,7 @@ cases! {
     "reading";
     [11] a_run_that_does_not_exist_is_not_found;
     [11] many_runs_are_read_each_as_if_alone;
+    [15] a_run_that_is_seen_to_have_completed_has_its_output;
     [13] runs_are_listed_youngest_first_ties_by_id;
     [12] a_listed_run_is_the_recorded_one;
     [12] runs_are_found_by_state;
@@ -99,6 +100,41 @@ async fn many_runs_are_read_each_as_if_alone(s: Scenario) -> Verdict {
             }
             Err(_) => run_not_found(&record, "what is not found alone is not found among many [11]")?,
         }
+    }
+    Ok(())
+}
+
+async fn a_run_that_is_seen_to_have_completed_has_its_output(s: Scenario) -> Verdict {
+    const RUNS: usize = 100;
+    const LOOKERS: usize = 3;
+    for _ in 0..RUNS {
+        let held = s.held().await?;
+        let (run_id, complete) = (held.run_id(), held.complete_run_request("1"));
+        let seen = race(1 + LOOKERS, |number| {
+            let (s, complete) = (s.clone(), complete.clone());
+            async move {
+                if number == 0 {
+                    s.store().complete_run(complete).await.map_err(failed("completing a run"))?;
+                }
+                loop {
+                    let record = s.run(run_id).await?;
+                    if record.run.state.is_terminal() {
+                        return Ok((
+                            record.run.state,
+                            record.output.is_some(),
+                            record.run.finished_at.is_some(),
+                        ));
+                    }
+                }
+            }
+        })
+        .await?;
+        let whole = (RunState::Completed, true, true);
+        equal(
+            "whoever sees a run completed sees its output and its end [15]",
+            &vec![whole; 1 + LOOKERS],
+            &seen,
+        )?;
     }
     Ok(())
 }

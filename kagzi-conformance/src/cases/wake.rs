@@ -36,6 +36,7 @@ cases! {
     [10, 14] a_sleep_wakes_the_reaper;
     [10, 14] a_step_timeout_wakes_the_reaper;
     [10] a_start_between_subscribing_and_waiting_is_heard;
+    [10] a_hint_finds_the_run_that_it_is_for;
     [10] a_thousand_polls_that_wait_ask_a_few_times_a_start;
 }
 
@@ -253,6 +254,27 @@ async fn a_start_between_subscribing_and_waiting_is_heard(s: Scenario) -> Verdic
     let ready = store.wake_hub().anyone_waits(|topic| matches!(topic, Topic::Queue(..)));
     check(ready, "the waiter is known", true, ready)?;
     woken(waiter, "who subscribes before looking misses nothing [10]").await
+}
+
+async fn a_hint_finds_the_run_that_it_is_for(s: Scenario) -> Verdict {
+    const STARTS: usize = 200;
+    const RULE: &str = "who looks at a hint and finds nothing is told again once the run is there [10]";
+    for _ in 0..STARTS {
+        let mut waiter = queue_of(&s);
+        let starter = s.clone();
+        let starting = tokio::spawn(async move { starter.start_one().await });
+        let mut taken = Vec::new();
+        while taken.is_empty() {
+            tokio::time::timeout(GUARD, waiter.wait())
+                .await
+                .map_err(|_| Violation::new(RULE, "another wake-up", format!("none within {GUARD:?}")))?;
+            taken = s.claim("w1", 10).await?.iter().map(|run| run.run.run_id).collect();
+        }
+        let started = starting.await.map_err(|e| Violation::new(RULE, "a start", e.to_string()))??;
+        equal("the run that was started is the one that is found [10]", &vec![started], &taken)?;
+    }
+    proof::kept(RULE);
+    Ok(())
 }
 
 async fn a_thousand_polls_that_wait_ask_a_few_times_a_start(s: Scenario) -> Verdict {

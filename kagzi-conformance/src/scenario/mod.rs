@@ -101,10 +101,6 @@ impl Stage {
     }
 }
 
-fn fixture_failed(what: &str, error: &FixtureError) -> Violation {
-    Violation::new(format!("the fixture can {what}"), "a handle", error.to_string())
-}
-
 impl Scenario {
     /// Opens a fresh store with a clock of its own.
     pub(crate) async fn open(
@@ -115,7 +111,7 @@ impl Scenario {
         let instance = fixture
             .open(Arc::new(clock.clone()), suite_rules())
             .await
-            .map_err(|error| fixture_failed("open a store", &error))?;
+            .map_err(|error| Violation::of_fixture("open a store", &error))?;
         let log = Log::default();
         let store = Arc::new(Recorded::new(instance.store(), log.clone(), ""));
         let stage = Stage {
@@ -187,9 +183,10 @@ impl Scenario {
         // Shared, so that several may be opened at one time.
         let instance = self.stage.instance.read().await;
         let opened: SharedStore = match instance.as_ref() {
-            Some(instance) => {
-                instance.second_handle().await.map_err(|e| fixture_failed("open a second handle", &e))?
-            }
+            Some(instance) => instance
+                .second_handle()
+                .await
+                .map_err(|e| Violation::of_fixture("open a second handle", &e))?,
             None => return Err(Violation::new("the instance is there", "an instance", "none")),
         };
         self.log.note("a second handle is opened".to_owned());
@@ -204,7 +201,7 @@ impl Scenario {
         let mut instance = stage.instance.write().await;
         let reopened = match instance.as_mut() {
             Some(instance) => {
-                instance.reopen().await.map_err(|e| fixture_failed("reopen its data", &e))?;
+                instance.reopen().await.map_err(|e| Violation::of_fixture("reopen its data", &e))?;
                 instance.store()
             }
             None => return Err(Violation::new("the instance is there", "an instance", "none")),

@@ -60,7 +60,7 @@ pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, 
     let follow = |case: &CaseReport| {
         bar.inc(1);
         bar.set_message(case.group.clone());
-        if args.verbose || matches!(case.outcome, Outcome::Failed(_)) {
+        if args.verbose || matches!(case.outcome, Outcome::Failed(_) | Outcome::Unplayed(_)) {
             bar.suspend(|| complain(format_args!("{} {}::{}", case.outcome.as_str(), case.group, case.name)));
         }
     };
