@@ -27,6 +27,8 @@ mod run;
 mod stats;
 mod step;
 mod store;
+mod trace_context;
+mod traced;
 mod wake;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
@@ -46,4 +48,6 @@ pub use run::{DeadLetterReason, PRIORITY_LEVEL, Priority, Run, RunRecord, RunSta
 pub use stats::{BatchStats, ConnectionStats, StoreCounters, StoreStats, SweptStats};
 pub use step::{Attempt, AttemptState, StepKind};
 pub use store::{SharedStore, Store};
+pub use trace_context::{SPANS, TraceContext};
+pub use traced::Traced;
 pub use wake::{Subscription, Topic, WakeHub};

@@ -182,7 +182,7 @@ pub struct Run {
     pub idempotency_key: Option<IdempotencyKey>,
     /// What it can be found by.
     pub labels: Labels,
-    /// W3C trace context of the start, carried along.
+    /// W3C trace context of the start, carried along; see [`TraceContext`](crate::TraceContext).
     pub trace_context: Option<String>,
     /// Why it is FAILED or CANCELLED.
     pub failure: Option<Failure>,

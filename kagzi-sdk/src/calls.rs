@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::stats::{FailedCall, Repeat, Reporter};
+use crate::trace;
 use crate::transport::Transport;
 
 /// The way to the engine with the patience to go it again.
@@ -17,6 +18,8 @@ pub(crate) struct Calls {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) backoff: Backoff,
     pub(crate) reporter: Reporter,
+    /// The trace context that calls carry; those of no run have none.
+    pub(crate) trace: Option<Arc<str>>,
 }
 
 /// What a call is about, for reports.
@@ -63,7 +66,7 @@ impl Calls {
         let mut failures = 0;
         loop {
             let since = Instant::now();
-            let error = match send().await {
+            let error = match trace::carrying(self.trace.as_ref(), send()).await {
                 Ok(outcome) => return Ok((outcome, since)),
                 Err(error) => error,
             };

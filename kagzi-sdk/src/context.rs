@@ -14,6 +14,7 @@ use crate::error::StepError;
 use crate::payload_codec::RunPayloads;
 use crate::run::journal::Journal;
 use crate::step::{self, Step, StepFuture};
+use crate::trace::RunTrace;
 
 /// The name under which sleeps are recorded.
 const SLEEP: &str = "sleep";
@@ -38,6 +39,7 @@ struct Inner {
     run: Run,
     journal: Arc<Journal>,
     payloads: RunPayloads,
+    trace: Arc<RunTrace>,
     cancelled: CancellationToken,
 }
 
@@ -46,9 +48,10 @@ impl Context {
         run: Run,
         journal: Arc<Journal>,
         payloads: RunPayloads,
+        trace: Arc<RunTrace>,
         cancelled: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Inner { run, journal, payloads, cancelled }))
+        Self(Arc::new(Inner { run, journal, payloads, trace, cancelled }))
     }
 
     pub(crate) fn run(&self) -> &Run {
@@ -150,7 +153,7 @@ impl Context {
         F: FnOnce() -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, StepError>> + Send + 'a,
     {
-        step::task(&self.0.journal, &self.0.payloads, step.into(), function)
+        step::task(&self.0.journal, &self.0.payloads, &self.0.trace, step.into(), function)
     }
 
     /// Sleeps at least this long, by the store's clock, down to a microsecond. The run gives its worker
@@ -205,7 +208,8 @@ impl Context {
         self.0.run.created_at
     }
 
-    /// The W3C trace context of the start, if it had one.
+    /// The trace context of the start, if it had one, as
+    /// [`Start::trace_context`](crate::Start::trace_context) takes it.
     pub fn trace_context(&self) -> Option<&str> {
         self.0.run.trace_context.as_deref()
     }

@@ -57,12 +57,15 @@ mod context;
 mod encryption;
 mod error;
 mod handle;
+#[cfg(feature = "opentelemetry")]
+pub mod otel;
 mod payload_codec;
 mod run;
 mod start;
 mod start_encoded;
 mod stats;
 mod step;
+mod trace;
 pub mod transport;
 pub mod wire;
 mod worker;

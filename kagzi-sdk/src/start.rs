@@ -123,7 +123,9 @@ impl Start {
         self
     }
 
-    /// The W3C trace context that the run carries along.
+    /// The trace context that the run and its steps continue: the `traceparent` of W3C, followed by a
+    /// space and the `tracestate` if there is one. Needed only to name another than the caller's own,
+    /// which is taken with the feature `opentelemetry`.
     pub fn trace_context(mut self, context: impl Into<String>) -> Self {
         self.trace_context = Some(context.into());
         self

@@ -111,7 +111,7 @@ impl Reporter {
         tracing::warn!(
             operation = call.operation,
             run_id = call.run_id.map(tracing::field::display),
-            step_id = call.step_id.map(tracing::field::display),
+            step = call.step_id.map(tracing::field::display),
             failures = call.failures,
             reason = call.error.reason(),
             error = %call.error,

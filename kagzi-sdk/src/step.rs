@@ -13,11 +13,13 @@ use futures::future::BoxFuture;
 use kagzi_core::{Failure, MAX_DURATION, NextStep, RetryPolicy, StepId, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 use crate::codec;
 use crate::error::{StepError, WorkflowError, panicked};
 use crate::payload_codec::RunPayloads;
 use crate::run::journal::{Entered, Journal, remaining};
+use crate::trace::{self, RunTrace};
 
 /// A step before it runs: its name, and optionally a retry policy and a timeout of its own.
 ///
@@ -149,6 +151,7 @@ impl Drop for Called {
 pub(crate) fn task<'a, T, F, Fut>(
     journal: &Arc<Journal>,
     payloads: &RunPayloads,
+    trace: &Arc<RunTrace>,
     step: Step,
     function: F,
 ) -> StepFuture<'a, T>
@@ -159,7 +162,7 @@ where
 {
     let name = step.name.clone();
     let timeout = step.timeout;
-    let payloads = payloads.clone();
+    let (payloads, trace) = (payloads.clone(), Arc::clone(trace));
     let called = journal.call_task(step).map(|(position, step_id)| {
         let call = Called { journal: Arc::clone(journal), position };
         (call, step_id)
@@ -167,7 +170,7 @@ where
     StepFuture::new(async move {
         let (call, step_id) = called?;
         let output_of = || format!("the output of step {name:?}");
-        let since = match call.enter().await {
+        let (attempt, since) = match call.enter().await {
             Entered::Replayed(output) => match payloads.decode_output(output, &step_id) {
                 Ok(output) => return Ok(codec::decode(&output, output_of)?),
                 Err(error) => {
@@ -176,14 +179,18 @@ where
                     return std::future::pending().await;
                 }
             },
-            Entered::Execute { since } => since,
+            Entered::Execute { attempt, since } => (attempt, since),
         };
-        let outcome = execute(&name, function, timeout.map(|limit| (limit, remaining(limit, since)))).await;
+        let span = trace.step_span(&name, &step_id, attempt);
+        let timeout = timeout.map(|limit| (limit, remaining(limit, since)));
+        let outcome = execute(&name, function, timeout).instrument(span.clone()).await;
         let encoded = |value: &T| payloads.encode_output(codec::encode(value, output_of)?, &step_id);
         let recorded = outcome.and_then(|value| match encoded(&value) {
             Ok(output) => Ok((value, output)),
             Err(error) => Err(StepError::from(error).into_failure()),
         });
+        trace::step_ended(&span, &recorded);
+        drop(span);
         match recorded {
             Ok((value, output)) => {
                 call.journal.finish(call.position, output);

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kagzi_core::SharedStore;
 use kagzi_core::engine::Engine;
+use kagzi_core::{SPANS, SharedStore, Traced};
 use kagzi_proto::FILE_DESCRIPTOR_SET;
 use kagzi_sdk::wire::error::explained;
 use tokio::net::{TcpListener, lookup_host};
@@ -128,7 +128,12 @@ impl Server {
         let breaker = Breaker::new(metrics.clone());
         let health = Health::new(reporter, breaker.clone());
         let store = Guarded::over(counted.clone(), breaker);
-        let engine = Engine::new(store.clone(), self.config.engine.clone());
+        let traced = if tracing::span_enabled!(target: SPANS, tracing::Level::INFO) {
+            Traced::over(store.clone())
+        } else {
+            store.clone()
+        };
+        let engine = Engine::new(traced, self.config.engine.clone());
         let Security { auth, tls, .. } = self.security;
         let told = Told { metrics: metrics.clone(), health: health.clone(), drain: drain.clone() };
         let services = Services::new(

@@ -15,7 +15,7 @@ pub enum Extent {
 }
 
 /// The programs in `examples/` that run to their end by themselves.
-const EXAMPLES: &[&str] = &["hello", "order", "parallel", "reminder"];
+const EXAMPLES: &[&str] = &["hello", "order", "parallel", "reminder", "tracing"];
 
 /// Checks everything, stops at the first failure, and closes with the cases per store and the saboteurs
 /// that they caught.

@@ -9,11 +9,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::Engine;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::op::{MoreDue, Reaped};
+use crate::trace_context::SPANS;
 use crate::wake::Topic;
 
 /// What a reaper has left to do.
@@ -74,12 +77,30 @@ impl Engine {
                 }
                 return Ok(Due::Later(pause));
             }
-            let reaped = self.store.reap(self.options.reap_batch).await?;
-            report(&reaped);
+            let reaped = self.reap_round().await?;
             if reaped.total() == 0 && reaped.more == MoreDue::No {
                 return Ok(Due::WithOthers);
             }
         }
+    }
+
+    /// One batch, within a span: a trace of its own, since it is about many runs.
+    async fn reap_round(&self) -> Result<Reaped, StoreError> {
+        let round = tracing::info_span!(
+            target: SPANS, parent: None, "reap_round",
+            kagzi.runs = Empty, otel.status_code = Empty, error.type = Empty,
+        );
+        let reaped = self.store.reap(self.options.reap_batch).instrument(round.clone()).await;
+        match &reaped {
+            Ok(reaped) => {
+                round.record("kagzi.runs", i64::from(reaped.total()));
+                report(reaped);
+            }
+            Err(error) => {
+                round.record("error.type", error.reason()).record("otel.status_code", "ERROR");
+            }
+        }
+        reaped
     }
 
     /// 10 ms at first, since another reaper is quick, up to a second for one that got stuck.

@@ -48,7 +48,8 @@ pub struct StartRun {
     pub retry: Option<RetryPolicy>,
     /// What the run can be found by.
     pub labels: Labels,
-    /// W3C trace context, at most 512 bytes.
+    /// W3C trace context, at most 512 bytes without control characters; see
+    /// [`TraceContext`](crate::TraceContext).
     pub trace_context: Option<String>,
     /// Names this start; must be a `UUIDv7`.
     pub operation: OperationId,

@@ -15,6 +15,7 @@ use kagzi_core::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Transport;
+use crate::trace;
 
 /// An engine over a store, with its reaper, for as long as this value lives.
 ///
@@ -51,7 +52,13 @@ impl Embedded {
 
 #[async_trait]
 impl Transport for Embedded {
-    async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+    async fn start(&self, mut batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        // Over gRPC the server does that, with what the call carries.
+        if let Some(context) = trace::outgoing() {
+            for start in &mut batch {
+                start.trace_context.get_or_insert_with(|| context.as_ref().to_owned());
+            }
+        }
         self.engine().start(batch).await
     }
 

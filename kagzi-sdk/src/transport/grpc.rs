@@ -27,6 +27,7 @@ use super::tls::Tls;
 use super::token::{Authorize, Token};
 use super::{Transport, WorkerScope};
 use crate::error::ClientError;
+use crate::trace;
 use crate::wire::error::error_from_status;
 use crate::wire::{
     CountRuns, FromWire, GetRun, IntoWire, Poll, QueueCall, heartbeats_to_wire, read_answer,
@@ -217,6 +218,7 @@ where
 {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
+    trace::into_headers(request.metadata_mut());
     match send(request).await {
         Ok(response) => Ok(response.into_inner()),
         Err(status) => Err(error_of(&status)),

@@ -172,6 +172,7 @@ impl WorkerBuilder {
                 transport: shared.for_worker(scope).unwrap_or_else(|| Arc::clone(shared)),
                 backoff: self.backoff,
                 reporter: self.reporter,
+                trace: None,
             },
             client: self.client,
             claim,

@@ -17,6 +17,7 @@ use crate::payload_codec::{Payloads, RunPayloads};
 use crate::run::journal::Journal;
 use crate::run::{Control, Driver, Ended, Writes, ends};
 use crate::stats::Counters;
+use crate::trace::{self, RunTrace};
 
 /// What every execution of a worker needs. Cloning is cheap.
 #[derive(Clone)]
@@ -54,23 +55,22 @@ impl Executor {
         let active = Active(Arc::clone(&counters));
         let control = Arc::new(Control::new(self.drain.clone(), self.abort.clone()));
         let kept = self.leases.keep(&claimed.lease.lease, &control);
-        let executor = self.clone();
-        let span = tracing::info_span!(
-            "run",
-            run_id = %claimed.run.run_id,
-            workflow_type = %claimed.run.workflow_type,
-            fencing_token = claimed.run.fencing_token.get(),
-        );
+        let mut executor = self.clone();
+        let trace = Arc::new(RunTrace::new(&claimed.run, claimed.lease.lease.worker_id.clone()));
+        executor.calls.trace.clone_from(&trace.context);
+        let span = trace.run_span(&claimed.run);
+        let execution = span.clone();
         async move {
-            let ended = executor.execute(claimed, control).await;
+            let ended = executor.execute(claimed, control, trace).await;
             count(&counters, ended);
             tracing::debug!(?ended, "an execution ended");
+            trace::run_ended(&execution, ended);
             drop((kept, active, slot));
         }
         .instrument(span)
     }
 
-    async fn execute(&self, claimed: ClaimedRun, control: Arc<Control>) -> Ended {
+    async fn execute(&self, claimed: ClaimedRun, control: Arc<Control>, trace: Arc<RunTrace>) -> Ended {
         let writes = Writes { calls: self.calls.clone(), lease: claimed.lease.lease.clone() };
         let function = match self.registry.find(&claimed.run.workflow_type) {
             Ok(function) => Arc::clone(function),
@@ -100,7 +100,7 @@ impl Executor {
             namespace: self.namespace.clone(),
             run_id: run.run_id,
         };
-        let context = Context::new(run, Arc::clone(&journal), payloads, control.cancelled.clone());
+        let context = Context::new(run, Arc::clone(&journal), payloads, trace, control.cancelled.clone());
         let code = Box::pin(async move { function(context, input).await });
         Driver::new(writes, control, journal, code, self.settings.cancel_grace).run().await
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Read as _;
 use std::time::Duration;
 
-use kagzi_core::{ContentType, Labels, Payload, RunState};
+use kagzi_core::{ContentType, Labels, Payload, RunState, TraceContext};
 use kagzi_server::config::{Length, NotALength};
 
 use super::error::CliError;
@@ -45,6 +45,32 @@ pub fn labels(given: &[(String, String)]) -> Result<Labels, CliError> {
         }
     }
     Labels::new(labels).map_err(|why| refuse(&why))
+}
+
+/// The trace that a run is to continue: what was said, or else what the variables `TRACEPARENT` and
+/// `TRACESTATE` say, by which programs in a shell pass it on. A variable that is none counts for nothing, as
+/// the standard has it.
+pub fn trace_context(said: Option<&str>) -> Option<String> {
+    let variable = |name| std::env::var(name).ok();
+    let (parent, state) = match said {
+        Some(said) => (Some(said.to_owned()), None),
+        None => (variable("TRACEPARENT"), variable("TRACESTATE")),
+    };
+    TraceContext::of_headers(&parent?, state.as_deref()).map(|context| context.to_string())
+}
+
+/// A `traceparent` as W3C has it.
+///
+/// # Errors
+///
+/// A text that says what was expected.
+pub fn traceparent(text: &str) -> Result<String, String> {
+    match TraceContext::of_headers(text, None) {
+        Some(_) => Ok(text.to_owned()),
+        None => {
+            Err("expected one such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned())
+        }
+    }
 }
 
 /// A run state in any case.

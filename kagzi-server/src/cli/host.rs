@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use kagzi_core::{Namespace, StoreError};
-use kagzi_server::{Exposure, ServeArgs, Server, ServerConfig, ServerError, telemetry};
+use kagzi_server::telemetry::{self, Export, TelemetryError, Traces};
+use kagzi_server::{Exposure, ServeArgs, Server, ServerConfig, ServerError};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -64,7 +65,7 @@ pub fn server_failed(what: &str, error: &ServerError) -> CliError {
 pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let refused = |error| server_failed("could not serve", &error);
     let config = args.into_config().map_err(|error| refused(error.into()))?;
-    log(&config)?;
+    let traces = log(&config)?;
     let server = Server::bind(config).await.map_err(refused)?;
     let http = server.http_addr().map(|address| address.to_string());
     let view = ServeView { address: server.local_addr().to_string(), http };
@@ -72,7 +73,7 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
         let http = view.http.as_ref().map(|address| format!("\nHTTP on {address}")).unwrap_or_default();
         format!("listening on {}{http}", view.address)
     })?;
-    run_until_told(server).await
+    run_until_told(server, traces).await
 }
 
 /// Runs a server with nothing to set up, and says what to do next.
@@ -89,7 +90,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         log_level: "warn".to_owned(),
         ..ServerConfig::default()
     };
-    log(&config)?;
+    let traces = log(&config)?;
     let refused = |error| server_failed("could not start the server", &error);
     let server = Server::bind(config).await.map_err(refused)?;
     let view = DevView {
@@ -98,7 +99,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         namespace: namespace.to_string(),
     };
     output.show(&view, welcome)?;
-    run_until_told(server).await
+    run_until_told(server, traces).await
 }
 
 fn welcome(view: &DevView) -> String {
@@ -162,21 +163,28 @@ pub fn sqlite_url(file: &Path, remedy: &str) -> Result<String, CliError> {
     }
 }
 
-fn log(config: &ServerConfig) -> Result<(), CliError> {
-    telemetry::init(config.log_format, &config.log_level).map_err(|why| CliError::usage("could not log", why))
+fn log(config: &ServerConfig) -> Result<Traces, CliError> {
+    let refused = |why: TelemetryError| CliError::usage("could not log", why);
+    let export = Export::wanted(config.otlp_endpoint.as_deref()).map_err(|why| refused(why.into()))?;
+    telemetry::init_with_traces(config.log_format, &config.log_level, export.as_ref()).map_err(refused)
 }
 
 /// One press of Ctrl-C, or one `timeout`, may arrive twice: from the terminal, and from whoever started us.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
-/// Serves until told to stop, and then drains; told a second time, it ends at once.
-async fn run_until_told(server: Server) -> Result<(), CliError> {
+/// Serves until told to stop, drains, and exports the last spans; told a second time, it ends at once.
+async fn run_until_told(server: Server, traces: Traces) -> Result<(), CliError> {
     let told = Arc::new(Notify::new());
     let tell = Arc::clone(&told);
-    let work = server.run(async move {
-        stop_signal().await;
-        tell.notify_one();
-    });
+    let work = async {
+        let ended = server.run(async move {
+            stop_signal().await;
+            tell.notify_one();
+        });
+        let ended = ended.await;
+        traces.end().await;
+        ended
+    };
     let told_again = async {
         told.notified().await;
         tokio::time::sleep(SAME_SIGNAL).await;

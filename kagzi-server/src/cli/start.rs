@@ -53,6 +53,10 @@ pub struct StartArgs {
     /// What the run can be found by; may be repeated, up to 32 times, each key once.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::label)]
     labels: Vec<(String, String)>,
+    /// The trace that the run continues, as in the header of W3C [default: what the variables TRACEPARENT and
+    /// TRACESTATE say].
+    #[arg(long, value_name = "HEADER", value_parser = args::traceparent)]
+    traceparent: Option<String>,
     /// Wait until the run has finished, and show it; the exit code is 1 if it did not complete.
     #[arg(long)]
     wait: bool,
@@ -144,6 +148,9 @@ impl StartArgs {
         }
         if let Some(max_attempts) = self.max_attempts {
             start = start.retry(RetryPolicy { max_attempts, ..RetryPolicy::default() });
+        }
+        if let Some(context) = args::trace_context(self.traceparent.as_deref()) {
+            start = start.trace_context(context);
         }
         for (key, value) in args::labels(&self.labels)?.as_map() {
             start = start.label(key, value);

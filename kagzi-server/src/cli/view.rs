@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kagzi_core::{
     Attempt, ContentType, DeadLetterReason, Failure, Pause, Payload, QueueDepth, QueueState, Run, RunRecord,
-    Timestamp,
+    Timestamp, TraceContext,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -32,6 +32,7 @@ pub struct RunView {
     priority: i8,
     labels: BTreeMap<String, String>,
     idempotency_key: Option<String>,
+    trace_id: Option<String>,
     worker_id: Option<String>,
     fencing_token: i64,
     claims: u32,
@@ -62,6 +63,7 @@ impl From<&Run> for RunView {
             priority: run.priority.get(),
             labels: run.labels.as_map().clone(),
             idempotency_key: run.idempotency_key.as_ref().map(ToString::to_string),
+            trace_id: trace_id(run),
             worker_id: run.worker_id.as_ref().map(ToString::to_string),
             fencing_token: run.fencing_token.get(),
             claims: run.claims,
@@ -79,6 +81,12 @@ impl From<&Run> for RunView {
             output: None,
         }
     }
+}
+
+/// The trace that a run is part of, if what it carries is one.
+fn trace_id(run: &Run) -> Option<String> {
+    let context = run.trace_context.as_deref().and_then(TraceContext::parse);
+    context.map(|context| context.trace_id().to_owned())
 }
 
 impl RunView {
@@ -311,6 +319,7 @@ pub fn run_text(record: &RunRecord, payloads: Payloads) -> String {
         ("failure", run.failure.as_ref().map(failure_text)),
         ("priority", (run.priority.get() != 0).then(|| run.priority.get().to_string())),
         ("key", run.idempotency_key.as_ref().map(ToString::to_string)),
+        ("trace", trace_id(run)),
         ("labels", (!labels.is_empty()).then(|| labels.join(" "))),
         ("worker", run.worker_id.as_ref().map(ToString::to_string)),
         ("claims", (run.claims > 0).then(|| run.claims.to_string())),

@@ -23,6 +23,7 @@ use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use serde::Deserialize;
 
 use crate::open::without_password;
+use crate::telemetry;
 pub use duration::{Length, NotALength};
 pub use limits::{LoadLimits, RateLimit, Retention};
 pub use settings::{ServeArgs, Settings};
@@ -151,6 +152,9 @@ pub struct ServerConfig {
     pub exposure: Exposure,
     /// Where the actions of operators are put on record, beside the log.
     pub audit_log: Option<PathBuf>,
+    /// The collector that spans are exported to, by OTLP over gRPC: a URL. Nothing: the one that the
+    /// standard variable `OTEL_EXPORTER_OTLP_ENDPOINT` names, if any.
+    pub otlp_endpoint: Option<String>,
     /// How log lines look. Default text.
     pub log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,kagzi_core=debug`. Default `info`.
@@ -206,6 +210,7 @@ impl Default for ServerConfig {
             auth_reload_interval: Duration::from_secs(5),
             exposure: Exposure::Guarded,
             audit_log: None,
+            otlp_endpoint: None,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
@@ -285,6 +290,9 @@ impl ServerConfig {
                                 this endpoint has neither authentication nor TLS";
                 return refuse("http_listen", expected, format!("{address:?}"));
             }
+        }
+        if let Some(url) = &self.otlp_endpoint {
+            telemetry::check_endpoint("otlp_endpoint", url)?;
         }
         if self.namespaces.is_empty() {
             return refuse("namespaces", "at least one namespace", "none");
@@ -477,6 +485,7 @@ impl Settings {
                 Some(false) | None => Exposure::Guarded,
             },
             audit_log: self.audit_log,
+            otlp_endpoint: self.otlp_endpoint,
             log_format: self.log_format.unwrap_or(default.log_format),
             log_level: self.log_level.unwrap_or(default.log_level),
         };

@@ -215,6 +215,10 @@ pub struct Settings {
     /// [default: the log alone]
     #[arg(long, env = "KAGZI_AUDIT_LOG", value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
+    /// Export spans to this OpenTelemetry collector, by OTLP over gRPC; the standard `OTEL_*` variables say
+    /// the rest. [default: the one that `OTEL_EXPORTER_OTLP_ENDPOINT` names, else none]
+    #[arg(long, env = "KAGZI_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// How log lines look. [default: text]
     #[arg(long, env = "KAGZI_LOG_FORMAT", value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -300,6 +304,7 @@ impl Settings {
             auth_reload_interval: self.auth_reload_interval.or(other.auth_reload_interval),
             insecure: self.insecure.or(other.insecure),
             audit_log: self.audit_log.or(other.audit_log),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
             log_format: self.log_format.or(other.log_format),
             log_level: self.log_level.or(other.log_level),
         }

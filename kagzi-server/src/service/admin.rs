@@ -16,17 +16,17 @@ impl AdminService for Services {
         &self,
         request: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
-        let caller = self.caller(&request)?;
-        self.answer(&caller, "GetServerInfo", Ok(()), |()| self.server_info()).await
+        let origin = self.origin(&request)?;
+        self.answer(&origin, "GetServerInfo", Ok(()), |()| self.server_info()).await
     }
 
     async fn delete_finished(
         &self,
         request: Request<v1::DeleteFinishedRequest>,
     ) -> Result<Response<v1::DeleteFinishedResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let origin = self.origin(&request)?;
         let read = DeleteFinished::from_wire(request.into_inner());
-        self.answer(&caller, "DeleteFinished", read, |delete| async move {
+        self.answer(&origin, "DeleteFinished", read, |delete| async move {
             let deleted = self.store().delete_finished(&delete).await?;
             Ok(v1::DeleteFinishedResponse { deleted })
         })

@@ -4,11 +4,13 @@ use kagzi_core::{ClaimedRun, Namespace, RunId, StoreError};
 use kagzi_sdk::wire::error::{Refusal, namespace_not_found, permission_denied};
 use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::Services;
 use super::load::Excess;
 use super::permission::{self, Permission, Place};
 use super::subject::Subject;
+use super::told::{Origin, Told, trace_of};
 use crate::auth::{Caller, Target};
 
 impl Services {
@@ -24,15 +26,15 @@ impl Services {
         O: IntoWire<R>,
         F: Future<Output = Result<O, StoreError>>,
     {
-        let caller = self.caller(&request)?;
-        let reply = self.reply(&caller, method, D::from_wire(request.into_inner()), act).await;
+        let origin = self.origin(&request)?;
+        let reply = self.reply(&origin, method, D::from_wire(request.into_inner()), act).await;
         reply.map(|outcome| Response::new(outcome.into_wire())).map_err(Refusal::into_status)
     }
 
     /// Answers a call whose message was read, or not.
     pub(super) async fn answer<R, D, F>(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         method: &'static str,
         read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
@@ -41,49 +43,59 @@ impl Services {
         D: Subject,
         F: Future<Output = Result<R, StoreError>>,
     {
-        self.reply(caller, method, read, act).await.map(Response::new).map_err(Refusal::into_status)
+        self.reply(origin, method, read, act).await.map(Response::new).map_err(Refusal::into_status)
     }
 
-    /// Who makes a call.
-    pub(super) fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Status> {
-        match request.extensions().get::<Caller>() {
-            Some(caller) => Ok(caller.clone()),
-            None => self.0.auth.unseen().map_err(Refusal::into_status),
-        }
+    /// Who makes a call, and as part of which trace.
+    pub(super) fn origin<M>(&self, request: &Request<M>) -> Result<Origin, Status> {
+        let caller = match request.extensions().get::<Caller>() {
+            Some(caller) => caller.clone(),
+            None => self.0.auth.unseen().map_err(Refusal::into_status)?,
+        };
+        Ok(Origin { caller, trace: trace_of(request) })
     }
 
-    /// Does what a request asks, whatever carried it here, counts it, and puts it on record if it is an
-    /// operator's.
+    /// Does what a request asks, whatever carried it here, within a span; counts it, and puts it on record if
+    /// it is an operator's.
     pub(super) async fn reply<O, D, F>(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         method: &'static str,
-        read: Result<D, StoreError>,
+        mut read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
     ) -> Result<O, Refusal>
     where
         D: Subject,
         F: Future<Output = Result<O, StoreError>>,
     {
-        let about = read.as_ref().ok();
-        let namespace = about.and_then(|request| request.namespaces().next());
-        let target = Target {
-            namespace,
-            run_id: about.and_then(Subject::run_id),
-            queue: about.and_then(Subject::queue),
+        let told = Told::of(method, read.as_ref().ok(), origin.trace.as_ref());
+        let span = told.span();
+        if let Ok(request) = &mut read {
+            request.continue_trace(|| told.context(&span));
+        }
+        let replying = async {
+            let about = read.as_ref().ok();
+            let namespace = about.and_then(|request| request.namespaces().next());
+            let target = Target {
+                namespace,
+                run_id: about.and_then(Subject::run_id),
+                queue: about.and_then(Subject::queue),
+            };
+            let deed = self.0.auth.audit().begin(&origin.caller, method, target);
+            let counted = self.0.metrics.request(method);
+            let outcome = self.perform(&origin.caller, &told, read, act).await;
+            counted.end(&outcome);
+            deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
+            told.ended(&span, &outcome);
+            outcome
         };
-        let deed = self.0.auth.audit().begin(caller, method, target);
-        let counted = self.0.metrics.request(method);
-        let outcome = self.perform(caller, method, read, act).await;
-        counted.end(&outcome);
-        deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
-        outcome
+        replying.instrument(span.clone()).await
     }
 
     async fn perform<O, D, F>(
         &self,
         caller: &Caller,
-        method: &'static str,
+        told: &Told,
         read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
     ) -> Result<O, Refusal>
@@ -91,48 +103,44 @@ impl Services {
         D: Subject,
         F: Future<Output = Result<O, StoreError>>,
     {
+        let method = told.method;
         let in_flight = self.0.drain.admit()?;
-        let request = read.map_err(|error| self.refused(method, None, &error))?;
+        let request = read.map_err(|error| self.refused(told, &error))?;
         // Before anything is looked up: whoever is denied learns nothing of what is there.
         let permission = request.permission(caller, method);
         if permission == Permission::Denied {
             return Err(denied(caller, method));
         }
-        let run_id = request.run_id();
         self.0.load.charge(request.errand(), caller, request.namespaces()).map_err(
             |excess| match excess {
                 Excess::ForNow(refusal) => refusal,
-                Excess::ForEver(error) => self.refused(method, run_id, &error),
+                Excess::ForEver(error) => self.refused(told, &error),
             },
         )?;
         if permission == Permission::IfRun {
-            self.check_run(caller, method, &request).await?;
+            self.check_run(caller, told, &request).await?;
         }
         if let Some(unknown) = self.not_served(&request) {
-            tracing::info!(method, namespace = %unknown, reason = "NAMESPACE_NOT_FOUND", "call failed");
+            told.not_served();
             return Err(namespace_not_found(unknown.as_str()));
         }
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
-        let answer = act(request).await.map_err(|error| self.refused(method, run_id, &error))?;
+        let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
         drop((admitted, in_flight));
         Ok(answer)
     }
 
     /// Denies a request about a run that is not within the caller's bounds, or is not there.
-    async fn check_run(
-        &self,
-        caller: &Caller,
-        method: &'static str,
-        request: &impl Subject,
-    ) -> Result<(), Refusal> {
+    async fn check_run(&self, caller: &Caller, told: &Told, request: &impl Subject) -> Result<(), Refusal> {
+        let method = told.method;
         let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
             return Err(denied(caller, method));
         };
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let within = self.within(caller, method, namespace, run_id).await;
-        let within = within.map_err(|error| self.refused(method, Some(run_id), &error))?;
+        let within = within.map_err(|error| self.refused(told, &error))?;
         if within { Ok(()) } else { Err(denied(caller, method)) }
     }
 
@@ -172,19 +180,12 @@ impl Services {
         request.namespaces().find(|namespace| !self.limits().namespaces.contains(*namespace))
     }
 
-    /// Reports a failed call, once, and makes its refusal. Errors hold no payload.
-    fn refused(&self, method: &'static str, run_id: Option<RunId>, error: &StoreError) -> Refusal {
-        let run_id = run_id.map(tracing::field::display);
-        match error {
-            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
-                self.0.health.doubt();
-                tracing::warn!(method, run_id, reason = error.reason(), %error, "call failed");
-            }
-            StoreError::Internal { .. } | StoreError::SchemaMismatch { .. } => {
-                tracing::error!(method, run_id, reason = error.reason(), %error, "call failed");
-            }
-            _ => tracing::info!(method, run_id, reason = error.reason(), %error, "call failed"),
+    /// Reports a failed call, once, and makes its refusal.
+    fn refused(&self, told: &Told, error: &StoreError) -> Refusal {
+        if matches!(error, StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }) {
+            self.0.health.doubt();
         }
+        told.failed(error);
         Refusal::from(error)
     }
 }

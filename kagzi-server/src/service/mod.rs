@@ -11,6 +11,7 @@ mod stream;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod told;
 mod weight;
 mod worker;
 mod workflow;

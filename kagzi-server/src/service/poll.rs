@@ -9,9 +9,10 @@ use kagzi_core::{
 use kagzi_sdk::wire::Poll;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
-use super::Services;
 use super::weight::{self, RESPONSE_BYTES};
+use super::{Services, told};
 use crate::auth::Caller;
 use crate::shutdown::Drain;
 
@@ -55,10 +56,11 @@ impl Drop for Handover {
 /// Gives leases back; the runs are due at once. A lease that is not given back just expires.
 async fn give_back(store: SharedStore, leases: Vec<Lease>) {
     for lease in leases {
-        let run_id = lease.run_id;
+        let (namespace, run_id, worker) = (lease.namespace.clone(), lease.run_id, lease.worker_id.clone());
         let release = ReleaseRun { lease, operation: OperationId::generate() };
         if let Err(error) = store.release(release).await {
-            tracing::warn!(%run_id, reason = error.reason(), %error, "a lease was not given back");
+            let reason = error.reason();
+            tracing::warn!(%namespace, %run_id, %worker, reason, %error, "a lease was not given back");
         }
     }
 }
@@ -73,7 +75,7 @@ impl Services {
     pub(super) async fn poll(&self, caller: &Caller, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
         let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
         let services = self.clone();
-        self.0.drain.spawn(&Handle::current(), async move {
+        let polling = async move {
             let stop = async {
                 tokio::select! {
                     () = deliver.closed() => {}
@@ -84,12 +86,14 @@ impl Services {
             let handover = claimed.map(|runs| Handover::new(runs, &services));
             // Nobody there: the handover comes back and is dropped here, which gives the runs back.
             drop(deliver.send(handover));
-        });
+        };
+        self.0.drain.spawn(&Handle::current(), polling.in_current_span());
         let handover = delivered.await.map_err(|_| StoreError::Internal {
             context: "polling",
             detail: "the poll's task ended without an answer".to_owned(),
         })??;
         let runs = handover.hand_over(self);
+        told::claimed(&runs);
         self.remember(caller, &runs);
         Ok(runs)
     }

@@ -2,13 +2,14 @@
 
 use kagzi_core::{
     BeginStep, CancelRun, Claim, CompleteRun, CompleteStep, DeleteFinished, FailRun, FailStep, Heartbeat,
-    ListAttempts, ListRuns, Namespace, QueueName, ReleaseRun, RequeueRun, RunId, SetQueueState, Sleep,
-    StartRun,
+    Lease, ListAttempts, ListRuns, Namespace, QueueName, ReleaseRun, RequeueRun, RunId, SetQueueState, Sleep,
+    StartRun, StepId,
 };
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
 use super::load::{Errand, Patience};
 use super::permission::{self, Permission};
+use super::told::Facts;
 use crate::auth::Caller;
 
 /// What a request is about.
@@ -33,10 +34,37 @@ pub(super) trait Subject {
     fn queue(&self) -> Option<&QueueName> {
         None
     }
+
+    /// What log lines and spans tell of it.
+    fn facts(&self) -> Facts {
+        Facts {
+            namespace: self.namespaces().next().cloned(),
+            run_id: self.run_id(),
+            queue: self.queue().cloned(),
+            ..Facts::default()
+        }
+    }
+
+    /// Makes the runs that it starts, and that say nothing themselves, continue a trace.
+    fn continue_trace(&mut self, context: impl FnOnce() -> Option<String>) {
+        drop(context);
+    }
+}
+
+/// What a request under a lease tells, with the step that it is about.
+fn leased(lease: &Lease, step: Option<&StepId>, attempt: Option<u32>) -> Facts {
+    Facts {
+        namespace: Some(lease.namespace.clone()),
+        run_id: Some(lease.run_id),
+        worker: Some(lease.worker_id.clone()),
+        step: step.cloned(),
+        attempt,
+        queue: None,
+    }
 }
 
 macro_rules! about_a_leased_run {
-    ($($request:ty),+) => {$(
+    ($($request:ty: |$this:ident| $step:expr, $attempt:expr;)+) => {$(
         impl Subject for $request {
             fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
                 [&self.lease.namespace].into_iter()
@@ -47,13 +75,25 @@ macro_rules! about_a_leased_run {
             fn run_id(&self) -> Option<RunId> {
                 Some(self.lease.run_id)
             }
+            fn facts(&self) -> Facts {
+                let $this = self;
+                leased(&$this.lease, $step, $attempt)
+            }
             fn errand(&self) -> Errand {
                 Errand::Work
             }
         }
     )+};
 }
-about_a_leased_run!(BeginStep, CompleteStep, FailStep, Sleep, CompleteRun, FailRun, ReleaseRun);
+about_a_leased_run! {
+    BeginStep: |begin| Some(&begin.step.step_id), None;
+    CompleteStep: |complete| Some(&complete.step_id), Some(complete.attempt);
+    FailStep: |fail| Some(&fail.step_id), Some(fail.attempt);
+    Sleep: |sleep| Some(&sleep.step_id), None;
+    CompleteRun: |complete| None, None;
+    FailRun: |fail| None, None;
+    ReleaseRun: |release| None, None;
+}
 
 macro_rules! about_a_run {
     ($($request:ty),+) => {$(
@@ -147,6 +187,19 @@ impl Subject for DeleteFinished {
 }
 
 impl Subject for Poll {
+    fn facts(&self) -> Facts {
+        let Claim { namespace, queues, worker_id, .. } = &self.claim;
+        let queue = match queues.as_slice() {
+            [queue] => Some(queue.clone()),
+            _ => None,
+        };
+        Facts {
+            namespace: Some(namespace.clone()),
+            queue,
+            worker: Some(worker_id.clone()),
+            ..Facts::default()
+        }
+    }
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.claim.namespaces()
     }
@@ -159,6 +212,14 @@ impl Subject for Poll {
 }
 
 impl Subject for StartRun {
+    fn facts(&self) -> Facts {
+        Facts { namespace: Some(self.namespace.clone()), queue: Some(self.queue.clone()), ..Facts::default() }
+    }
+    fn continue_trace(&mut self, context: impl FnOnce() -> Option<String>) {
+        if self.trace_context.is_none() {
+            self.trace_context = context();
+        }
+    }
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         [&self.namespace].into_iter()
     }
@@ -171,6 +232,12 @@ impl Subject for StartRun {
 }
 
 impl Subject for Vec<StartRun> {
+    fn continue_trace(&mut self, context: impl FnOnce() -> Option<String>) {
+        let Some(context) = context() else { return };
+        for start in self {
+            start.trace_context.get_or_insert_with(|| context.clone());
+        }
+    }
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.iter().map(|start| &start.namespace)
     }

@@ -19,19 +19,19 @@ impl WorkerService for Services {
         &self,
         request: Request<v1::PollActivityRequest>,
     ) -> Result<Response<v1::PollActivityResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let origin = self.origin(&request)?;
         let read = self.read_poll(request.into_inner());
-        let poll = |poll| async { self.poll(&caller, poll).await.map(IntoWire::into_wire) };
-        self.answer(&caller, "PollActivity", read, poll).await
+        let poll = |poll| async { self.poll(&origin.caller, poll).await.map(IntoWire::into_wire) };
+        self.answer(&origin, "PollActivity", read, poll).await
     }
 
     async fn record_heartbeat(
         &self,
         request: Request<v1::RecordHeartbeatRequest>,
     ) -> Result<Response<v1::RecordHeartbeatResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let origin = self.origin(&request)?;
         let read = self.read_heartbeats(request.into_inner());
-        self.answer(&caller, "RecordHeartbeat", read, |batch| self.heartbeat(&caller, batch)).await
+        self.answer(&origin, "RecordHeartbeat", read, |batch| self.heartbeat(&origin.caller, batch)).await
     }
 
     async fn begin_step(
@@ -89,8 +89,8 @@ impl WorkerService for Services {
         &self,
         request: Request<Streaming<v1::StreamWorkRequest>>,
     ) -> Result<Response<Self::StreamWorkStream>, Status> {
-        let caller = self.caller(&request)?;
-        self.open_stream(caller, request.into_inner()).await.map(Response::new)
+        let origin = self.origin(&request)?;
+        self.open_stream(origin, request.into_inner()).await.map(Response::new)
     }
 }
 

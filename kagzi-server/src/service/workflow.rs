@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::limits::check_batch;
 use super::page::gather;
 use super::stream::Answers;
+use super::told::Starts;
 use super::{Services, permission, weight};
 
 #[async_trait]
@@ -21,7 +22,7 @@ impl WorkflowService for Services {
         request: Request<v1::StartWorkflowRequest>,
     ) -> Result<Response<v1::StartWorkflowResponse>, Status> {
         self.call("StartWorkflow", request, |start: StartRun| async {
-            let started = self.engine().start(vec![start]).await?;
+            let started = self.start_told(vec![start]).await?;
             started.into_iter().next().ok_or_else(|| StoreError::Internal {
                 context: "starting a run",
                 detail: "the store named no run".to_owned(),
@@ -55,9 +56,9 @@ impl WorkflowService for Services {
         &self,
         request: Request<v1::CountWorkflowsRequest>,
     ) -> Result<Response<v1::CountWorkflowsResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let origin = self.origin(&request)?;
         let read = kagzi_sdk::wire::FromWire::from_wire(request.into_inner());
-        self.answer(&caller, "CountWorkflows", read, |count: CountRuns| async move {
+        self.answer(&origin, "CountWorkflows", read, |count: CountRuns| async move {
             let count = self.store().count_runs(&count.namespace, &count.filter).await?;
             Ok(v1::CountWorkflowsResponse { count })
         })
@@ -89,15 +90,15 @@ impl WorkflowService for Services {
         &self,
         request: Request<v1::GetQueueDepthsRequest>,
     ) -> Result<Response<v1::GetQueueDepthsResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let origin = self.origin(&request)?;
         let read = Namespace::new(request.into_inner().namespace);
-        let caller = &caller;
+        let caller = &origin.caller;
         let look = |namespace: Namespace| async move {
             let mut depths = self.store().queue_depths(&namespace).await?;
             depths.retain(|depth| permission::queue(caller, "GetQueueDepths", &namespace, &depth.queue));
             Ok(depths.into_wire())
         };
-        self.answer(caller, "GetQueueDepths", read, look).await
+        self.answer(&origin, "GetQueueDepths", read, look).await
     }
 
     async fn pause_queue(
@@ -120,8 +121,8 @@ impl WorkflowService for Services {
         &self,
         request: Request<Streaming<v1::StreamWorkflowsRequest>>,
     ) -> Result<Response<Self::StreamWorkflowsStream>, Status> {
-        let caller = self.caller(&request)?;
-        Ok(Response::new(self.open_client_stream(caller, request.into_inner())))
+        let origin = self.origin(&request)?;
+        Ok(Response::new(self.open_client_stream(origin, request.into_inner())))
     }
 }
 
@@ -132,7 +133,14 @@ impl Services {
         for (at, start) in starts.iter().enumerate() {
             within(&format!("starts[{at}]"), start.validate(&self.limits().rules))?;
         }
-        self.engine().start(starts).await
+        self.start_told(starts).await
+    }
+
+    async fn start_told(&self, starts: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        let lines = Starts::of(&starts);
+        let started = self.engine().start(starts).await?;
+        lines.started(&started);
+        Ok(started)
     }
 
     pub(super) async fn get_run(&self, get: GetRun) -> Result<RunRecord, StoreError> {

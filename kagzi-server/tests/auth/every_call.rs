@@ -193,7 +193,8 @@ pub async fn call(method: &str, by: &mut Caller, at: &Place) -> Result<(), Statu
             workers.poll_activity(poll).await.map(drop)
         }
         "StreamWork" => {
-            let first = v1::StreamWorkRequest { id: 0, request: Some(Asked::Open(at.open())) };
+            let first =
+                v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(Asked::Open(at.open())) };
             workers.stream_work(tokio_stream::iter([first])).await.map(drop)
         }
         "StreamWorkflows" => workflows.stream_workflows(tokio_stream::iter(Vec::new())).await.map(drop),

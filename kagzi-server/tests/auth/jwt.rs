@@ -140,7 +140,11 @@ async fn a_token_that_was_seen_before_expires_all_the_same_and_so_does_its_strea
         worker_id: "w".to_owned(),
         ..Default::default()
     };
-    let first = v1::StreamWorkRequest { id: 0, request: Some(v1::stream_work_request::Request::Open(open)) };
+    let first = v1::StreamWorkRequest {
+        id: 0,
+        trace_context: None,
+        request: Some(v1::stream_work_request::Request::Open(open)),
+    };
     let (requests, incoming) = tokio::sync::mpsc::channel(1);
     requests.send(first).await.unwrap();
     let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);

@@ -225,14 +225,20 @@ async fn a_stream_checks_each_request_as_its_call_does() {
     let outside = [world.place("ours", "p", "t").await, world.place("theirs", "q", "t").await];
     let mut worker = world.caller("worker-bound");
     for at in &outside {
-        let first = v1::StreamWorkRequest { id: 0, request: Some(Asked::Open(at.open())) };
+        let first =
+            v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(Asked::Open(at.open())) };
         let opened = worker.workers.stream_work(tokio_stream::iter([first])).await;
         assert_eq!(code(opened), Code::PermissionDenied, "{at:?}");
     }
     let (requests, incoming) = tokio::sync::mpsc::channel(8);
     let send = |id, request| {
         let requests = requests.clone();
-        async move { requests.send(v1::StreamWorkRequest { id, request: Some(request) }).await.unwrap() }
+        async move {
+            requests
+                .send(v1::StreamWorkRequest { id, trace_context: None, request: Some(request) })
+                .await
+                .unwrap()
+        }
     };
     send(0, Asked::Open(within.open())).await;
     let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
@@ -281,7 +287,7 @@ async fn a_clients_stream_checks_each_request_as_its_call_does() {
         for at in &places {
             for (method, asked) in at.on_a_clients_stream() {
                 let by_call = call(method, &mut caller, at).await;
-                let request = v1::StreamWorkflowsRequest { id: 7, request: Some(asked) };
+                let request = v1::StreamWorkflowsRequest { id: 7, trace_context: None, request: Some(asked) };
                 let answers = caller.workflows.stream_workflows(tokio_stream::iter([request])).await;
                 let answer = soon(answers.unwrap().into_inner().message()).await.unwrap().unwrap();
                 let denied = match answer.response.unwrap() {

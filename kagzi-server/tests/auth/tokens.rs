@@ -43,7 +43,7 @@ async fn a_known_token_gets_in_and_nothing_else_does() {
         let status = caller.workflows.start_workflow(start("default", "q", "t")).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
         assert!(!format!("{status:?}").contains(&ada.token), "{status:?}");
-        let open = tokio_stream::iter([v1::StreamWorkRequest { id: 0, request: None }]);
+        let open = tokio_stream::iter([v1::StreamWorkRequest { id: 0, trace_context: None, request: None }]);
         assert_eq!(code(caller.workers.stream_work(open).await), Code::Unauthenticated);
     }
     server.shutdown().await.unwrap();
@@ -114,7 +114,8 @@ async fn a_stream_ends_when_the_token_that_opened_it_counts_no_more() {
     for known in [&ada, &bob] {
         let mut caller = Caller::with_token(&server, &known.token).await;
         let (requests, incoming) = tokio::sync::mpsc::channel(8);
-        let first = v1::StreamWorkRequest { id: 0, request: Some(Request::Open(open("q"))) };
+        let first =
+            v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(Request::Open(open("q"))) };
         requests.send(first).await.unwrap();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
         let answers = caller.workers.stream_work(incoming).await.unwrap().into_inner();
@@ -122,6 +123,7 @@ async fn a_stream_ends_when_the_token_that_opened_it_counts_no_more() {
     }
     let take = |id| v1::StreamWorkRequest {
         id,
+        trace_context: None,
         request: Some(Request::Take(v1::TakeRuns { limit: 1, ..Default::default() })),
     };
     for (requests, answers) in &mut streams {

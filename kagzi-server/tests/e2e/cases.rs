@@ -4,6 +4,7 @@ mod away;
 mod crash;
 mod failover;
 mod pause;
+mod traces;
 mod two_servers;
 
 use std::future::Future;
@@ -46,6 +47,16 @@ pub const ALL: &[Case] = &[
         name: "every_late_write_of_a_paused_worker_is_refused_and_changes_nothing",
         play: |world| Box::pin(pause::worker(world)),
         only_on: None,
+    },
+    Case {
+        name: "a_trace_leads_from_the_client_through_every_step_though_a_worker_is_killed",
+        play: |world| Box::pin(traces::across_a_crash(world)),
+        only_on: None,
+    },
+    Case {
+        name: "without_a_collector_all_works_and_one_warning_says_what_to_do",
+        play: |world| Box::pin(traces::without_a_collector(world)),
+        only_on: Some(Database::Sqlite),
     },
     Case {
         name: "two_servers_and_four_workers_finish_5000_runs_though_half_of_them_are_killed",

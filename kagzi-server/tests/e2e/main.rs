@@ -5,7 +5,9 @@
 //! The test program is its own worker: started with `KAGZI_E2E_WORKER` it becomes one.
 
 mod cases;
+mod collector;
 mod disk;
+mod log;
 mod process;
 mod worker;
 mod world;

@@ -1,7 +1,7 @@
 //! A child process whose lines can be awaited, and which does not outlive the test.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -37,6 +37,11 @@ impl Process {
                 return Ok(rest.trim().to_owned());
             }
         }
+    }
+
+    /// Its standard error, if it was started with a pipe there.
+    pub fn stderr(&mut self) -> Result<ChildStderr, Failed> {
+        Ok(self.child.stderr.take().ok_or("a child without standard error")?)
     }
 
     /// Says a line to it.

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kagzi_sdk::{Client, Context, StepError, Worker, WorkflowError};
+use kagzi_server::LogFormat;
+use kagzi_server::telemetry::{self, Export, Traces};
+use tracing::Instrument as _;
 
 /// Set in the environment of a worker: its name.
 pub const ROLE: &str = "KAGZI_E2E_WORKER";
@@ -22,6 +25,9 @@ pub const HOLDS: &str = "KAGZI_E2E_HOLDS";
 pub const FIVE: &str = "five-steps";
 /// The workflow of a step `before`, a step `hold` that can be held, and a step `after`.
 pub const HELD: &str = "held";
+
+/// The workflow of the same three steps, which log, and of an input that it gives back.
+pub const TRACED: &str = "traced";
 
 /// Runs the worker until SIGTERM, then says how many leases it lost.
 pub fn main() -> ExitCode {
@@ -46,6 +52,12 @@ fn variable(name: &str) -> Result<String, String> {
 }
 
 async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // As a server does it, so that the lines of both are alike.
+    let export = Export::wanted(None)?;
+    let traces = match &export {
+        Some(_) => telemetry::init_with_traces(LogFormat::Json, "debug", export.as_ref())?,
+        None => Traces::default(),
+    };
     let client = Client::connect(variable(SERVER)?).await?;
     let lease = Duration::from_millis(variable(LEASE)?.parse()?);
     let worker = Worker::builder(client)
@@ -53,6 +65,7 @@ async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         .queue("default")
         .register(FIVE, five_steps)
         .register(HELD, held)
+        .register(TRACED, traced)
         .max_concurrent_runs(variable(RUNS)?.parse()?)
         .lease(lease)
         .build()?;
@@ -64,6 +77,7 @@ async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             terminated.recv().await;
         })
         .await?;
+    traces.end().await;
     println!("leases lost {}", stats.now().leases_lost);
     Ok(())
 }
@@ -80,16 +94,35 @@ async fn held(ctx: Context, _input: ()) -> Result<String, WorkflowError> {
     ctx.step("before", || async { Ok(()) }).await?;
     let by = ctx
         .step("hold", || async {
-            println!("holding");
-            if std::env::var_os(HOLDS).is_some() {
-                tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()))
-                    .await
-                    .map_err(|error| StepError::retryable("join", error.to_string()))?
-                    .map_err(|error| StepError::retryable("stdin", error.to_string()))?;
-            }
+            hold().await?;
             Ok(variable(ROLE).unwrap_or_default())
         })
         .await?;
     ctx.step("after", || async { Ok(()) }).await?;
     Ok(by)
+}
+
+async fn hold() -> Result<(), StepError> {
+    println!("holding");
+    if std::env::var_os(HOLDS).is_some() {
+        tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()))
+            .await
+            .map_err(|error| StepError::retryable("join", error.to_string()))?
+            .map_err(|error| StepError::retryable("stdin", error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn traced(ctx: Context, input: String) -> Result<String, WorkflowError> {
+    let own = || async {
+        tracing::info!("in the step");
+        Ok(input.clone())
+    };
+    ctx.step("before", own).await?;
+    ctx.step("hold", || async {
+        hold().await?;
+        Ok(input.clone())
+    })
+    .await?;
+    ctx.step("after", || own().instrument(tracing::info_span!("own"))).await
 }

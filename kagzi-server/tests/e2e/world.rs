@@ -1,7 +1,7 @@
 //! What a case plays in: a database, servers, workers, and a client.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use kagzi_testkit::TestDatabase;
 use tempfile::TempDir;
@@ -65,10 +65,16 @@ impl World {
 
     /// Starts `kagzi serve` on a port, 0 for any, and waits until it listens.
     pub fn server(&self, port: u16) -> Result<Server, Failed> {
+        self.server_with(port, |_| {})
+    }
+
+    /// The same, with more said to it.
+    pub fn server_with(&self, port: u16, more: impl FnOnce(&mut Command)) -> Result<Server, Failed> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
         command.env("KAGZI_STORE", &self.store_url).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--http-listen", "127.0.0.1:0"]);
         command.env("KAGZI_LOG_LEVEL", "warn");
+        more(&mut command);
         let mut process = Process::start("server", &mut command)?;
         let address = process.line("listening on ")?;
         let port = address.rsplit(':').next().unwrap_or_default().parse()?;
@@ -116,8 +122,35 @@ pub const fn busy(lease_ms: u64) -> WorkerSettings {
     WorkerSettings { lease_ms, holds: false, runs: 64 }
 }
 
+/// Makes a server or a worker export its spans, soon after they end, and log all that it can as JSON into a
+/// pipe.
+pub fn traced(command: &mut Command, service: &str, collector: &str) {
+    command.env("OTEL_SERVICE_NAME", service).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "20").stderr(Stdio::piped());
+    command.env("KAGZI_LOG_LEVEL", "debug").env("KAGZI_LOG_FORMAT", "json");
+}
+
 /// Starts a worker process and waits until it is ready.
 pub fn start_worker(name: &str, server_url: &str, settings: WorkerSettings) -> Result<Process, Failed> {
+    start_worker_with(name, server_url, settings, |_| {})
+}
+
+/// The same, of a worker that exports its spans.
+pub fn traced_worker(
+    name: &str,
+    server_url: &str,
+    collector: &str,
+    settings: WorkerSettings,
+) -> Result<Process, Failed> {
+    start_worker_with(name, server_url, settings, |command| traced(command, name, collector))
+}
+
+fn start_worker_with(
+    name: &str,
+    server_url: &str,
+    settings: WorkerSettings,
+    more: impl FnOnce(&mut Command),
+) -> Result<Process, Failed> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .env(worker::ROLE, name)
@@ -127,6 +160,7 @@ pub fn start_worker(name: &str, server_url: &str, settings: WorkerSettings) -> R
     if settings.holds {
         command.env(worker::HOLDS, "1");
     }
+    more(&mut command);
     let mut process = Process::start(name, &mut command)?;
     process.line("ready")?;
     Ok(process)

@@ -111,6 +111,8 @@ struct State {
 pub(crate) enum Entered {
     /// The store told this worker to execute the step.
     Execute {
+        /// The number of the attempt.
+        attempt: u32,
         /// Since when the step's timeout counts.
         since: Instant,
     },

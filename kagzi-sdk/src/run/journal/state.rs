@@ -72,7 +72,7 @@ impl State {
             }
             Phase::Execute { attempt, since } => {
                 call.phase = Phase::Executing { attempt };
-                Poll::Ready(Entered::Execute { since })
+                Poll::Ready(Entered::Execute { attempt, since })
             }
             _ => Poll::Pending,
         }

@@ -13,6 +13,7 @@ use tonic::{Code, Streaming};
 
 use super::super::grpc::{Way, error_of};
 use super::protocol::Protocol;
+use crate::trace;
 use crate::wire::error::{error_from_item, error_from_status};
 use crate::wire::{FromWire, read_answer};
 
@@ -104,7 +105,7 @@ impl<P: Protocol> Drop for Asking<'_, P> {
         let unanswered = self.connection.waiting.forget(self.id);
         if let Some(give_up) = P::give_up().filter(|_| unanswered) {
             // Where there is no room the server learns by itself, when the wait is over.
-            self.connection.outgoing.try_send(P::write(self.id, give_up)).ok();
+            self.connection.outgoing.try_send(P::write(self.id, give_up, None)).ok();
         }
     }
 }
@@ -168,7 +169,8 @@ impl<P: Protocol> Connection<P> {
         let answered = self.waiting.expect(id)?;
         let _asking = Asking { connection: self, id };
         let asking = async {
-            if self.outgoing.send(P::write(id, request)).await.is_err() {
+            let trace_context = trace::outgoing().map(|context| context.as_ref().to_owned());
+            if self.outgoing.send(P::write(id, request, trace_context)).await.is_err() {
                 return Err(unknown::<P>(&self.waiting.why_broken()));
             }
             answered.await.map_err(|_| unknown::<P>(&self.waiting.why_broken()))

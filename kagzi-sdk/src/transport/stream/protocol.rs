@@ -32,8 +32,8 @@ pub(super) trait Protocol: Send + Sync + 'static {
         requests: impl Stream<Item = Self::Request> + Send + 'static,
     ) -> BoxFuture<'static, Result<Response<Streaming<Self::Response>>, Status>>;
 
-    /// The request of this number.
-    fn write(id: u64, ask: Self::Ask) -> Self::Request;
+    /// The request of this number, as part of this trace.
+    fn write(id: u64, ask: Self::Ask, trace_context: Option<String>) -> Self::Request;
 
     /// Which request this answers, and how; nothing if this version does not know that kind of answer.
     fn read(response: Self::Response) -> (u64, Option<Self::Answer>);
@@ -69,8 +69,8 @@ impl Protocol for Work {
         Box::pin(async move { client.stream_work(requests).await })
     }
 
-    fn write(id: u64, ask: Self::Ask) -> Self::Request {
-        v1::StreamWorkRequest { id, request: Some(ask) }
+    fn write(id: u64, ask: Self::Ask, trace_context: Option<String>) -> Self::Request {
+        v1::StreamWorkRequest { id, trace_context, request: Some(ask) }
     }
 
     fn read(response: Self::Response) -> (u64, Option<Self::Answer>) {
@@ -106,8 +106,8 @@ impl Protocol for Workflows {
         Box::pin(async move { client.stream_workflows(requests).await })
     }
 
-    fn write(id: u64, ask: Self::Ask) -> Self::Request {
-        v1::StreamWorkflowsRequest { id, request: Some(ask) }
+    fn write(id: u64, ask: Self::Ask, trace_context: Option<String>) -> Self::Request {
+        v1::StreamWorkflowsRequest { id, trace_context, request: Some(ask) }
     }
 
     fn read(response: Self::Response) -> (u64, Option<Self::Answer>) {

@@ -70,7 +70,7 @@ impl Streamed {
         })?;
         let way = InterceptedService::new(channel, Authorize(self.token.clone()));
         let open = Request::Open(open_to_wire(&self.scope.claim));
-        Connection::open(way, Some(Work::write(0, open)), self.max_message_bytes).await
+        Connection::open(way, Some(Work::write(0, open, None)), self.max_message_bytes).await
     }
 
     /// The stream, for a write with payloads of so many bytes; nothing if it is to go by a call.

@@ -14,6 +14,7 @@ use super::*;
 use crate::config::RateLimit;
 use crate::service::Services;
 use crate::service::tests::{anyone_polls, claim, services_of, start};
+use crate::service::told::Origin;
 
 fn namespace(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
@@ -244,7 +245,7 @@ async fn a_stream_opens_for_nothing_and_its_claims_are_charged_as_polls_are() {
     services.get_queue_depths(depths()).await.unwrap();
     let (requests, mut queue) = tokio::sync::mpsc::unbounded_channel();
     let ask = |id, request| {
-        requests.send(Ok(v1::StreamWorkRequest { id, request: Some(request) })).unwrap();
+        requests.send(Ok(v1::StreamWorkRequest { id, trace_context: None, request: Some(request) })).unwrap();
     };
     ask(
         0,
@@ -256,7 +257,7 @@ async fn a_stream_opens_for_nothing_and_its_claims_are_charged_as_polls_are() {
         }),
     );
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let mut answers = services.open_stream(Caller::anyone(None), incoming).await.unwrap();
+    let mut answers = services.open_stream(anyone(), incoming).await.unwrap();
     let take = || Ask::Take(v1::TakeRuns { limit: 1, ..Default::default() });
     ask(1, take());
     let refused = futures::StreamExt::next(&mut answers).await.unwrap().unwrap();
@@ -366,4 +367,8 @@ async fn a_noisy_tenant_is_refused_and_a_quiet_one_beside_it_is_not() {
             assert!((most / 2..=most).contains(&all.answered), "{all:?}");
         }
     }
+}
+
+fn anyone() -> Origin {
+    Origin { caller: Caller::anyone(None), trace: None }
 }

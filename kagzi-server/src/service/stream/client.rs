@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::super::Services;
+use super::super::told::Origin;
 use super::{Answers, Room, Talk, misplaced};
 use crate::auth::Caller;
 
@@ -48,28 +49,28 @@ impl Services {
     /// Opens a client's stream and serves it until it ends.
     pub(in super::super) fn open_client_stream<S>(
         &self,
-        caller: Caller,
+        origin: Origin,
         requests: S,
     ) -> Answers<v1::StreamWorkflowsResponse>
     where
         S: Stream<Item = Result<v1::StreamWorkflowsRequest, Status>> + Send + Unpin + 'static,
     {
-        self.talk(caller, requests, Client::default())
+        self.talk(origin.caller, requests, Client::default())
     }
 
     async fn start_streamed(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         starts: v1::StartWorkflowsRequest,
     ) -> Result<Response, Refusal> {
         let read = Vec::from_wire(starts);
-        let started = self.reply(caller, "StartWorkflows", read, |starts| self.start_many(starts)).await?;
+        let started = self.reply(origin, "StartWorkflows", read, |starts| self.start_many(starts)).await?;
         Ok(Response::Started(started.into_wire()))
     }
 
-    async fn get_streamed(&self, caller: &Caller, get: v1::GetWorkflowRequest) -> Result<Response, Refusal> {
+    async fn get_streamed(&self, origin: &Origin, get: v1::GetWorkflowRequest) -> Result<Response, Refusal> {
         let read = GetRun::from_wire(get);
-        let record = self.reply(caller, "GetWorkflow", read, |get| self.get_run(get)).await?;
+        let record = self.reply(origin, "GetWorkflow", read, |get| self.get_run(get)).await?;
         let workflow: v1::GetWorkflowResponse = record.into_wire();
         Ok(if workflow.encoded_len() > LARGE_BYTES {
             Response::AskByCall(v1::AskByCall {})
@@ -91,10 +92,11 @@ impl Talk for Client {
         message: v1::StreamWorkflowsRequest,
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
-        let (services, caller, id) = (services.clone(), caller.clone(), message.id);
+        let (services, id) = (services.clone(), message.id);
+        let origin = Origin { caller: caller.clone(), trace: message.trace_context };
         match message.request {
             Some(Request::Start(starts)) => Box::pin(async move {
-                let answer = services.start_streamed(&caller, starts).await;
+                let answer = services.start_streamed(&origin, starts).await;
                 room.send(Ok(response(id, answer)));
             }),
             Some(Request::Get(get)) => {
@@ -104,7 +106,7 @@ impl Talk for Client {
                 let answers = room.release();
                 Box::pin(async move {
                     let answer = tokio::select! {
-                        answer = services.get_streamed(&caller, get) => answer,
+                        answer = services.get_streamed(&origin, get) => answer,
                         () = wait.given_up.cancelled() => return,
                         () = unheard.cancelled() => return,
                     };

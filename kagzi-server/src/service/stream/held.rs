@@ -44,7 +44,7 @@ mod tests {
     fn output(bytes: usize) -> StreamWorkRequest {
         let payload = v1::Payload { data: vec![0; bytes].into(), ..Default::default() };
         let complete = v1::CompleteStepRequest { output: Some(payload), ..Default::default() };
-        StreamWorkRequest { id: 1, request: Some(Request::CompleteStep(complete)) }
+        StreamWorkRequest { id: 1, trace_context: None, request: Some(Request::CompleteStep(complete)) }
     }
 
     #[test]

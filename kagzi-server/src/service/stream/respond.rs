@@ -14,56 +14,56 @@ use tokio_util::sync::CancellationToken;
 use super::super::Services;
 use super::super::poll::Handover;
 use super::super::subject::Subject;
+use super::super::told::{self, Origin};
 use super::misplaced;
-use crate::auth::Caller;
 
 impl Services {
     /// Does what a request asks, all but taking runs.
     pub(super) async fn respond(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         request: Option<Request>,
     ) -> Result<Response, Refusal> {
         let store = self.store();
         match request {
             Some(Request::Heartbeat(wire)) => {
-                let beat = |batch| self.heartbeat(caller, batch);
-                let answer = self.reply(caller, "RecordHeartbeat", self.read_heartbeats(wire), beat).await;
+                let beat = |batch| self.heartbeat(&origin.caller, batch);
+                let answer = self.reply(origin, "RecordHeartbeat", self.read_heartbeats(wire), beat).await;
                 answer.map(Response::Heartbeat)
             }
             Some(Request::BeginStep(wire)) => {
                 let answer =
-                    self.write(caller, "BeginStep", wire, |begin: BeginStep| store.begin_step(begin)).await;
+                    self.write(origin, "BeginStep", wire, |begin: BeginStep| store.begin_step(begin)).await;
                 answer.map(|outcome| Response::BeginStep(outcome.into_wire()))
             }
             Some(Request::CompleteStep(wire)) => {
                 let complete = |complete: CompleteStep| store.complete_step(complete);
-                let answer = self.write(caller, "CompleteStep", wire, complete).await;
+                let answer = self.write(origin, "CompleteStep", wire, complete).await;
                 answer.map(|outcome| Response::CompleteStep(outcome.into_wire()))
             }
             Some(Request::FailStep(wire)) => {
                 let answer =
-                    self.write(caller, "FailStep", wire, |fail: FailStep| store.fail_step(fail)).await;
+                    self.write(origin, "FailStep", wire, |fail: FailStep| store.fail_step(fail)).await;
                 answer.map(|outcome| Response::FailStep(outcome.into_wire()))
             }
             Some(Request::ScheduleSleep(wire)) => {
                 let answer =
-                    self.write(caller, "ScheduleSleep", wire, |sleep: Sleep| store.sleep(sleep)).await;
+                    self.write(origin, "ScheduleSleep", wire, |sleep: Sleep| store.sleep(sleep)).await;
                 answer.map(|outcome| Response::ScheduleSleep(outcome.into_wire()))
             }
             Some(Request::CompleteWorkflow(wire)) => {
                 let complete = |complete: CompleteRun| store.complete_run(complete);
-                let answer = self.write(caller, "CompleteWorkflow", wire, complete).await;
+                let answer = self.write(origin, "CompleteWorkflow", wire, complete).await;
                 answer.map(|outcome| Response::CompleteWorkflow(outcome.into_wire()))
             }
             Some(Request::FailWorkflow(wire)) => {
                 let answer =
-                    self.write(caller, "FailWorkflow", wire, |fail: FailRun| store.fail_run(fail)).await;
+                    self.write(origin, "FailWorkflow", wire, |fail: FailRun| store.fail_run(fail)).await;
                 answer.map(|outcome| Response::FailWorkflow(outcome.into_wire()))
             }
             Some(Request::ReleaseWorkflow(wire)) => {
                 let release = |release: ReleaseRun| store.release(release);
-                let answer = self.write(caller, "ReleaseWorkflow", wire, release).await;
+                let answer = self.write(origin, "ReleaseWorkflow", wire, release).await;
                 answer.map(|outcome| Response::ReleaseWorkflow(outcome.into_wire()))
             }
             Some(Request::Open(_)) => Err(misplaced("the stream is open; open another for another worker")),
@@ -73,7 +73,7 @@ impl Services {
 
     async fn write<M, D, O, F>(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         method: &'static str,
         wire: M,
         act: impl FnOnce(D) -> F,
@@ -82,20 +82,20 @@ impl Services {
         D: FromWire<M> + Subject,
         F: Future<Output = Result<O, StoreError>>,
     {
-        self.reply(caller, method, D::from_wire(wire), act).await
+        self.reply(origin, method, D::from_wire(wire), act).await
     }
 
     /// Claims for a worker that has room, once the claim before has ended.
     pub(super) async fn take_runs(
         &self,
-        caller: &Caller,
+        origin: &Origin,
         take: &v1::TakeRuns,
         opened: &Claim,
         claiming: &Mutex<()>,
         stop: &CancellationToken,
     ) -> Result<Handover, Refusal> {
         let read = take_from_wire(take, opened).map(|poll| self.bounded(poll));
-        self.reply(caller, "TakeRuns", read, |poll: Poll| async move {
+        self.reply(origin, "TakeRuns", read, |poll: Poll| async move {
             let _turn = claiming.lock().await;
             let stop = async {
                 tokio::select! {
@@ -104,7 +104,8 @@ impl Services {
                 }
             };
             let claimed = self.engine().poll_until(poll.claim, poll.wait, stop).await?;
-            self.remember(caller, &claimed);
+            told::claimed(&claimed);
+            self.remember(&origin.caller, &claimed);
             Ok(Handover::new(claimed, self))
         })
         .await

@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::service::tests::{anyone_polls, claim, services, start, states};
+use crate::service::told::Origin;
 use crate::shutdown::Drained;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -44,9 +45,9 @@ fn take(limit: u32, wait: Duration) -> Request {
 
 async fn try_open(services: &Services, first: Request) -> Result<Wire, Status> {
     let (requests, mut queue) = mpsc::unbounded_channel();
-    requests.send(Ok(v1::StreamWorkRequest { id: 0, request: Some(first) })).unwrap();
+    requests.send(Ok(v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(first) })).unwrap();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let answers = services.open_stream(Caller::anyone(None), incoming).await?;
+    let answers = services.open_stream(anyone(), incoming).await?;
     Ok(Wire { requests, answers })
 }
 
@@ -56,7 +57,9 @@ async fn wire(services: &Services) -> Wire {
 
 impl Wire {
     fn ask(&self, id: u64, request: Request) {
-        self.requests.send(Ok(v1::StreamWorkRequest { id, request: Some(request) })).unwrap();
+        self.requests
+            .send(Ok(v1::StreamWorkRequest { id, trace_context: None, request: Some(request) }))
+            .unwrap();
     }
 
     /// The next answer, and the request that it is to.
@@ -133,7 +136,7 @@ async fn many_writes_are_in_flight_at_once_and_answered_each_under_its_number() 
 async fn a_stream_on_which_nobody_says_who_they_are_ends() {
     let services = services();
     let nothing = futures::stream::pending::<Result<v1::StreamWorkRequest, Status>>();
-    let Err(status) = services.open_stream(Caller::anyone(None), nothing).await else { panic!("it opened") };
+    let Err(status) = services.open_stream(anyone(), nothing).await else { panic!("it opened") };
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("nothing within 10s"), "{status:?}");
 }
@@ -318,4 +321,8 @@ async fn an_unreadable_request_ends_the_stream_after_what_was_asked_before() {
     assert!(executes(wire.hear().await.1));
     let end = wire.answers.next().await.unwrap().unwrap_err();
     assert_eq!(end.get_details_error_info().unwrap().reason, "TOO_LARGE");
+}
+
+fn anyone() -> Origin {
+    Origin { caller: Caller::anyone(None), trace: None }
 }

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::super::Services;
 use super::super::poll::Handover;
+use super::super::told::Origin;
 use super::{Answers, Room, Talk, explain};
 use crate::auth::Caller;
 
@@ -49,7 +50,7 @@ impl Services {
     /// Opens a worker's stream: reads who it is, and serves it until it ends.
     pub(in super::super) async fn open_stream<S>(
         &self,
-        caller: Caller,
+        origin: Origin,
         mut requests: S,
     ) -> Result<Answers<v1::StreamWorkResponse>, Status>
     where
@@ -70,13 +71,13 @@ impl Services {
                 },
             }),
         };
-        let opened = self.reply(&caller, "StreamWork", read, |claim| async { Ok(claim) }).await;
+        let opened = self.reply(&origin, "StreamWork", read, |claim| async { Ok(claim) }).await;
         let worker = Worker {
             opened: Arc::new(opened.map_err(Refusal::into_status)?),
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
         };
-        Ok(self.talk(caller, requests, worker))
+        Ok(self.talk(origin.caller, requests, worker))
     }
 
     fn read_open(&self, open: v1::OpenWork) -> Result<Claim, StoreError> {
@@ -99,14 +100,15 @@ impl Talk for Worker {
         message: v1::StreamWorkRequest,
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
-        let (services, caller, id) = (services.clone(), caller.clone(), message.id);
+        let (services, id) = (services.clone(), message.id);
+        let origin = Origin { caller: caller.clone(), trace: message.trace_context };
         match message.request {
             Some(Request::Take(take)) => {
                 let stop = CancellationToken::new();
                 replace(&mut self.stop_taking, stop.clone()).cancel();
                 let (opened, claiming) = (Arc::clone(&self.opened), Arc::clone(&self.claiming));
                 Box::pin(async move {
-                    let taken = services.take_runs(&caller, &take, &opened, &claiming, &stop).await;
+                    let taken = services.take_runs(&origin, &take, &opened, &claiming, &stop).await;
                     room.send(Ok(match taken {
                         Ok(runs) => Outbound::Runs { id, runs },
                         Err(refusal) => Outbound::Answer(refused(id, refusal)),
@@ -114,7 +116,7 @@ impl Talk for Worker {
                 })
             }
             request => Box::pin(async move {
-                let answer = match services.respond(&caller, request).await {
+                let answer = match services.respond(&origin, request).await {
                     Ok(response) => v1::StreamWorkResponse { id, response: Some(response) },
                     Err(refusal) => refused(id, refusal),
                 };

@@ -43,13 +43,15 @@ fn get(run_id: &str, wait: Duration) -> Request {
 fn wire(services: &Services) -> Wire {
     let (requests, mut queue) = mpsc::unbounded_channel();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let answers = services.open_client_stream(Caller::anyone(None), incoming);
+    let answers = services.open_client_stream(Origin { caller: Caller::anyone(None), trace: None }, incoming);
     Wire { requests, answers }
 }
 
 impl Wire {
     fn ask(&self, id: u64, request: Request) {
-        self.requests.send(Ok(v1::StreamWorkflowsRequest { id, request: Some(request) })).unwrap();
+        self.requests
+            .send(Ok(v1::StreamWorkflowsRequest { id, trace_context: None, request: Some(request) }))
+            .unwrap();
     }
 
     /// The next answer, and the request that it is to.
@@ -217,7 +219,7 @@ async fn a_refusal_is_an_answer_and_the_stream_goes_on() {
     wire.ask(1, Request::Start(v1::StartWorkflowsRequest { starts: Vec::new() }));
     let (1, Response::Refused(refused)) = wire.hear().await else { panic!() };
     assert_eq!(refused.metadata["field"], "starts");
-    wire.requests.send(Ok(v1::StreamWorkflowsRequest { id: 2, request: None })).unwrap();
+    wire.requests.send(Ok(v1::StreamWorkflowsRequest { id: 2, trace_context: None, request: None })).unwrap();
     let (2, Response::Refused(refused)) = wire.hear().await else { panic!() };
     assert_eq!(refused.metadata["field"], "request");
     wire.ask(3, get("no id", HOUR));
