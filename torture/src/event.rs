@@ -175,9 +175,8 @@ impl Answer {
 impl From<&StoreError> for Answer {
     fn from(error: &StoreError) -> Self {
         match error {
-            // UNAVAILABLE is to mean that nothing was changed. The transport also tells it of calls that were
-            // in flight when a silent link was given up (keep-alive), which may have been done.
-            StoreError::OutcomeUnknown { .. } | StoreError::Unavailable { .. } => Self::Unknown,
+            // UNAVAILABLE is not among them: it means that nothing was changed.
+            StoreError::OutcomeUnknown { .. } => Self::Unknown,
             StoreError::IdempotencyConflict { run_id, .. } => Self::Conflict { run: *run_id },
             StoreError::WrongState { state, .. } => Self::WrongState(*state),
             other => Self::Refused(other.reason().to_owned()),

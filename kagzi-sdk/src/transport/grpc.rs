@@ -20,7 +20,7 @@ use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_proto::v1::{self, CountWorkflowsResponse, GetQueueDepthsRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{ConnectError, Request, Response, Status};
 
 use super::stream::{ClientStream, Streamed};
 use super::tls::Tls;
@@ -225,14 +225,31 @@ where
     }
 }
 
+/// What a call came to that has no answer.
+///
+/// A status with a source was made here, about the way there: no server has spoken. tonic gives it the code that
+/// gRPC asks for, UNAVAILABLE where a silent link was given up or INTERNAL where it broke, and neither tells
+/// whether the call had been sent. Only where there was no connection it had not.
 pub(super) fn error_of(status: &Status) -> StoreError {
     match error_from_status(status) {
-        // A status with a source was made here, about a connection that broke: no server has spoken.
-        StoreError::Internal { .. } if status.source().is_some() => {
+        StoreError::Internal { .. } | StoreError::Unavailable { .. }
+            if status.source().is_some() && !never_connected(status) =>
+        {
             StoreError::OutcomeUnknown { reason: format!("the connection broke: {}", root_cause(status)) }
         }
         error => error,
     }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[async_trait]

@@ -13,3 +13,4 @@ mod pause;
 mod raw;
 mod stream;
 mod support;
+mod unheard;

@@ -152,7 +152,16 @@ pub(super) fn foreign(status: &Status) -> StoreError {
             detail: status.message().to_owned(),
         };
     }
+    if status.code() == Code::Unavailable && status.source().is_none() {
+        // Said by what lies between, such as a gateway that lost its own connection to the server: only a kagzi
+        // server knows that nothing was changed.
+        return no_answer(status.message());
+    }
     by_code(status.code(), status.message(), None)
+}
+
+fn no_answer(message: &str) -> StoreError {
+    StoreError::OutcomeUnknown { reason: format!("no answer from the server: {message}") }
 }
 
 fn by_code(code: Code, message: &str, retry_delay: Option<Duration>) -> StoreError {
@@ -167,9 +176,7 @@ fn by_code(code: Code, message: &str, retry_delay: Option<Duration>) -> StoreErr
             retry_after: retry_delay.unwrap_or(RETRY_AFTER),
         },
         // The connection broke, the caller's or a proxy's time ran out: the call may have been done.
-        Code::Unknown | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
-            StoreError::OutcomeUnknown { reason: format!("no answer from the server: {message}") }
-        }
+        Code::Unknown | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => no_answer(message),
         Code::OutOfRange => invalid(
             "message",
             "a message within the limit of the receiver; raise `max_message_bytes`, or ask for less at a time",

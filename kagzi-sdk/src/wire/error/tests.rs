@@ -160,6 +160,12 @@ fn foreign_statuses_become_errors_that_behave_right() {
 }
 
 #[test]
+fn what_lies_between_cannot_say_that_nothing_was_done() {
+    let error = error_from_status(&Status::unavailable("upstream reset before headers"));
+    assert!(matches!(error, StoreError::OutcomeUnknown { .. }), "{error:?}");
+}
+
+#[test]
 fn a_description_without_its_particulars_still_behaves_like_its_code() {
     let described = Refusal {
         code: Code::Unavailable,
