@@ -62,7 +62,8 @@ impl Fault {
         let undone = |error| matches!(code(error).as_deref(), Some("40001" | "40P01" | "25P03"));
         match self {
             Self::Refused(_) => false,
-            Self::Before(error) => undone(error) || is_connection_lost(error),
+            // Where one link went silent the others probably did, and each costs a long wait.
+            Self::Before(error) => undone(error) || is_connection_lost(error) && !is_silence(error),
             Self::Committing(error) => undone(error),
         }
     }
@@ -104,6 +105,11 @@ pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
     is_away(error)
         && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
         && no_server(error).is_none()
+}
+
+/// Whether an answer did not come in time, on a link that may be dead.
+fn is_silence(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Whether the server, or the session, takes no writes: a standby, or a server that was told so.

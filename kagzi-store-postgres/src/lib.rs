@@ -66,7 +66,7 @@ use crate::route::Route;
 use crate::rows::Moment;
 use crate::runs::StartCommitter;
 use crate::schema::Prepared;
-use crate::statement::{Begin, PIN_DURABILITY, Sessions};
+use crate::statement::{Begin, PIN_DURABILITY, Patience, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
 use crate::turns::{OneByOne, Sweeps};
 
@@ -115,16 +115,17 @@ impl PostgresStore {
             .map_err(|fault| fault.into_store_error("preparing the schema"))?
             .partitions;
         let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
+        let patience = Patience::beyond(options.statement_timeout);
         let notifier = match (options.listen, options.pooler) {
-            (Listen::On, Pooler::None) => {
-                Some(Notifier::start(Arc::clone(&route), options.schema.as_deref(), hub.clone()).await)
-            }
+            (Listen::On, Pooler::None) => Some(
+                Notifier::start(Arc::clone(&route), options.schema.as_deref(), hub.clone(), patience).await,
+            ),
             (Listen::Off, _) | (_, Pooler::Transaction) => None,
         };
         let inner = Arc::new(Inner {
             one_by_one: OneByOne::new(&options),
             sweeps: Sweeps::default(),
-            pool: Sessions::new(pools(&options, route), begin),
+            pool: Sessions::new(pools(&options, route), begin, patience),
             partitions,
             rules: options.rules,
             clock: options.clock,

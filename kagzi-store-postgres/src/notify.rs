@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::pools::Pools;
 use crate::route::Route;
-use crate::statement::{Begin, Sessions, query};
+use crate::statement::{Begin, Patience, Sessions, query};
 
 /// The channel of one schema: channels belong to the database, and schemas must not wake each other.
 fn channel(schema: Option<&str>) -> String {
@@ -61,13 +61,18 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// Starts both tasks. When it returns, the store hears of every later change, unless the
     /// connection fails; then it keeps trying, and polls find the changes meanwhile.
-    pub(crate) async fn start(route: Arc<Route>, schema: Option<&str>, hub: WakeHub) -> Self {
+    pub(crate) async fn start(
+        route: Arc<Route>,
+        schema: Option<&str>,
+        hub: WakeHub,
+        patience: Patience,
+    ) -> Self {
         let channel = channel(schema);
         let pools = Pools::new(route, |connect| {
             let options = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5));
             options.connect_lazy_with(connect)
         });
-        let sessions = Sessions::new(pools, Begin::Plainly);
+        let sessions = Sessions::new(pools, Begin::Plainly, patience);
         let me = Uuid::now_v7();
         let (topics, waiting) = mpsc::channel(MAX_WAITING);
         let listener = match listen(&sessions, &channel).await {

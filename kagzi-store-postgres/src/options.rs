@@ -79,7 +79,8 @@ pub struct PostgresOptions {
     pub max_queued: usize,
     /// How long to wait for a free connection: 1 ms to 1 hour. 5 s by default.
     pub acquire_timeout: Duration,
-    /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default.
+    /// How long the server may work on one statement: 1 ms to 1 hour. 30 s by default. An answer that is
+    /// not there up to 5 s later does not come: the link is taken for dead, and the connection let go of.
     pub statement_timeout: Duration,
     /// How long an operation on one run waits for another session that holds it, before it answers that
     /// the store is unavailable: 1 ms to 1 hour. 5 s by default. Operations that are written together

@@ -6,13 +6,20 @@
 //! transaction: there every statement stands in one, unnamed, and the transaction begins with the
 //! settings. [`Tx`] hides the connection, so no other file can send a statement past this one; clippy
 //! refuses the plain functions of sqlx elsewhere (see `clippy.toml`).
+//!
+//! A link may die in silence: a firewall forgets it, a database is replaced by another machine. Neither
+//! sqlx nor the system tells for a quarter of an hour or for ever. So nothing here waits for an answer much
+//! longer than the database itself allows a statement (see [`Patience`]), and a connection that gave none is
+//! let go of; it is not asked again, since the pool would wait for that answer without end.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kagzi_core::ConnectionStats;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgListener, PgRow};
-use sqlx::{Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
+use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
 use tokio::runtime::Handle;
 
 use crate::Inner;
@@ -58,24 +65,53 @@ impl Query {
     }
 
     pub(crate) async fn execute(self, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
-        let answer = self.0.persistent(tx.names).execute(tx.connection()?).await;
+        let answer = tx.patience.answered(self.0.persistent(tx.names).execute(tx.connection()?)).await;
         tx.note(answer)?;
         Ok(())
     }
 
     pub(crate) async fn fetch_all(self, tx: &mut Tx<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        let answer = self.0.persistent(tx.names).fetch_all(tx.connection()?).await;
+        let answer = tx.patience.answered(self.0.persistent(tx.names).fetch_all(tx.connection()?)).await;
         tx.note(answer)
     }
 
     pub(crate) async fn fetch_one(self, tx: &mut Tx<'_>) -> Result<PgRow, sqlx::Error> {
-        let answer = self.0.persistent(tx.names).fetch_one(tx.connection()?).await;
+        let answer = tx.patience.answered(self.0.persistent(tx.names).fetch_one(tx.connection()?)).await;
         tx.note(answer)
     }
 
     pub(crate) async fn fetch_optional(self, tx: &mut Tx<'_>) -> Result<Option<PgRow>, sqlx::Error> {
-        let answer = self.0.persistent(tx.names).fetch_optional(tx.connection()?).await;
+        let answer = tx.patience.answered(self.0.persistent(tx.names).fetch_optional(tx.connection()?)).await;
         tx.note(answer)
+    }
+}
+
+/// How long to wait for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience(Option<Duration>);
+
+impl Patience {
+    /// How much longer than the database allows a statement its answer may be on its way.
+    const ON_THE_WAY: Duration = Duration::from_secs(5);
+
+    /// For ever: what changes a schema takes as long as it takes.
+    const ENDLESS: Self = Self(None);
+
+    /// For the answer to a statement that the database ends after `statement_timeout`.
+    pub(crate) fn beyond(statement_timeout: Duration) -> Self {
+        Self(Some(statement_timeout.saturating_add(statement_timeout.min(Self::ON_THE_WAY))))
+    }
+
+    /// The answer to what was asked, or [`std::io::ErrorKind::TimedOut`] if none comes in time.
+    async fn answered<T>(
+        self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let Some(limit) = self.0 else { return asked.await };
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+            let silent = format!("no answer within {limit:?}: the link is dead, or the server hangs");
+            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, silent)))
+        })
     }
 }
 
@@ -90,6 +126,7 @@ pub(crate) struct Tx<'c> {
     names: bool,
     /// Whether the connection is to be closed and not used again.
     spent: bool,
+    patience: Patience,
     /// Where it came from.
     pools: Option<Arc<Pools>>,
 }
@@ -112,15 +149,17 @@ impl Tx<'_> {
         }
     }
 
-    pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        let answer = self.connection()?.execute("COMMIT").await;
-        self.note(answer)?;
-        self.give_back();
-        Ok(())
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("COMMIT").await
     }
 
-    pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        let answer = self.connection()?.execute("ROLLBACK").await;
+    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        let patience = self.patience;
+        let answer = patience.answered(self.connection()?.execute(sql)).await;
         self.note(answer)?;
         self.give_back();
         Ok(())
@@ -129,7 +168,8 @@ impl Tx<'_> {
     /// Runs statements without arguments, of which the text is our own.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) async fn run(&mut self, script: impl SqlSafeStr + Send) -> Result<(), sqlx::Error> {
-        let answer = self.connection()?.execute(sqlx::raw_sql(script)).await;
+        let patience = self.patience;
+        let answer = patience.answered(self.connection()?.execute(sqlx::raw_sql(script))).await;
         self.note(answer)?;
         Ok(())
     }
@@ -168,13 +208,53 @@ impl Drop for Tx<'_> {
     fn drop(&mut self) {
         let Held::Pooled(mut connection) = std::mem::replace(&mut self.held, Held::Nothing) else { return };
         let (false, Ok(runtime)) = (self.spent, Handle::try_current()) else {
-            // Nobody is left to roll back; the server does when the connection closes.
+            // Nobody is left to roll back, or to be heard; the server does when the connection closes.
             drop(connection.detach());
             return;
         };
+        let patience = self.patience;
         runtime.spawn(async move {
             // Whatever was under way ends first. The pool does not get back what cannot be rolled back.
-            if connection.execute("ROLLBACK").await.is_err() {
+            if patience.answered(connection.execute("ROLLBACK")).await.is_err() {
+                drop(connection.detach());
+            }
+        });
+    }
+}
+
+/// A connection for one statement that is a transaction of its own.
+struct Lent {
+    /// Nothing once it was given back.
+    connection: Option<PoolConnection<Postgres>>,
+    patience: Patience,
+}
+
+impl Lent {
+    async fn fetch_all(mut self, query: Query) -> Result<Vec<PgRow>, sqlx::Error> {
+        // Cannot be: it is given back below.
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::WorkerCrashed) };
+        let answer = self.patience.answered(query.0.fetch_all(&mut **connection)).await;
+        if let Some(connection) = self.connection.take()
+            && answer.as_ref().is_err_and(speaks_against_the_server)
+        {
+            drop(connection.detach());
+        }
+        answer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Whoever asked went away before the answer. The pool would wait for what is under way, without end if
+        // the link is dead, so it gets the connection back only after that.
+        let Some(mut connection) = self.connection.take() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            drop(connection.detach());
+            return;
+        };
+        let patience = self.patience;
+        runtime.spawn(async move {
+            if patience.answered(connection.ping()).await.is_err() {
                 drop(connection.detach());
             }
         });
@@ -193,12 +273,17 @@ pub(crate) enum Begin {
 impl Begin {
     /// A transaction on a connection outside the pool.
     pub(crate) async fn on<'c>(&self, connection: &'c mut PgConnection) -> Result<Tx<'c>, sqlx::Error> {
-        self.hold(Held::Borrowed(connection), None).await
+        self.hold(Held::Borrowed(connection), Patience::ENDLESS, None).await
     }
 
-    async fn hold<'c>(&self, held: Held<'c>, pools: Option<Arc<Pools>>) -> Result<Tx<'c>, sqlx::Error> {
+    async fn hold<'c>(
+        &self,
+        held: Held<'c>,
+        patience: Patience,
+        pools: Option<Arc<Pools>>,
+    ) -> Result<Tx<'c>, sqlx::Error> {
         // From here on dropping it rolls back, whether the BEGIN has been sent or not.
-        let mut tx = Tx { held, names: matches!(self, Self::Plainly), spent: false, pools };
+        let mut tx = Tx { held, names: matches!(self, Self::Plainly), spent: false, patience, pools };
         match self {
             Self::Plainly => tx.run("BEGIN").await?,
             Self::With(begin) => tx.run(begin.clone()).await?,
@@ -212,11 +297,12 @@ impl Begin {
 pub(crate) struct Sessions {
     pools: Arc<Pools>,
     begin: Begin,
+    patience: Patience,
 }
 
 impl Sessions {
-    pub(crate) fn new(pools: Pools, begin: Begin) -> Self {
-        Self { pools: Arc::new(pools), begin }
+    pub(crate) fn new(pools: Pools, begin: Begin, patience: Patience) -> Self {
+        Self { pools: Arc::new(pools), begin, patience }
     }
 
     /// How many connections are open, and at work.
@@ -229,7 +315,7 @@ impl Sessions {
 
     pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
         let held = Held::Pooled(self.pools.acquire().await?);
-        self.begin.hold(held, Some(Arc::clone(&self.pools))).await
+        self.begin.hold(held, self.patience, Some(Arc::clone(&self.pools))).await
     }
 
     /// A connection that listens.
@@ -242,10 +328,9 @@ impl Sessions {
     pub(crate) async fn write_all(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
         match self.begin {
             Begin::Plainly => {
-                let mut connection = self.pools.acquire().await?;
-                let answer = query.0.fetch_all(&mut *connection).await;
+                let lent = Lent { connection: Some(self.pools.acquire().await?), patience: self.patience };
+                let answer = lent.fetch_all(query).await;
                 if answer.as_ref().is_err_and(speaks_against_the_server) {
-                    drop(connection.detach());
                     self.pools.suspect();
                 }
                 answer.map_err(|error| {
