@@ -1,4 +1,4 @@
-//! Making sure that the tests find a Postgres and a `PgBouncer`: they are never skipped in silence.
+//! Making sure that the tests find a Postgres, a `PgBouncer` and wrong clocks: they are never skipped in silence.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -80,6 +80,28 @@ fn pooler_is_there() -> bool {
     std::env::split_paths(&on_path)
         .chain([PathBuf::from("/usr/sbin")])
         .any(|directory| directory.join("pgbouncer").is_file())
+}
+
+/// Makes sure that there is a libfaketime, for processes whose clocks are wrong; it is installed where that can
+/// be done.
+pub fn find_or_install_clocks() -> Result<(), String> {
+    if clocks_are_there() {
+        return Ok(());
+    }
+    install("libfaketime", CLOCKS_HELP)?;
+    if clocks_are_there() { Ok(()) } else { Err(CLOCKS_HELP.to_owned()) }
+}
+
+const CLOCKS_HELP: &str = "the tests of clocks that are wrong need libfaketime, and found it below none of /usr/lib, \
+     /usr/lib64 and /usr/local/lib: install it (Debian and Ubuntu: apt-get install libfaketime)";
+
+/// Debian has a directory for the architecture in between.
+fn clocks_are_there() -> bool {
+    let architectures = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    architectures
+        .map(|entry| entry.path())
+        .chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from))
+        .any(|directory| directory.join("faketime/libfaketimeMT.so.1").is_file())
 }
 
 fn install(package: &str, help: &str) -> Result<(), String> {

@@ -29,6 +29,7 @@ pub fn run(extent: Extent) -> Result<(), String> {
     }
     let source = postgres::find_or_install()?;
     postgres::find_or_install_pooler()?;
+    postgres::find_or_install_clocks()?;
     let report = report::fresh_file()?;
 
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);

@@ -1,8 +1,11 @@
 //! The cases. Each plays over a database of its own.
 
 mod away;
+mod clocks;
 mod crash;
 mod failover;
+mod load;
+mod network;
 mod pause;
 mod traces;
 mod two_servers;
@@ -92,6 +95,46 @@ pub const ALL: &[Case] = &[
         name: "a_full_disk_is_told_and_all_resumes_by_itself_once_there_is_room",
         play: |world| Box::pin(away::full(world)),
         only_on: Some(Database::Sqlite),
+    },
+    Case {
+        name: "answers_to_workers_that_are_lost_on_the_way_cost_no_execution",
+        play: |world| Box::pin(network::answers_to_workers_lost(world)),
+        only_on: None,
+    },
+    Case {
+        name: "links_to_workers_that_die_in_silence_are_given_up_and_what_they_swallowed_is_taken_again",
+        play: |world| Box::pin(network::links_to_workers_half_open(world)),
+        only_on: None,
+    },
+    Case {
+        name: "a_slow_link_to_workers_costs_time_and_nothing_else",
+        play: |world| Box::pin(network::link_to_workers_slow(world)),
+        only_on: None,
+    },
+    Case {
+        name: "answers_of_the_database_that_are_lost_after_the_commit_cost_no_execution",
+        play: |world| Box::pin(network::answers_of_the_database_lost(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_database_that_goes_silent_and_is_heard_again_costs_no_execution",
+        play: |world| Box::pin(network::database_silent(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_slow_link_to_the_database_costs_time_and_nothing_else",
+        play: |world| Box::pin(network::link_to_database_slow(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_worker_whose_clock_is_an_hour_off_loses_no_lease_and_wakes_nobody_early",
+        play: |world| Box::pin(clocks::worker(world)),
+        only_on: None,
+    },
+    Case {
+        name: "two_servers_whose_clocks_are_two_hours_apart_agree_by_the_time_of_the_database",
+        play: |world| Box::pin(clocks::servers(world)),
+        only_on: Some(Database::Postgres),
     },
 ];
 

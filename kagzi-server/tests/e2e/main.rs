@@ -5,6 +5,7 @@
 //! The test program is its own worker: started with `KAGZI_E2E_WORKER` it becomes one.
 
 mod cases;
+mod clock;
 mod collector;
 mod disk;
 mod log;

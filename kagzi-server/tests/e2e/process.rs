@@ -14,6 +14,8 @@ pub struct Process {
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
     name: String,
+    /// The second that it took for now when it started, if it said so.
+    pub clock: Option<i64>,
 }
 
 impl Process {
@@ -22,7 +24,7 @@ impl Process {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or("a child without standard output")?;
-        Ok(Self { child, stdin, stdout: BufReader::new(stdout), name: name.to_owned() })
+        Ok(Self { child, stdin, stdout: BufReader::new(stdout), name: name.to_owned(), clock: None })
     }
 
     /// Waits for the next line that begins with `prefix` and gives the rest of it.

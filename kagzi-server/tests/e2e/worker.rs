@@ -1,10 +1,12 @@
 //! The worker process: it says what it does, line by line, and holds a step when told to.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the lines are how the case hears of it")]
 
-use std::io::BufRead as _;
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kagzi_sdk::transport::GrpcOptions;
 use kagzi_sdk::{Client, Context, StepError, Worker, WorkflowError};
 use kagzi_server::LogFormat;
 use kagzi_server::telemetry::{self, Export, Traces};
@@ -20,11 +22,18 @@ pub const LEASE: &str = "KAGZI_E2E_LEASE_MS";
 pub const RUNS: &str = "KAGZI_E2E_RUNS";
 /// Set: its step `hold` waits for a line on standard input.
 pub const HOLDS: &str = "KAGZI_E2E_HOLDS";
+/// The file in which each execution of a step of the workflow of five is noted, if any.
+pub const EFFECTS: &str = "KAGZI_E2E_EFFECTS";
+
+/// How often a worker asks a quiet link whether it lives: often, so that no case waits for it.
+const KEEP_ALIVE: Duration = Duration::from_millis(300);
 
 /// The workflow of five steps that carry a number along.
 pub const FIVE: &str = "five-steps";
 /// The workflow of a step `before`, a step `hold` that can be held, and a step `after`.
 pub const HELD: &str = "held";
+/// The workflow of a step `before`, a sleep as long as its input says, and a step `after`.
+pub const NAPPING: &str = "napping";
 
 /// The workflow of the same three steps, which log, and of an input that it gives back.
 pub const TRACED: &str = "traced";
@@ -58,7 +67,9 @@ async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Some(_) => telemetry::init_with_traces(LogFormat::Json, "debug", export.as_ref())?,
         None => Traces::default(),
     };
-    let client = Client::connect(variable(SERVER)?).await?;
+    let mut options = GrpcOptions::default();
+    options.keep_alive = KEEP_ALIVE;
+    let client = Client::connect_with(variable(SERVER)?, &options).await?;
     let lease = Duration::from_millis(variable(LEASE)?.parse()?);
     let worker = Worker::builder(client)
         .worker_id(format!("{}-{}", variable(ROLE)?, std::process::id()))
@@ -66,9 +77,12 @@ async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         .register(FIVE, five_steps)
         .register(HELD, held)
         .register(TRACED, traced)
+        .register(NAPPING, napping)
         .max_concurrent_runs(variable(RUNS)?.parse()?)
         .lease(lease)
         .build()?;
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    println!("clock {}", clock.as_secs());
     println!("ready");
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let stats = worker.stats();
@@ -85,9 +99,33 @@ async fn work() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 async fn five_steps(ctx: Context, start: u64) -> Result<u64, WorkflowError> {
     let mut number = start;
     for step in ["one", "two", "three", "four", "five"] {
-        number = ctx.step(step, || async move { Ok(number + 1) }).await?;
+        let run = ctx.run_id();
+        number = ctx
+            .step(step, || async move {
+                note(&format!("{run} {step}"))?;
+                Ok(number + 1)
+            })
+            .await?;
     }
     Ok(number)
+}
+
+/// Notes an effect where the case can count it.
+fn note(effect: &str) -> Result<(), StepError> {
+    let Some(file) = std::env::var_os(EFFECTS) else { return Ok(()) };
+    let noted = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .and_then(|mut file| file.write_all(format!("{effect}\n").as_bytes()));
+    noted.map_err(|error| StepError::non_retryable("effects", error.to_string()))
+}
+
+/// A step, a sleep, and a step: what a clock that is wrong would spoil.
+async fn napping(ctx: Context, nap_ms: u64) -> Result<(), WorkflowError> {
+    ctx.step("before", || async { Ok(()) }).await?;
+    ctx.sleep(Duration::from_millis(nap_ms)).await?;
+    ctx.step("after", || async { Ok(()) }).await
 }
 
 async fn held(ctx: Context, _input: ()) -> Result<String, WorkflowError> {

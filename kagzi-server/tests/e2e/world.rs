@@ -1,11 +1,12 @@
 //! What a case plays in: a database, servers, workers, and a client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kagzi_testkit::TestDatabase;
+use kagzi_testkit::{Proxy, TestDatabase};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::process::Process;
 use crate::worker;
 
@@ -35,7 +36,7 @@ impl Database {
 #[derive(Debug)]
 pub struct World {
     store_url: String,
-    _directory: TempDir,
+    directory: TempDir,
     _database: Option<TestDatabase>,
 }
 
@@ -50,17 +51,32 @@ impl World {
                 (database.url(), Some(database))
             }
         };
-        Ok(Self { store_url, _directory: directory, _database: test_database })
+        Ok(Self { store_url, directory, _database: test_database })
     }
 
     /// Over a database that somebody else looks after.
     pub fn over(store_url: String) -> Result<Self, Failed> {
-        Ok(Self { store_url, _directory: tempfile::tempdir()?, _database: None })
+        Ok(Self { store_url, directory: tempfile::tempdir()?, _database: None })
+    }
+
+    /// The URL of the database.
+    pub fn url(&self) -> &str {
+        &self.store_url
     }
 
     /// The file, if the database is one.
     pub fn file(&self) -> Option<&Path> {
         self.store_url.strip_prefix("sqlite://").map(Path::new)
+    }
+
+    /// The same database by way of a proxy.
+    pub async fn behind_proxy(&self) -> Result<(Proxy, String), Failed> {
+        Ok(kagzi_testkit::behind_proxy(&self.store_url).await?)
+    }
+
+    /// The file in which workers note what they execute.
+    pub fn effects(&self) -> PathBuf {
+        self.directory.path().join("effects")
     }
 
     /// Starts `kagzi serve` on a port, 0 for any, and waits until it listens.
@@ -70,8 +86,24 @@ impl World {
 
     /// The same, with more said to it.
     pub fn server_with(&self, port: u16, more: impl FnOnce(&mut Command)) -> Result<Server, Failed> {
+        self.server_over(port, &self.store_url, Clock::Right, more)
+    }
+
+    /// The same, over another way to the database and by another clock.
+    pub fn server_by(&self, store_url: &str, clock: Clock) -> Result<Server, Failed> {
+        self.server_over(0, store_url, clock, |_| {})
+    }
+
+    fn server_over(
+        &self,
+        port: u16,
+        store_url: &str,
+        clock: Clock,
+        more: impl FnOnce(&mut Command),
+    ) -> Result<Server, Failed> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
-        command.env("KAGZI_STORE", &self.store_url).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+        command.envs(clock.variables()?);
+        command.env("KAGZI_STORE", store_url).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--http-listen", "127.0.0.1:0"]);
         command.env("KAGZI_LOG_LEVEL", "warn");
         more(&mut command);
@@ -145,6 +177,20 @@ pub fn traced_worker(
     start_worker_with(name, server_url, settings, |command| traced(command, name, collector))
 }
 
+/// Starts a worker that notes in a file what it executes, by its own clock.
+pub fn start_watched(
+    name: &str,
+    server_url: &str,
+    settings: WorkerSettings,
+    effects: &Path,
+    clock: Clock,
+) -> Result<Process, Failed> {
+    let clock = clock.variables()?;
+    start_worker_with(name, server_url, settings, |command| {
+        command.env(worker::EFFECTS, effects).envs(clock);
+    })
+}
+
 fn start_worker_with(
     name: &str,
     server_url: &str,
@@ -162,6 +208,7 @@ fn start_worker_with(
     }
     more(&mut command);
     let mut process = Process::start(name, &mut command)?;
+    process.clock = process.line("clock ")?.parse().ok();
     process.line("ready")?;
     Ok(process)
 }

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use kagzi_core::QueueName;
 use kagzi_proto::v1;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
-use kagzi_sdk::{Client, RunFilter, RunHandle, RunState, Start};
+use kagzi_sdk::{Client, RunHandle};
 use kagzi_testkit::{ClusterOptions, PostgresCluster};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -17,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use super::crash::{holding_worker, start_held};
+use super::load::{CALLERS, Load, done, goes_on, of_the_load};
 use super::{audit, expect_eq};
 use crate::disk::SmallDisk;
 use crate::process::Process;
@@ -32,9 +30,6 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// What the first call is given, whose server does not know yet. Without the breaker it would wait for a
 /// connection, or for a lock, for five seconds.
 const FIRST: Duration = Duration::from_secs(4);
-
-/// How many callers start runs and wait for them, one after the other.
-const CALLERS: u64 = 8;
 
 pub async fn killed(_world: World) -> Result<(), Failed> {
     let mut cluster = PostgresCluster::start(ClusterOptions::default()).await?;
@@ -112,16 +107,7 @@ impl Day {
 
     /// Waits until more runs are done.
     pub(super) async fn goes_on(&self) -> Result<(), Failed> {
-        let done = self.done().await? + 2 * CALLERS;
-        while self.done().await? < done {
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
-
-    async fn done(&self) -> Result<u64, Failed> {
-        let filter = RunFilter { states: vec![RunState::Completed], ..of_the_load()? };
-        Ok(self.client.count(&filter).await?)
+        goes_on(&self.client, 2 * CALLERS).await
     }
 
     /// Calls are refused with a delay, the first one in time and then at once; health, the breaker and
@@ -170,7 +156,7 @@ impl Day {
         expect_eq("completed steps", &all.completed, &(5 * runs.len() + 3))?;
         // A start that was not acknowledged was repeated under its id until it was: none is left over.
         let every = self.client.count(&of_the_load()?).await?;
-        expect_eq("completed runs", &self.done().await?, &(ids.len() as u64))?;
+        expect_eq("completed runs", &done(&self.client).await?, &(ids.len() as u64))?;
         expect_eq("runs in all", &every, &(ids.len() as u64))
     }
 
@@ -206,54 +192,10 @@ impl Day {
     }
 }
 
-fn of_the_load() -> Result<RunFilter, Failed> {
-    Ok(RunFilter { queue: Some(QueueName::new("default")?), ..RunFilter::default() })
-}
-
 fn is_for_now(status: &Status) -> Result<(), Failed> {
     let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
     if status.code() == Code::Unavailable && delay.is_some_and(|delay| !delay.is_zero()) {
         return Ok(());
     }
     Err(format!("expected UNAVAILABLE with a delay, got {status:?}").into())
-}
-
-/// Callers who start runs of five steps and wait for them, one after the other.
-struct Load {
-    enough: CancellationToken,
-    callers: JoinSet<Result<Vec<RunHandle>, Failed>>,
-}
-
-impl Load {
-    fn begin(client: &Client) -> Self {
-        let (enough, mut callers) = (CancellationToken::new(), JoinSet::new());
-        for caller in 0..CALLERS {
-            callers.spawn(call(client.clone(), caller * 1_000_000, enough.clone()));
-        }
-        Self { enough, callers }
-    }
-
-    /// The runs that were acknowledged, all done and right.
-    async fn end(&mut self) -> Result<Vec<RunHandle>, Failed> {
-        self.enough.cancel();
-        let mut runs = Vec::new();
-        while let Some(caller) = self.callers.join_next().await {
-            runs.extend(caller??);
-        }
-        Ok(runs)
-    }
-}
-
-async fn call(client: Client, first: u64, enough: CancellationToken) -> Result<Vec<RunHandle>, Failed> {
-    let mut runs = Vec::new();
-    for number in first.. {
-        if enough.is_cancelled() {
-            break;
-        }
-        let start = Start::workflow(FIVE).queue("default").input(&number)?;
-        let run = client.start(start).await?;
-        expect_eq("the result of a run of five steps", &run.result::<u64>().await?, &(number + 5))?;
-        runs.push(run);
-    }
-    Ok(runs)
 }
