@@ -100,7 +100,7 @@ fn is_migrated_and_examined(url: &str, steps: &Value) {
 fn sqlite_is_migrated_when_told_and_examined() {
     let sqlite = Sqlite::new();
     let url = sqlite.url();
-    is_migrated_and_examined(&url, &json!(["0001_runs_and_steps", "0002_ready_of_type"]));
+    is_migrated_and_examined(&url, &json!(["0001_runs_and_steps", "0002_ready_of_type", "0003_queues"]));
     let (_, well) = answer(&["doctor", "--store", &url]);
     for check in ["integrity", "durability", "log"] {
         assert_eq!(found(&well, check)["verdict"], "ok", "{well:#}");
@@ -120,7 +120,7 @@ fn who_only_looks_makes_no_file() {
 async fn postgres_is_migrated_when_told_and_examined() {
     let database = database().await;
     let url = database.url();
-    is_migrated_and_examined(&url, &json!(["0001_tables", "0002_functions"]));
+    is_migrated_and_examined(&url, &json!(["0001_tables", "0002_functions", "0003_queues"]));
     let (_, well) = answer(&["doctor", "--store", &url]);
     assert_eq!(found(&well, "writable")["verdict"], "ok", "{well:#}");
     assert_eq!(found(&well, "connections")["verdict"], "ok", "{well:#}");
@@ -172,7 +172,7 @@ fn a_sqlite_store_is_backed_up_and_restored() {
     let (url, file) = (sqlite.url(), sqlite.path("backup.db"));
     answer(&["migrate", "--store", &url]);
     let (code, backup) = answer(&["backup", "--store", &url, "--to", &file]);
-    assert_eq!((code, &backup["runs"], &backup["schema_version"]), (Some(0), &json!(0), &json!(2)));
+    assert_eq!((code, &backup["runs"], &backup["schema_version"]), (Some(0), &json!(0), &json!(3)));
     let again = kagzi(&["backup", "--store", &url, "--to", &file]);
     assert!(again.status.code() == Some(2) && told(&again).contains("exists"), "{}", told(&again));
 
