@@ -14,7 +14,7 @@ use kagzi_testkit::{Proxy, behind_proxy};
 use support::{begin, claim, database, held, namespace, start};
 
 /// Far longer than anything here takes: only a wait without end is caught by it.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 async fn behind(url: &str) -> (Proxy, Arc<PostgresStore>) {
     let (link, url) = behind_proxy(url).await.unwrap();

@@ -170,7 +170,7 @@ impl Caller {
     /// Starts a run under the key of one number with the input of another; some have no key.
     async fn start_numbered(&mut self, key: u64, number: u64) {
         let Ok(mut start) = plan::start(number) else { return };
-        if key % 3 != 0 {
+        if !key.is_multiple_of(3) {
             start = start.idempotency_key(format!("key-{key}"));
         }
         let started = self.client.start(start).await;

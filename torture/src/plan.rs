@@ -180,8 +180,8 @@ async fn run(ctx: Context, voice: Voice, plan: Plan) -> Result<Vec<String>, Work
             Item::Pair { millis } => {
                 let names = [format!("{name}-left"), format!("{name}-right")];
                 let side = |at: usize| {
-                    let named = Step::named(&names[at]);
-                    step(&ctx, &voice, named, &names[at], millis[at], None, &outputs)
+                    let one = Step::named(&names[at]);
+                    step(&ctx, &voice, one, &names[at], millis[at], None, &outputs)
                 };
                 let (left, right) = tokio::join!(side(0), side(1));
                 let both = [left?, right?];

@@ -108,7 +108,7 @@ fn story(run: RunId, history: &History, look: &Look) -> String {
     let first = history.heard.first().map_or(0, |heard| heard.called);
     let at = |moment: Moment| match moment {
         Moment::MAX => "never".to_owned(),
-        moment => format!("{:.3}", moment.saturating_sub(first) as f64 / 1e9),
+        moment => format!("{:.3}", Duration::from_nanos(moment.saturating_sub(first)).as_secs_f64()),
     };
     for heard in history.heard.iter().filter(|heard| heard.run == run) {
         let line = format!(

@@ -261,8 +261,8 @@ async fn a_hint_finds_the_run_that_it_is_for(s: Scenario) -> Verdict {
     const RULE: &str = "who looks at a hint and finds nothing is told again once the run is there [10]";
     for _ in 0..STARTS {
         let mut waiter = queue_of(&s);
-        let starter = s.clone();
-        let starting = tokio::spawn(async move { starter.start_one().await });
+        let caller = s.clone();
+        let starting = tokio::spawn(async move { caller.start_one().await });
         let mut taken = Vec::new();
         while taken.is_empty() {
             tokio::time::timeout(GUARD, waiter.wait())

@@ -24,9 +24,8 @@ const WORK: Right = Right { roles: &[Worker, Admin], audited: Audited::No };
 pub(crate) fn right(method: &str) -> Option<Right> {
     Some(match method {
         "StartWorkflow" | "StartWorkflows" => Right { roles: &[Client, Admin], audited: Audited::No },
-        "GetWorkflow" | "ListWorkflows" | "CountWorkflows" | "GetQueueDepths" => LOOK,
-        // Each of its messages wants the right to the call that it stands for.
-        "StreamWorkflows" => LOOK,
+        // Each message of the stream wants the right to the call that it stands for.
+        "GetWorkflow" | "ListWorkflows" | "CountWorkflows" | "GetQueueDepths" | "StreamWorkflows" => LOOK,
         "CancelWorkflow" => Right { roles: &[Client, Operator, Admin], audited: Audited::Yes },
         "RequeueWorkflow" | "PauseQueue" | "ResumeQueue" => {
             Right { roles: &[Operator, Admin], audited: Audited::Yes }

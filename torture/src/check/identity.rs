@@ -39,7 +39,8 @@ pub(super) fn judge(history: &History, stored: &Look, found: &mut Vec<Found>) {
         let kept = stored.get(&run).is_some_and(|stored| {
             stored.namespace == namespace
                 && words(&stored.record.input) == *input
-                && stored.record.run.idempotency_key.as_ref().map(|key| key.as_str()) == key.as_deref()
+                && stored.record.run.idempotency_key.as_ref().map(kagzi_core::IdempotencyKey::as_str)
+                    == key.as_deref()
                 && (!created || run == heard.run)
         });
         if !kept {
