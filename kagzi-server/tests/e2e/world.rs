@@ -86,16 +86,15 @@ impl World {
 
     /// The same, with more said to it.
     pub fn server_with(&self, port: u16, more: impl FnOnce(&mut Command)) -> Result<Server, Failed> {
-        self.server_over(port, &self.store_url, Clock::Right, more)
+        Self::server_over(port, &self.store_url, Clock::Right, more)
     }
 
     /// The same, over another way to the database and by another clock.
     pub fn server_by(&self, store_url: &str, clock: Clock) -> Result<Server, Failed> {
-        self.server_over(0, store_url, clock, |_| {})
+        Self::server_over(0, store_url, clock, |_| {})
     }
 
     fn server_over(
-        &self,
         port: u16,
         store_url: &str,
         clock: Clock,

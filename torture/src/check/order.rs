@@ -70,6 +70,8 @@ pub(super) struct Model {
     token: i64,
     /// Whether the holder of the token may write, unless its lease has expired unseen.
     held: bool,
+    /// It ended without a holder's word (cancelled, given up), so claims of which nobody heard may have come before.
+    ended_unheld: bool,
     steps: BTreeMap<String, Latest>,
     /// Operations of which nobody heard, and which have happened: none happens twice.
     happened: BTreeSet<Operation>,
@@ -83,6 +85,7 @@ impl Model {
             phase: Phase::Absent,
             token: 0,
             held: false,
+            ended_unheld: false,
             steps: BTreeMap::new(),
             happened: BTreeSet::new(),
         }
@@ -101,10 +104,16 @@ impl Model {
         self.phase == Phase::Live && self.held && self.token == token
     }
 
+    /// The run ends, whoever holds it.
+    fn ended_by_others(self, ended: RunState) -> Self {
+        Self { ended_unheld: true, ..self.left(Phase::Ended(ended)) }
+    }
+
     /// The lease ends, and with it every attempt that is open.
     fn left(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self.held = false;
+        self.ended_unheld = false;
         for latest in self.steps.values_mut() {
             if let Latest::Running { attempt, .. } = latest {
                 *latest = Latest::Closed { attempt: *attempt };
@@ -170,7 +179,7 @@ impl Specification for RunRules {
         }
         match &event.what {
             What::GivenUp if state.phase == Phase::Live => {
-                vec![state.clone().left(Phase::Ended(RunState::Failed))]
+                vec![state.clone().ended_by_others(RunState::Failed)]
             }
             What::GivenUp => Vec::new(),
             What::Recorded { seen, completed } => {
@@ -193,7 +202,11 @@ fn looked(state: &Model, seen: &Seen) -> Option<Model> {
     let claimed_unseen = seen.token > state.token;
     state.token = seen.token;
     match (state.phase, seen.state) {
-        (Phase::Ended(ended), seen) => (ended == seen && !claimed_unseen).then_some(state),
+        (Phase::Ended(ended), seen) => {
+            let explained = ended == seen && (state.ended_unheld || !claimed_unseen);
+            state.ended_unheld = false;
+            explained.then_some(state)
+        }
         (Phase::Live, RunState::Running) => {
             state.held |= claimed_unseen;
             state.held.then_some(state)
@@ -227,7 +240,7 @@ fn heard(state: &Model, run: RunId, call: &Call, answer: &Answer, repeated: bool
             (state.run == Some(*named) && state.input != *input).then(|| state.clone())
         }
         (Call::Cancel { .. }, Answer::Done) => {
-            live().then(|| state.clone().left(Phase::Ended(RunState::Cancelled)))
+            live().then(|| state.clone().ended_by_others(RunState::Cancelled))
         }
         (Call::Cancel { .. }, Answer::AlreadyFinished(ended)) => {
             (state.phase == Phase::Ended(*ended)).then(|| state.clone())
@@ -435,8 +448,12 @@ fn events(heard: &[&Heard], recorded: &[&Stored], end: Moment) -> Vec<Interval<E
     for stored in recorded {
         let run = stored.record.run.run_id;
         if may_be_given_up(heard, stored) {
-            let event = Event { run, what: What::GivenUp };
-            events.push(Interval { called: 0, returned: Moment::MAX, duty: Duty::May, event });
+            // Once, and once more each time that it was put back to work.
+            let requeued = |heard: &&&Heard| heard.run == run && matches!(heard.call, Call::Requeue { .. });
+            for _ in 0..=heard.iter().filter(requeued).count() {
+                let event = Event { run, what: What::GivenUp };
+                events.push(Interval { called: 0, returned: Moment::MAX, duty: Duty::May, event });
+            }
         }
         let seen = Seen::of(&stored.record.run);
         let what = What::Recorded { seen, completed: completed(&stored.attempts) };
