@@ -90,7 +90,7 @@ async fn pause(args: PauseArgs, connection: &Connection, output: Output) -> Resu
     let queue = args.queue.to_string();
     if !args.wait {
         let view = ChangeView { queue, outcome, running: None };
-        output.show(&view, |view| told(view))?;
+        output.show(&view, told)?;
         return Ok(Exit::Ok);
     }
     output.note(format_args!("{}; waiting for what its workers hold", one_sentence(&queue, outcome)));
@@ -107,7 +107,7 @@ async fn resume(args: &ResumeArgs, connection: &Connection, output: Output) -> R
         QueueOutcome::Unchanged => "ALREADY_OPEN",
     };
     let view = ChangeView { queue: args.queue.to_string(), outcome, running: None };
-    output.show(&view, |view| told(view))?;
+    output.show(&view, told)?;
     Ok(Exit::Ok)
 }
 

@@ -237,7 +237,7 @@ async fn a_stream_checks_each_request_as_its_call_does() {
             requests
                 .send(v1::StreamWorkRequest { id, trace_context: None, request: Some(request) })
                 .await
-                .unwrap()
+                .unwrap();
         }
     };
     send(0, Asked::Open(within.open())).await;

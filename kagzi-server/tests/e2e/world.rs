@@ -90,7 +90,7 @@ impl World {
     }
 
     /// The same, over another way to the database and by another clock.
-    pub fn server_by(&self, store_url: &str, clock: Clock) -> Result<Server, Failed> {
+    pub fn server_by(store_url: &str, clock: Clock) -> Result<Server, Failed> {
         Self::server_over(0, store_url, clock, |_| {})
     }
 

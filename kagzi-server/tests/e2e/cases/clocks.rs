@@ -32,8 +32,8 @@ pub async fn worker(world: World) -> Result<(), Failed> {
 }
 
 pub async fn servers(world: World) -> Result<(), Failed> {
-    let ahead = world.server_by(world.url(), Clock::Off(HOUR))?;
-    let behind = world.server_by(world.url(), Clock::Off(-HOUR))?;
+    let ahead = World::server_by(world.url(), Clock::Off(HOUR))?;
+    let behind = World::server_by(world.url(), Clock::Off(-HOUR))?;
     let _one = off_by(&world, "one", &ahead.url(), -HOUR)?;
     let _two = off_by(&world, "two", &behind.url(), HOUR)?;
     let (one, two) = (Client::connect(ahead.url()).await?, Client::connect(behind.url()).await?);

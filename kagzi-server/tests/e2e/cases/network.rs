@@ -104,7 +104,7 @@ impl Day {
 
     async fn with_a_link_to_the_database(world: World) -> Result<Self, Failed> {
         let (link, store_url) = world.behind_proxy().await?;
-        let server = world.server_by(&store_url, Clock::Right)?;
+        let server = World::server_by(&store_url, Clock::Right)?;
         let url = server.url();
         Self::begin(world, server, link, &url, LEASE_MS).await
     }
