@@ -138,8 +138,8 @@ impl Subscription {
     pub fn take_announcement(&mut self) -> bool {
         let mut announced = false;
         for (_, receiver) in &mut self.receivers {
-            announced |= receiver.has_changed().unwrap_or(false);
-            receiver.mark_unchanged();
+            // Seen and marked as seen in one: what is announced in between stays to be seen.
+            announced |= receiver.borrow_and_update().has_changed();
         }
         announced
     }
@@ -159,6 +159,8 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use futures_lite_check::is_ready;
 
     use super::*;
@@ -211,5 +213,30 @@ mod tests {
         assert!(!is_ready(reaper.wait()));
         hub.note_deadline(at(99));
         assert!(is_ready(reaper.wait()));
+    }
+
+    /// A hint that falls between looking and marking it as seen must not be marked with the rest.
+    #[test]
+    fn an_announcement_while_announcements_are_taken_is_not_missed() {
+        let hub = WakeHub::new();
+        let mut waiter = hub.subscribe([topic("a")]);
+        for round in 0..20_000 {
+            let begun = AtomicBool::new(false);
+            let taken = std::thread::scope(|threads| {
+                let announcing = threads.spawn(|| {
+                    while !begun.load(Ordering::SeqCst) {
+                        std::hint::spin_loop();
+                    }
+                    hub.announce(&topic("a"));
+                });
+                begun.store(true, Ordering::SeqCst);
+                let mut taken = false;
+                while !announcing.is_finished() {
+                    taken |= waiter.take_announcement();
+                }
+                taken | waiter.take_announcement()
+            });
+            assert!(taken, "round {round}");
+        }
     }
 }

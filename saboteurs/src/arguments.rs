@@ -1,16 +1,17 @@
 //! The command line.
 
+use crate::list::Kind;
 use crate::reasons::Table;
 
 const HELP: &str = "\
-usage: kagzi-saboteurs [--full | --alone | --soak ROUNDS | --reasons [--write]] [FILTER...]
+usage: kagzi-saboteurs [--full | --alone | --soak ROUNDS [--store NAME] | --reasons [--write]] [FILTER...]
 
   (nothing)      the cases meant for each saboteur whose name contains a FILTER
   --full         every case over each of them
   --alone        which of them one case alone catches, into saboteurs/reasons.tsv: the rest of the suite, but
                  for the random cases, over each that only one of the meant cases caught
   --soak ROUNDS  the whole suite over each unbroken store, ROUNDS times, comparing the verdicts;
-                 a FILTER selects cases
+                 a FILTER selects cases, --store one of memory, sqlite, postgres and postgres-7
   --reasons      whether every case is there for a reason, and for which: saboteurs/reasons.tsv;
                  --write chooses rules anew where those that stand there no longer hold";
 
@@ -34,6 +35,8 @@ pub enum Chore {
     Soak {
         /// How many times.
         rounds: u32,
+        /// The one store; all of them if none is named.
+        store: Option<Kind>,
     },
     /// Tell why each case is there.
     Reasons(Table),
@@ -65,7 +68,13 @@ impl Arguments {
                     let rounds = words.next().and_then(|rounds| rounds.parse().ok()).filter(|n| *n > 0);
                     let rounds =
                         rounds.ok_or_else(|| format!("--soak wants a number of rounds\n\n{HELP}"))?;
-                    arguments.chore = Chore::Soak { rounds };
+                    arguments.chore = Chore::Soak { rounds, store: None };
+                }
+                "--store" => {
+                    let Chore::Soak { store, .. } = &mut arguments.chore else {
+                        return Err(format!("--store goes with --soak, behind it\n\n{HELP}"));
+                    };
+                    *store = Some(Kind::parse(&words.next().unwrap_or_default())?);
                 }
                 flag if flag.starts_with('-') => return Err(format!("unknown: {flag}\n\n{HELP}")),
                 _ => arguments.filters.push(word),

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let good = runtime.block_on(async {
         match &arguments.chore {
             Chore::Judge(extent) => judge::run(*extent, settings, &arguments.filters).await,
-            Chore::Soak { rounds } => soak::run(*rounds, settings, &arguments.filters).await,
+            Chore::Soak { rounds, store } => soak::run(*rounds, *store, settings, &arguments.filters).await,
             Chore::Alone => alone::run(settings, &arguments.filters).await,
             Chore::Reasons(table) => reasons::run(*table).await,
         }

@@ -8,11 +8,12 @@ use kagzi_conformance::{Filter, Outcome, Report, Settings};
 use crate::list::Kind;
 use crate::stores::postgres::Database;
 
-/// Runs the chore; whether all rounds agreed and none failed.
-pub async fn run(rounds: u32, settings: Settings, filters: &[String]) -> bool {
+/// Runs the chore, over one store or over all; whether all rounds agreed and none failed.
+pub async fn run(rounds: u32, store: Option<Kind>, settings: Settings, filters: &[String]) -> bool {
     let filter = Filter { containing: filters.to_vec(), ..Filter::default() };
     let mut good = true;
-    for kind in Kind::ALL {
+    let kinds = store.map_or(Kind::ALL.to_vec(), |kind| vec![kind]);
+    for kind in kinds {
         good &= soak(kind, rounds, settings, &filter).await;
     }
     good

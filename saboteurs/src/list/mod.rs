@@ -31,6 +31,17 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Memory, Self::Sqlite, Self::Postgres, Self::PostgresSpread];
 
+    /// The one that somebody names on the command line; an error is a text for them.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "memory" => Ok(Self::Memory),
+            "sqlite" => Ok(Self::Sqlite),
+            "postgres" => Ok(Self::Postgres),
+            "postgres-7" => Ok(Self::PostgresSpread),
+            _ => Err(format!("--store: expected memory, sqlite, postgres or postgres-7; got {name:?}")),
+        }
+    }
+
     /// The store as it is.
     pub fn unbroken(self, database: &Database) -> Arc<dyn Fixture> {
         let postgres = |partitions| {
