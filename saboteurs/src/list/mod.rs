@@ -1,6 +1,7 @@
 //! Every saboteur, and what it does to a store.
 
 mod postgres;
+mod postgres_claims;
 mod postgres_steps;
 mod sqlite;
 mod wrapped;

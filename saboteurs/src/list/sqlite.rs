@@ -142,6 +142,16 @@ fn waiting() -> Vec<Saboteur> {
                 "UPDATE runs SET lost_leases = old.lost_leases WHERE run_id = new.run_id"
             ),
         ),
+        one(
+            "steps beyond the fortieth are no progress of their lease",
+            &["claim::progress_late_in_a_long_run"],
+            after!(
+                "UPDATE OF state ON steps WHEN new.state = 'COMPLETED'
+                     AND (SELECT count(*) FROM steps WHERE run_id = new.run_id) > 40",
+                "UPDATE steps SET fencing_token = 0
+                 WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt"
+            ),
+        ),
     ]
 }
 
@@ -253,6 +263,22 @@ fn schema() -> Vec<Saboteur> {
             Tampering::Schema(&[Patch {
                 from: "namespace         TEXT    NOT NULL,",
                 to: "namespace         TEXT    NOT NULL COLLATE NOCASE,",
+            }]),
+        ),
+        one(
+            "types whose names differ by case are one",
+            &["isolation::types_that_are_nearly_the_same"],
+            Tampering::Schema(&[Patch {
+                from: "workflow_type     TEXT    NOT NULL,",
+                to: "workflow_type     TEXT    NOT NULL COLLATE NOCASE,",
+            }]),
+        ),
+        one(
+            "keys that differ by case are one",
+            &["isolation::keys_that_are_nearly_the_same"],
+            Tampering::Schema(&[Patch {
+                from: "idempotency_key   TEXT,",
+                to: "idempotency_key   TEXT COLLATE NOCASE,",
             }]),
         ),
         one(

@@ -13,12 +13,13 @@ use crate::wrapped::answers::{
 use crate::wrapped::claims::{CarelessClaim, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
 use crate::wrapped::keeping::{
-    CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts, ReapSaysDone,
-    RemovalCountsWhatItLooksAt, RemovesTooMuch, ResumesLate, WakesNobody,
+    CountsAPage, CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts,
+    ReapSaysDone, RemovalCountsWhatItLooksAt, RemovesTooMuch, ResumesLate, WakesNobody,
 };
 use crate::wrapped::steps::{
     BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
 };
+use crate::wrapped::torn::{ReadsTwice, ToldBeforeSeen};
 
 fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
     Saboteur { name, kind: Kind::Memory, meant, fixture: Arc::new(memory) }
@@ -95,6 +96,11 @@ fn claims() -> Vec<Saboteur> {
             "a claim hands over no steps",
             &["claim::carries", "step::begin_after_complete"],
             Memory::wrapped(CarelessClaim::Steps),
+        ),
+        one(
+            "a claim hands over a hundred steps and says that these are all",
+            &["claim::a_long_history"],
+            Memory::wrapped(CarelessClaim::StepsBeyondAHundred),
         ),
         one(
             "a claim sent again does not count its inputs",
@@ -210,6 +216,17 @@ fn keeping() -> Vec<Saboteur> {
             "counts pass over labels",
             &["reading::counts_agree", "reading::all_filters"],
             Memory::wrapped(CountsIgnoreLabels),
+        ),
+        one("a count ends at two thousand", &["claim::a_count_knows"], Memory::wrapped(CountsAPage)),
+        one(
+            "a run and its output are read one after the other",
+            &["reading::a_run_that_is_seen_to_have_completed"],
+            Memory::wrapped(ReadsTwice),
+        ),
+        one(
+            "a queue is woken before its run can be seen",
+            &["wake_up::a_hint_finds_the_run"],
+            Memory::wrapped(ToldBeforeSeen::default()),
         ),
     ]
 }

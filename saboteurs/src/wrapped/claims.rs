@@ -27,6 +27,8 @@ pub enum CarelessClaim {
     MoreSteps,
     /// The steps.
     Steps,
+    /// The steps after the first hundred.
+    StepsBeyondAHundred,
 }
 
 #[async_trait]
@@ -37,13 +39,14 @@ impl Bug for CarelessClaim {
             Self::Limit => it.limit = it.limit.saturating_add(1),
             Self::Queues => it.queues.truncate(1),
             Self::Operation => it.operation = OperationId::generate(),
-            Self::MoreSteps | Self::Steps => {}
+            Self::MoreSteps | Self::Steps | Self::StepsBeyondAHundred => {}
         }
         let mut claimed = store.claim(it).await?;
         for run in &mut claimed {
             match self {
                 Self::MoreSteps => run.more_steps = None,
                 Self::Steps => run.steps.clear(),
+                Self::StepsBeyondAHundred => run.steps.truncate(100),
                 Self::Types | Self::Limit | Self::Queues | Self::Operation => {}
             }
         }

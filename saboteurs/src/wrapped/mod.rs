@@ -5,6 +5,7 @@ pub mod claims;
 pub mod fencing;
 pub mod keeping;
 pub mod steps;
+pub mod torn;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +33,15 @@ pub trait Bug: fmt::Debug + Send + Sync + 'static {
     /// See [`Store::start`].
     async fn start(&self, store: &SharedStore, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         store.start(batch).await
+    }
+    /// See [`Store::get_run`].
+    async fn get_run(
+        &self,
+        store: &SharedStore,
+        namespace: &Namespace,
+        run_id: RunId,
+    ) -> Result<RunRecord, StoreError> {
+        store.get_run(namespace, run_id).await
     }
     /// See [`Store::list_runs`].
     async fn list_runs(&self, store: &SharedStore, request: &ListRuns) -> Result<Page<Run>, StoreError> {
@@ -159,7 +169,7 @@ impl Store for Broken {
         self.bug.start(&self.store, batch).await
     }
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
-        self.store.get_run(namespace, run_id).await
+        self.bug.get_run(&self.store, namespace, run_id).await
     }
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         self.bug.list_runs(&self.store, request).await
