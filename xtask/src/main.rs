@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person who runs it")]
 
 mod bench;
+mod deny;
 mod postgres;
 mod report;
 mod saboteurs;
@@ -14,9 +15,10 @@ use std::process::ExitCode;
 const HELP: &str = "\
 usage: cargo xtask <chore>
 
-  test [--quick]   everything that CI checks: format, lints, docs, unit tests, the conformance
-                   suite over every store, the saboteurs, end-to-end tests, examples; --quick leaves
-                   out the checks of format, lints and docs
+  test [--quick]   everything that CI checks: format, dependencies, lints, docs, unit tests, the
+                   conformance suite over every store, the saboteurs, end-to-end tests, examples;
+                   --quick leaves out the checks of format, dependencies, lints and docs
+  deny             licences, versions, bans and sources of all dependencies, by deny.toml
   saboteurs [--full | --alone | --reasons [--write]] [FILTER...]
                    stores broken on purpose, and the cases that catch each; --full lets each meet
                    the whole suite, --alone finds those that one case alone catches, --reasons
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(test::Extent::Full),
         ["test", "--quick"] => test::run(test::Extent::Quick),
+        ["deny"] => deny::check(),
         ["saboteurs", rest @ ..] => saboteurs::run(rest),
         ["soak", "--rounds", rounds, filters @ ..] => saboteurs::soak(rounds, filters),
         ["soak", filters @ ..] => saboteurs::soak("50", filters),

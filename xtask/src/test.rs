@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that CI checks, on a machine with Rust alone.
 
+use crate::deny;
 use crate::postgres;
 use crate::report;
 use crate::saboteurs;
@@ -22,6 +23,7 @@ const EXAMPLES: &[&str] = &["hello", "order", "parallel", "reminder", "tracing"]
 pub fn run(extent: Extent) -> Result<(), String> {
     if extent == Extent::Full {
         shell::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+        deny::check()?;
         let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
         shell::run("lints", &mut cargo(&lints))?;
         let docs = ["doc", "--workspace", "--no-deps", "--locked", "--quiet"];
