@@ -26,6 +26,7 @@ mod health;
 mod http;
 mod metrics;
 mod open;
+mod rate;
 mod recent;
 mod retention;
 mod server;

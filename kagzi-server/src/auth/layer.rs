@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either};
-use kagzi_sdk::wire::error::{Refusal, permission_denied};
+use kagzi_sdk::wire::error::{Refusal, UNAUTHENTICATED, limit_reached, permission_denied};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
-use super::{Auth, Caller, NoCaller, Target, right};
+use super::{Auth, Caller, Mode, NoCaller, Target, right};
 use crate::metrics::Metrics;
-use crate::transport::Peer;
+use crate::transport::{Peer, host};
 
 /// Whoever asks for health may be a machine that knows nothing but the address.
 const OPEN_TO_ALL: &str = "/grpc.health.v1.Health/";
@@ -107,7 +107,7 @@ impl Auth {
         }
         let admitted = match self.authenticate(request.headers(), request.extensions().get::<Peer>()) {
             Ok(caller) => self.may_call(caller, request),
-            Err(NoCaller::Refused(refusal)) => Err(unknown(refusal, request)),
+            Err(NoCaller::Refused(refusal)) => Err(self.unknown(refusal, request)),
             Err(NoCaller::UnknownKey) => return Admission::Later,
         };
         admitted.map_or_else(Admission::Refused, Admission::Known)
@@ -120,7 +120,7 @@ impl Auth {
         let request = Request::from_parts(parts.clone(), ());
         let caller = match caller {
             Ok(caller) => self.may_call(caller, &request)?,
-            Err(refusal) => return Err(unknown(refusal, &request)),
+            Err(refusal) => return Err(self.unknown(refusal, &request)),
         };
         parts.extensions.insert(caller);
         Ok(Request::from_parts(parts, body))
@@ -143,12 +143,24 @@ impl Auth {
         self.audit().begin(caller, method, Target::default()).end(refusal.reason());
         refusal
     }
-}
 
-/// Reports a call of somebody who is not known.
-fn unknown<B>(refusal: Refusal, request: &Request<B>) -> Refusal {
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
-    let (peer, path) = (peer.map(tracing::field::display), request.uri().path());
-    tracing::info!(peer, path, reason = refusal.reason(), "call refused");
-    refusal
+    /// Counts and reports a call of somebody who is not known. Beyond the limit of their address the refusal says
+    /// no more than when to come again.
+    fn unknown<B>(&self, refusal: Refusal, request: &Request<B>) -> Refusal {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let path = request.uri().path();
+        if let (Mode::Closed(closed), Some(peer), UNAUTHENTICATED) = (&self.0.mode, peer, refusal.reason())
+            && let Err(retry_after) = closed.failures.count(host(peer.ip()))
+        {
+            tracing::debug!(%peer, path, "call refused: too many of this address show credentials that nobody knows");
+            return limit_reached("rate_auth_failures", retry_after);
+        }
+        tracing::info!(
+            peer = peer.map(tracing::field::display),
+            path,
+            reason = refusal.reason(),
+            "call refused"
+        );
+        refusal
+    }
 }

@@ -9,6 +9,7 @@
 mod access;
 mod audit;
 mod caller;
+mod failures;
 mod grant;
 mod jwt;
 mod layer;
@@ -29,6 +30,7 @@ use crate::error::ServerError;
 use crate::transport::Peer;
 use access::Access;
 use caller::{Credential, Principal};
+use failures::Failures;
 use jwt::{Fault, Jwt, Verified};
 use token::TokenDigest;
 
@@ -66,6 +68,7 @@ struct Closed {
     path: PathBuf,
     access: watch::Sender<Arc<Access>>,
     jwt: Option<Jwt>,
+    failures: Failures,
 }
 
 /// Why nobody is found behind a call.
@@ -90,6 +93,7 @@ impl Auth {
                 access: watch::Sender::new(Arc::new(Access::read(path)?)),
                 path: path.clone(),
                 jwt: Jwt::of(config)?,
+                failures: Failures::up_to(config.load.rate_auth_failures),
             })),
         };
         Ok(Self(Arc::new(Inner { mode, audit: Audit::of(config)? })))

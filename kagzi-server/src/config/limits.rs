@@ -25,6 +25,8 @@ pub struct LoadLimits {
     pub rate_per_principal: Option<RateLimit>,
     /// The same for all callers of one namespace together. No limit by default.
     pub rate_per_namespace: Option<RateLimit>,
+    /// How often calls from one address may show credentials that nobody knows. Default 10 a second, 100 at once.
+    pub rate_auth_failures: RateLimit,
     /// How many connections may be open. Default 10,000.
     pub max_connections: u32,
     /// How many of them from one address; nothing: any number, the default, since many clients may come
@@ -56,6 +58,7 @@ impl Default for LoadLimits {
         Self {
             rate_per_principal: None,
             rate_per_namespace: None,
+            rate_auth_failures: RateLimit { per_second: 10, burst: 100 },
             max_connections: 10_000,
             max_connections_per_address: None,
             max_starts_in_flight: 2048,
@@ -93,6 +96,10 @@ impl LoadLimits {
                 settings.rate_per_namespace,
                 settings.rate_per_namespace_burst,
             )?,
+            rate_auth_failures: RateLimit {
+                per_second: settings.rate_auth_failures.unwrap_or(default.rate_auth_failures.per_second),
+                burst: settings.rate_auth_failures_burst.unwrap_or(default.rate_auth_failures.burst),
+            },
             max_connections: settings.max_connections.unwrap_or(default.max_connections),
             max_connections_per_address: settings.max_connections_per_address,
             max_starts_in_flight: settings.max_starts_in_flight.unwrap_or(default.max_starts_in_flight),
@@ -109,9 +116,12 @@ impl LoadLimits {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        for (key, rate) in
-            [("rate_per_principal", self.rate_per_principal), ("rate_per_namespace", self.rate_per_namespace)]
-        {
+        let rates = [
+            ("rate_per_principal", self.rate_per_principal),
+            ("rate_per_namespace", self.rate_per_namespace),
+            ("rate_auth_failures", Some(self.rate_auth_failures)),
+        ];
+        for (key, rate) in rates {
             let Some(RateLimit { per_second, burst }) = rate else { continue };
             if !(1..=MAX_RATE).contains(&per_second) {
                 return refuse(key, format!("from 1 to {MAX_RATE}"), per_second);

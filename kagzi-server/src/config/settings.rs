@@ -118,6 +118,12 @@ pub struct Settings {
     /// How many of them at once, after a quiet time. [default: as many as in a second]
     #[arg(long, env = "KAGZI_RATE_PER_NAMESPACE_BURST", value_name = "N", allow_hyphen_values = true)]
     pub rate_per_namespace_burst: Option<u32>,
+    /// How many calls a second from one address may show credentials that nobody knows. [default: 10]
+    #[arg(long, env = "KAGZI_RATE_AUTH_FAILURES", value_name = "N", allow_hyphen_values = true)]
+    pub rate_auth_failures: Option<u32>,
+    /// How many of them at once, after a quiet time. [default: 100]
+    #[arg(long, env = "KAGZI_RATE_AUTH_FAILURES_BURST", value_name = "N", allow_hyphen_values = true)]
+    pub rate_auth_failures_burst: Option<u32>,
     /// How many connections may be open; more are closed at once. [default: 10000]
     #[arg(long, env = "KAGZI_MAX_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub max_connections: Option<u32>,
@@ -274,6 +280,8 @@ impl Settings {
             rate_per_principal_burst: self.rate_per_principal_burst.or(other.rate_per_principal_burst),
             rate_per_namespace: self.rate_per_namespace.or(other.rate_per_namespace),
             rate_per_namespace_burst: self.rate_per_namespace_burst.or(other.rate_per_namespace_burst),
+            rate_auth_failures: self.rate_auth_failures.or(other.rate_auth_failures),
+            rate_auth_failures_burst: self.rate_auth_failures_burst.or(other.rate_auth_failures_burst),
             max_connections: self.max_connections.or(other.max_connections),
             max_connections_per_address: self
                 .max_connections_per_address

@@ -24,6 +24,7 @@ label! {
         Overloaded => "overloaded",
         RatePerPrincipal => "rate_per_principal",
         RatePerNamespace => "rate_per_namespace",
+        RateAuthFailures => "rate_auth_failures",
         PrincipalShare => "principal_share",
         NamespaceShare => "namespace_share",
         Connections => "connections",

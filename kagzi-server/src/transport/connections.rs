@@ -74,7 +74,7 @@ impl Drop for Counted {
 }
 
 /// Whose address it is: one machine has a whole /64 of IPv6.
-fn host(address: IpAddr) -> IpAddr {
+pub(crate) fn host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::config::LoadLimits;
 use crate::metrics::Metrics;
 use connections::Connections;
+pub(crate) use connections::host;
 pub(crate) use socket::Socket;
 pub(crate) use tls::Tls;
 

@@ -5,6 +5,7 @@
 mod audit;
 mod every_call;
 mod exposure;
+mod guesses;
 mod jwt;
 mod pki;
 mod roles;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::rate::Rate;
 use crate::config::{LoadLimits, RateLimit};
+use crate::rate::Rate;
 
 /// What a request takes a place among.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@
 //! until their time runs out.
 
 mod account;
-mod rate;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +28,8 @@ use tokio::sync::Notify;
 
 use crate::auth::Caller;
 use crate::config::{LoadLimits, ServerConfig};
+use crate::rate::TooMany;
 use account::{Account, Kind, Place};
-use rate::TooMany;
 
 /// When a request that found no place should be tried again: the store commits some thousand starts
 /// meanwhile.

@@ -26,14 +26,14 @@ impl Clock for RuntimeClock {
 
 /// One bucket of calls that fills up evenly.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Nanos>>,
     clock: RuntimeClock,
 }
 
 /// Why calls are refused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum TooMany {
+pub(crate) enum TooMany {
     /// After so long there would be room for them.
     ForNow(Duration),
     /// They are more than there is ever room for.
@@ -41,7 +41,7 @@ pub(super) enum TooMany {
 }
 
 impl Rate {
-    pub(super) fn new(limit: RateLimit) -> Self {
+    pub(crate) fn new(limit: RateLimit) -> Self {
         // The configuration says that neither is 0.
         let count = |count: u32| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(count(limit.per_second)).allow_burst(count(limit.burst));
@@ -50,7 +50,7 @@ impl Rate {
     }
 
     /// Takes `calls` out of the bucket, all or none.
-    pub(super) fn charge(&self, calls: NonZeroU32) -> Result<(), TooMany> {
+    pub(crate) fn charge(&self, calls: NonZeroU32) -> Result<(), TooMany> {
         match self.limiter.check_n(calls) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => Err(TooMany::ForNow(not_until.wait_time_from(self.clock.now()))),
