@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands, helpers included")]
 
 mod client_stream;
+mod connections;
 mod encrypted;
 mod errors;
 mod every_call;
