@@ -82,8 +82,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn backend(&self) -> &'static str;
 
     /// The hub through which waiters hear of changes. The store announces, after each commit:
-    /// [`Topic::Queue`](crate::Topic) when a run becomes claimable, `Topic::Run` when one finishes,
-    /// and deadlines that it writes through [`WakeHub::note_deadline`].
+    /// [`Topic::Queue`](crate::Topic) when a run becomes claimable (not when one is started for later),
+    /// `Topic::Run` when one finishes, and deadlines that it writes through [`WakeHub::note_deadline`].
     fn wake_hub(&self) -> &WakeHub;
 
     /// What the store tells of itself for operators: figures that it has at hand, without asking its

@@ -1,10 +1,7 @@
 //! Batching: operations that are in flight together do not harm each other.
 
-use std::time::Duration;
-
 use kagzi_core::{
-    AttemptState, BeginOutcome, CompleteStep, IdempotencyKey, NextStep, OperationId, Payload, RunState,
-    StartOutcome, StartRun, StoreError, Then,
+    AttemptState, IdempotencyKey, NextStep, OperationId, Payload, RunState, StartRun, StoreError, Then,
 };
 
 use crate::case::cases;
@@ -21,9 +18,6 @@ cases! {
     [15] the_first_of_several_conflicts_in_a_batch_is_told;
     [1, 3, 15] fifty_runs_driven_at_once_all_complete;
     [1, 15] two_servers_drive_runs_together needs SecondHandle;
-    [8, 15] a_dropped_start_was_made_or_not_and_can_be_sent_again;
-    [8, 15] a_dropped_completion_was_made_whole_or_not_at_all;
-    [8, 15] a_dropped_claim_is_found_again_by_its_operation;
 }
 
 async fn many_held(s: &Scenario, count: u32) -> Result<Vec<Held>, Violation> {
@@ -220,58 +214,4 @@ async fn two_servers_drive_runs_together(s: Scenario) -> Verdict {
     })
     .await?;
     under("two servers drive runs together, each once [1, 3, 15]", all_complete(&s, ids, done).await)
-}
-
-/// Polls a call once and drops it, as a caller does whose own caller went away.
-async fn dropped<T>(call: impl Future<Output = T>) {
-    // Whether it ended at the first poll does not matter: the case looks at what was recorded.
-    drop(tokio::time::timeout(Duration::ZERO, call).await);
-}
-
-async fn a_dropped_start_was_made_or_not_and_can_be_sent_again(s: Scenario) -> Verdict {
-    for _ in 0..20 {
-        let request = StartRun { input: Payload::json("\"whole\""), ..s.start_request() };
-        dropped(s.store().start(vec![request.clone()])).await;
-        let again = s.start(request).await?;
-        equal("a start sent again is the first one [8]", &StartOutcome::Created, &again.outcome)?;
-        equal("and whole [15]", &Payload::json("\"whole\""), &s.run(again.run_id).await?.input)?;
-    }
-    equal("no start was made twice [8]", &20, &s.claim("w1", 100).await?.len())
-}
-
-async fn a_dropped_completion_was_made_whole_or_not_at_all(s: Scenario) -> Verdict {
-    for held in many_held(&s, 20).await? {
-        held.begin("a").await?;
-        let then = Then::Begin(NextStep::new(step_id("b")?, 1));
-        let request = CompleteStep { then, ..held.complete_request("a", 1, "1")? };
-        dropped(s.store().complete_step(request.clone())).await;
-        let states: Vec<_> = s.attempts(held.run_id()).await?.iter().map(|a| a.state).collect();
-        let whole = states == [AttemptState::Completed, AttemptState::Running];
-        let none = states == [AttemptState::Running];
-        check(whole || none, "a dropped call is done or not done, never half [15]", "both or none", &states)?;
-        s.store().complete_step(request).await.map_err(|e| Violation::refused("a repeat", &e))?;
-        let attempts = s.attempts(held.run_id()).await?;
-        equal("and sent again it is done once [8]", &2, &attempts.len())?;
-        match held.begin_any("b").await? {
-            BeginOutcome::InProgress { attempt: 1 } => {}
-            other => return check(false, "the next step is at attempt 1 [3]", "InProgress 1", other),
-        }
-    }
-    Ok(())
-}
-
-async fn a_dropped_claim_is_found_again_by_its_operation(s: Scenario) -> Verdict {
-    s.start_many(20).await?;
-    for _ in 0..10 {
-        let request = s.claim_request("w1", 2)?;
-        let operation: OperationId = request.operation;
-        dropped(s.store().claim(request.clone())).await;
-        let claimed = s.claim_as(request).await?;
-        equal("sent again it hands over what it took or takes now [8]", &2, &claimed.len())?;
-        for run in claimed {
-            equal("the runs are held by this claim [8]", &Some(operation), &run.run.claim_operation)?;
-            equal("and were claimed once [1]", &1, &run.run.claims)?;
-        }
-    }
-    s.nothing_claimable("every run is in somebody's hands [10]").await
 }

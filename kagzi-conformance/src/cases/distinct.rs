@@ -42,8 +42,12 @@ async fn types_that_are_nearly_the_same_are_claimed_apart(s: Scenario) -> Verdic
     // Both ends: a name that takes others as well leaves nothing for them.
     for (kind, run_id) in runs.iter().rev() {
         let claim = Claim { workflow_types: vec![kind.clone()], ..s.claim_request("w1", 100)? };
-        let rule = format!("a claim of the type {:?} takes its runs and no others", kind.as_str());
-        equal(&rule, &vec![*run_id], &id(&s.claim_as(claim).await?))?;
+        let taken = id(&s.claim_as(claim).await?);
+        equal(
+            "a claim of a type takes its runs, and none of a type that is nearly the same [12]",
+            &(kind, vec![*run_id]),
+            &(kind, taken),
+        )?;
     }
     Ok(())
 }
@@ -61,10 +65,14 @@ async fn types_that_are_nearly_the_same_are_listed_apart(s: Scenario) -> Verdict
         let list = ListRuns { namespace: s.namespace().clone(), filter: filter.clone(), page };
         let listed = s.store().list_runs(&list).await.map_err(|e| Violation::refused("a listing", &e))?;
         let ids: Vec<RunId> = listed.items.iter().map(|run| run.run_id).collect();
-        equal(&format!("a listing of the type {:?} has its runs alone", kind.as_str()), &vec![run_id], &ids)?;
+        equal(
+            "a listing of a type has none of a type that is nearly the same [12]",
+            &(&kind, vec![run_id]),
+            &(&kind, ids),
+        )?;
         let count = s.store().count_runs(s.namespace(), &filter).await;
         let count = count.map_err(|e| Violation::refused("a count", &e))?;
-        equal(&format!("and a count of the type {:?} counts them alone", kind.as_str()), &1, &count)?;
+        equal("and a count of a type counts its runs alone [12]", &(&kind, 1), &(&kind, count))?;
     }
     Ok(())
 }
@@ -76,8 +84,12 @@ async fn queues_that_are_nearly_the_same_are_claimed_apart(s: Scenario) -> Verdi
     }
     for (queue, run_id) in runs.iter().rev() {
         let claim = Claim { queues: vec![queue.clone()], ..s.claim_request("w1", 100)? };
-        let rule = format!("a claim of the queue {:?} takes its runs and no others", queue.as_str());
-        equal(&rule, &vec![*run_id], &id(&s.claim_as(claim).await?))?;
+        let taken = id(&s.claim_as(claim).await?);
+        equal(
+            "a claim of a queue takes its runs, and none of a queue whose name is nearly the same [12]",
+            &(queue, vec![*run_id]),
+            &(queue, taken),
+        )?;
     }
     Ok(())
 }
@@ -89,7 +101,8 @@ async fn keys_that_are_nearly_the_same_name_runs_of_their_own(s: Scenario) -> Ve
         let run_id = s.start(request.clone()).await?.run_id;
         let before = started.iter().find(|(_, other)| *other == run_id).map(|(request, _)| request);
         let before = before.and_then(|request| request.idempotency_key.as_ref());
-        equal(&format!("the key {key:?} names no other key's run [7]"), &None, &before)?;
+        let rule = "a key names no run of a key that is nearly the same [7, 12]";
+        equal(rule, &(&key, None), &(&key, before))?;
         started.push((request, run_id));
     }
     for (request, run_id) in started {

@@ -2,6 +2,7 @@
 
 mod amounts;
 mod batching;
+mod batching_dropped;
 mod claim;
 mod claim_order;
 mod claim_steps;
@@ -64,6 +65,7 @@ pub fn all_cases() -> Vec<Case> {
         durability::operation_cases(),
         wake::cases(),
         batching::cases(),
+        batching_dropped::cases(),
         crate::model::cases(),
         crate::history::cases(),
         crate::faults::cases(),

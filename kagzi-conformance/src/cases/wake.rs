@@ -37,6 +37,8 @@ cases! {
     [10, 14] a_step_timeout_wakes_the_reaper;
     [10] a_start_between_subscribing_and_waiting_is_heard;
     [10] a_hint_finds_the_run_that_it_is_for;
+    [10, 14] a_delayed_start_wakes_the_reaper_and_nobody_else_before_its_time;
+    [10] a_poll_that_is_woken_for_nothing_goes_on_waiting_and_changes_nothing;
     [10] a_thousand_polls_that_wait_ask_a_few_times_a_start;
 }
 
@@ -275,6 +277,79 @@ async fn a_hint_finds_the_run_that_it_is_for(s: Scenario) -> Verdict {
     }
     proof::kept(RULE);
     Ok(())
+}
+
+async fn a_delayed_start_wakes_the_reaper_and_nobody_else_before_its_time(s: Scenario) -> Verdict {
+    const STARTS: u32 = 20;
+    let other = s.on_queue("fence")?;
+    let mut hinted = 0;
+    for number in 0..STARTS {
+        let delay = LEASE * (number + 1);
+        let start_at =
+            if number % 2 == 0 { StartAt::After(delay) } else { StartAt::At(s.now().saturating_add(delay)) };
+        let (mut waiter, reaper, fence) = (queue_of(&s), reaper(&s), queue_of(&other));
+        s.start(StartRun { start_at, ..s.start_request() }).await?;
+        // Hints come in the order of what they tell of: what was to come for the first start has come by then.
+        other.start_one().await?;
+        woken(fence, "a start beside delayed ones wakes its own queue [10]").await?;
+        hinted += u32::from(waiter.take_announcement());
+        woken(reaper, "a reaper that would sleep past a delayed start is woken [10, 14]").await?;
+    }
+    // A hint without cause is allowed, as after a connection was lost; one for each of them has a cause.
+    check(
+        hinted < STARTS,
+        "a run that is to start later wakes nobody who waits for its queue [10]",
+        format!("no hint for most of {STARTS} starts"),
+        hinted,
+    )?;
+    s.nothing_claimable("and is not there before its time [10]").await?;
+    let waiter = queue_of(&s);
+    s.turn(LEASE);
+    s.reap(10).await?;
+    woken(waiter, "when its time has come its queue is woken [10]").await?;
+    s.claim_one("w1").await.map(drop)
+}
+
+async fn a_poll_that_is_woken_for_nothing_goes_on_waiting_and_changes_nothing(s: Scenario) -> Verdict {
+    const HINTS: usize = 10;
+    let run_id = s.start(StartRun { start_at: StartAt::After(LEASE), ..s.start_request() }).await?.run_id;
+    let before = s.snapshot(run_id).await?;
+    let options = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
+    let engine = Engine::new(s.shared_store(), options);
+    let waiting = Arc::new(Semaphore::new(0));
+    let (claim, begun) = (s.claim_request("w1", 1)?, Arc::clone(&waiting));
+    let stop = async move {
+        // Asked for the first time when the poll has looked and begins to wait.
+        begun.add_permits(1);
+        std::future::pending().await
+    };
+    let poll = tokio::spawn(async move { engine.poll_until(claim, Duration::from_hours(2), stop).await });
+    all_wait(&waiting, 1).await?;
+    let hub = s.store().wake_hub();
+    let start = s.start_request();
+    for _ in 0..HINTS {
+        let asked = s.log().count();
+        hub.announce(&Topic::Queue(start.namespace.clone(), start.queue.clone()));
+        let looked = async {
+            while s.log().count() == asked {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(GUARD, looked)
+            .await
+            .map_err(|_| Violation::new("who is woken looks again [10]", "a claim", "none"))?;
+    }
+    check(!poll.is_finished(), "a poll that is woken for nothing waits on [10]", "it waits", "it ended")?;
+    s.unchanged(&before, "looks for nothing change nothing [15]").await?;
+    s.turn(LEASE);
+    s.reap(10).await?;
+    let taken = tokio::time::timeout(GUARD, poll).await;
+    let taken = match taken {
+        Ok(Ok(answer)) => answer.map_err(|e| Violation::refused("a poll", &e))?,
+        other => return Err(Violation::new("a poll ends", "its run", format!("{other:?}"))),
+    };
+    let ids: Vec<RunId> = taken.iter().map(|run| run.run.run_id).collect();
+    equal("a poll that found nothing so often takes the run when its time has come [10]", &vec![run_id], &ids)
 }
 
 async fn a_thousand_polls_that_wait_ask_a_few_times_a_start(s: Scenario) -> Verdict {

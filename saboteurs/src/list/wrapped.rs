@@ -10,7 +10,8 @@ use crate::wrapped::answers::{
     AcknowledgesFirst, BeatsAnsweredAsLocked, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease,
     StartsOneByOne, WakesEarly,
 };
-use crate::wrapped::claims::{CarelessClaim, RepeatsChargeNoInputs};
+use crate::wrapped::batches::FirstWritesForAll;
+use crate::wrapped::claims::{CarelessClaim, NothingIsRemembered, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
 use crate::wrapped::keeping::{
     CountsAPage, CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts,
@@ -19,7 +20,7 @@ use crate::wrapped::keeping::{
 use crate::wrapped::steps::{
     BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
 };
-use crate::wrapped::torn::{ReadsTwice, ToldBeforeSeen};
+use crate::wrapped::torn::{ReadsTwice, ToldBeforeSeen, WakesForLater};
 
 fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
     Saboteur { name, kind: Kind::Memory, meant, fixture: Arc::new(memory) }
@@ -107,6 +108,11 @@ fn claims() -> Vec<Saboteur> {
             &["claim::a_claim_sent_again_charges_the_inputs"],
             Memory::wrapped(RepeatsChargeNoInputs::default()),
         ),
+        one(
+            "a claim that found nothing finds nothing for ever",
+            &["wake_up::a_poll_that_is_woken_for_nothing", "wake_up::a_thousand_polls"],
+            Memory::wrapped(NothingIsRemembered::default()),
+        ),
     ]
 }
 
@@ -131,7 +137,17 @@ fn steps() -> Vec<Saboteur> {
         one(
             "a completion and what follows are two writes",
             &["step::if_the", "step::the_next_step", "step::complete_and"],
-            Memory::wrapped(CompletesInHalves),
+            Memory::wrapped(CompletesInHalves::AtOnce),
+        ),
+        one(
+            "who goes away in the middle of a completion leaves half of it",
+            &["batching::a_dropped_complete_and"],
+            Memory::wrapped(CompletesInHalves::WithAWait),
+        ),
+        one(
+            "who goes away while writing for all leaves all without answer",
+            &["batching::a_dropped_begin"],
+            Memory::wrapped(FirstWritesForAll::default()),
         ),
         one(
             "the history is renumbered without its abandoned attempts",
@@ -227,6 +243,11 @@ fn keeping() -> Vec<Saboteur> {
             "a queue is woken before its run can be seen",
             &["wake_up::a_hint_finds_the_run"],
             Memory::wrapped(ToldBeforeSeen::default()),
+        ),
+        one(
+            "a queue is woken for a run that is to start later",
+            &["wake_up::a_delayed_start_wakes"],
+            Memory::wrapped(WakesForLater),
         ),
     ]
 }

@@ -79,3 +79,22 @@ impl Bug for RepeatsChargeNoInputs {
         Ok(claimed)
     }
 }
+
+/// Remembers of a claim that found nothing that there was nothing, and answers so when it is sent again.
+#[derive(Debug, Default)]
+pub struct NothingIsRemembered(Mutex<BTreeSet<String>>);
+
+#[async_trait]
+impl Bug for NothingIsRemembered {
+    async fn claim(&self, store: &SharedStore, it: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let operation = it.operation.to_string();
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&operation) {
+            return Ok(Vec::new());
+        }
+        let claimed = store.claim(it).await?;
+        if claimed.is_empty() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(operation);
+        }
+        Ok(claimed)
+    }
+}

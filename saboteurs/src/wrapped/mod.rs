@@ -1,6 +1,7 @@
 //! Bugs as wrappers round a store that works: each changes the calls it is about and passes on the rest.
 
 pub mod answers;
+pub mod batches;
 pub mod claims;
 pub mod fencing;
 pub mod keeping;

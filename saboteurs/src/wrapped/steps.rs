@@ -93,8 +93,13 @@ impl Bug for MemoryIsText {
 }
 
 /// Writes a completion, and then what was to happen together with it.
-#[derive(Debug)]
-pub struct CompletesInHalves;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletesInHalves {
+    /// With nothing in between.
+    AtOnce,
+    /// If the caller is still there: it waits in between, as for a second transaction.
+    WithAWait,
+}
 
 #[async_trait]
 impl Bug for CompletesInHalves {
@@ -106,6 +111,9 @@ impl Bug for CompletesInHalves {
         let then = std::mem::replace(&mut request.then, Then::Nothing);
         let (lease, operation) = (request.lease.clone(), request.operation);
         let done = store.complete_step(request).await?;
+        if *self == Self::WithAWait {
+            tokio::task::yield_now().await;
+        }
         match then {
             Then::Nothing => Ok(done),
             Then::Begin(step) => {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use kagzi_core::{
-    Claim, ClaimedRun, Namespace, RunId, RunRecord, SharedStore, StartRun, Started, StoreError,
+    Claim, ClaimedRun, Namespace, RunId, RunRecord, SharedStore, StartRun, Started, StoreError, Topic,
 };
 
 use super::Bug;
@@ -53,5 +53,20 @@ impl Bug for ToldBeforeSeen {
             return Ok(Vec::new());
         }
         store.claim(request).await
+    }
+}
+
+/// Wakes the queue of a run at its start, though it is to start later.
+#[derive(Debug)]
+pub struct WakesForLater;
+
+#[async_trait]
+impl Bug for WakesForLater {
+    async fn start(&self, store: &SharedStore, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        let queues: Vec<_> =
+            batch.iter().map(|start| Topic::Queue(start.namespace.clone(), start.queue.clone())).collect();
+        let started = store.start(batch).await?;
+        queues.iter().for_each(|queue| store.wake_hub().announce(queue));
+        Ok(started)
     }
 }
