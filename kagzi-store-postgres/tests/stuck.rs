@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    Lease, ManualClock, OperationId, QueueChange, QueueName, QueueOutcome, SetQueueState, Store as _,
-    StoreError,
+    BeginStep, Lease, ManualClock, NextStep, OperationId, QueueChange, QueueName, QueueOutcome,
+    SetQueueState, StepId, Store as _, StoreError,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
@@ -113,6 +113,31 @@ async fn claims_answer_though_an_overdue_run_and_the_sweep_of_another_server_are
         assert_eq!(claim.await.unwrap().unwrap().len(), 1);
     }
     holder.execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reap_of_timed_out_steps_passes_by_a_run_that_is_stuck_and_treats_the_next() {
+    let database = database().await;
+    let clock = ManualClock::default();
+    let options =
+        PostgresOptions { clock: Some(Arc::new(clock.clone())), ..PostgresOptions::new(database.url()) };
+    let store = connect(options).await;
+    let leases = held(&*store, 3).await;
+    for (n, lease) in (0..).zip(&leases) {
+        let timeout = Some(Duration::from_millis(10 + u64::from(n)));
+        let step = NextStep { timeout, ..NextStep::new(StepId::new(format!("step-{n}")).unwrap(), n) };
+        let begin = BeginStep { lease: lease.clone(), step, operation: OperationId::generate() };
+        store.begin_step(begin).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(1));
+    // The one that is overdue longest would be all of the share.
+    let mut holder = stuck(&database, lock(&[&leases[0]])).await;
+    for _ in 0..2 {
+        assert_eq!(store.reap(1).await.unwrap().steps_timed_out, 1);
+    }
+    assert_eq!(store.reap(1).await.unwrap().total(), 0, "the stuck one is left to whoever holds it");
+    holder.execute("ROLLBACK").await.unwrap();
+    assert_eq!(store.reap(1).await.unwrap().steps_timed_out, 1);
 }
 
 fn change(change: QueueChange) -> SetQueueState {
