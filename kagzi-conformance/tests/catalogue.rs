@@ -91,3 +91,28 @@ fn a_star_stands_for_any_text() {
     assert!(fits("a::*_b*", "a::x_b_c") && fits("a::*", "a::") && fits("a", "a"));
     assert!(!fits("a::*_b", "a::x_b_c") && !fits("a", "ab"));
 }
+
+/// The group whose cases a file of the catalogue holds, as its source says.
+fn group_of(source: &str) -> Option<&str> {
+    let place = ["cases! {", "Case::new("].iter().find_map(|beginning| source.split_once(beginning));
+    place?.1.split('"').nth(1)
+}
+
+#[test]
+fn the_cases_of_a_group_stand_in_files_that_begin_with_its_name() {
+    let catalogue = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
+    let mut files = 0;
+    for entry in fs::read_dir(catalogue).expect("the catalogue is there") {
+        let path = entry.expect("a file").path();
+        let file = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        if file == "mod" {
+            continue;
+        }
+        let source = fs::read_to_string(&path).expect("a source");
+        let group = group_of(&source).expect("a group");
+        let own = file == group || file.starts_with(&format!("{group}_"));
+        assert!(own, "{file}.rs holds cases of the group {group}");
+        files += 1;
+    }
+    assert!(files > 20, "{files} files");
+}

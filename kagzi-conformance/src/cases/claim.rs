@@ -7,7 +7,7 @@ use kagzi_core::{
     AttemptState, Claim, DeadLetterReason, FencingToken, Payload, RunId, RunState, StartAt, StartRun, Topic,
 };
 
-use super::wake::woken;
+use super::wake_up::woken;
 use crate::case::cases;
 use crate::scenario::{
     Held, LEASE, Scenario, check, equal, fatal, queue, race, suite_rules, under, worker, workflow_type,

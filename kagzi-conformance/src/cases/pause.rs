@@ -9,7 +9,7 @@ use kagzi_core::{
     QueueOutcome, RunId, RunState, SetQueueState, StartAt, StartRun, Topic,
 };
 
-use super::wake::woken;
+use super::wake_up::woken;
 use crate::case::cases;
 use crate::scenario::{
     LEASE, Scenario, equal, fatal, hiccup, invalid, queue, race, refused, too_large, under, workflow_type,

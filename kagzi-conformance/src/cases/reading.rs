@@ -35,6 +35,7 @@ cases! {
     [11] a_cursor_of_another_namespace_is_refused;
     [12] an_invented_cursor_is_refused;
     [12] a_page_of_no_or_too_many_runs_is_refused;
+    [] a_count_knows_no_page;
 }
 
 fn failed(what: &'static str) -> impl Fn(StoreError) -> Violation {
@@ -426,4 +427,15 @@ async fn a_page_of_no_or_too_many_runs_is_refused(s: Scenario) -> Verdict {
         invalid(&s.store().list_attempts(&request).await, "page.limit", "or attempts")?;
     }
     Ok(())
+}
+
+async fn a_count_knows_no_page(s: Scenario) -> Verdict {
+    /// More than a backend is tempted to look through.
+    const MANY_RUNS: usize = 2_100;
+    for _ in 0..3 {
+        s.start_many(MANY_RUNS / 3).await?;
+    }
+    let count = s.store().count_runs(s.namespace(), &RunFilter::default()).await;
+    let count = count.map_err(|e| Violation::refused("a count", &e))?;
+    equal("a count goes beyond any page", &(MANY_RUNS as u64), &count)
 }

@@ -10,17 +10,17 @@ use crate::wrapped::answers::{
     AcknowledgesFirst, BeatsAnsweredAsLocked, BeatsFailAsOne, ForgetsAnswers, SleepKeepsTheLease,
     StartsOneByOne, WakesEarly,
 };
-use crate::wrapped::batches::FirstWritesForAll;
-use crate::wrapped::claims::{CarelessClaim, NothingIsRemembered, RepeatsChargeNoInputs};
+use crate::wrapped::batching::FirstWritesForAll;
+use crate::wrapped::claim::{CarelessClaim, NothingIsRemembered, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
-use crate::wrapped::keeping::{
-    CountsAPage, CountsIgnoreLabels, CursorSkipsTies, NothingIsDue, ReapKnowsNoLimit, ReapMiscounts,
-    ReapSaysDone, RemovalCountsWhatItLooksAt, RemovesTooMuch, ResumesLate, WakesNobody,
+use crate::wrapped::reading::{
+    CountsAPage, CountsIgnoreLabels, CursorSkipsTies, ReadsTwice, RemovalCountsWhatItLooksAt, RemovesTooMuch,
 };
-use crate::wrapped::steps::{
+use crate::wrapped::reap::{NothingIsDue, ReapKnowsNoLimit, ReapMiscounts, ReapSaysDone};
+use crate::wrapped::step::{
     BeginReadsFirst, CompletesInHalves, HistoryRenumbers, MemoryIsText, OutputsAreText, SecondBeginExecutes,
 };
-use crate::wrapped::torn::{ReadsTwice, ToldBeforeSeen, WakesForLater};
+use crate::wrapped::wake_up::{ResumesLate, ToldBeforeSeen, WakesForLater, WakesNobody};
 
 fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
     Saboteur { name, kind: Kind::Memory, meant, fixture: Arc::new(memory) }
@@ -233,7 +233,7 @@ fn keeping() -> Vec<Saboteur> {
             &["reading::counts_agree", "reading::all_filters"],
             Memory::wrapped(CountsIgnoreLabels),
         ),
-        one("a count ends at two thousand", &["claim::a_count_knows"], Memory::wrapped(CountsAPage)),
+        one("a count ends at two thousand", &["reading::a_count_knows"], Memory::wrapped(CountsAPage)),
         one(
             "a run and its output are read one after the other",
             &["reading::a_run_that_is_seen_to_have_completed"],

@@ -1,12 +1,13 @@
 //! Bugs as wrappers round a store that works: each changes the calls it is about and passes on the rest.
 
 pub mod answers;
-pub mod batches;
-pub mod claims;
+pub mod batching;
+pub mod claim;
 pub mod fencing;
-pub mod keeping;
-pub mod steps;
-pub mod torn;
+pub mod reading;
+pub mod reap;
+pub mod step;
+pub mod wake_up;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,13 @@ use kagzi_core::{
 
 /// The answer to a batch of heartbeats.
 pub type Beats = Result<Vec<Result<GrantedLease, StoreError>>, StoreError>;
+
+/// Time enough for another to come in between.
+pub async fn meanwhile() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
 
 /// What is wrong with a store: the calls that a bug leaves alone reach the store as they are.
 #[async_trait]

@@ -1,36 +1,50 @@
-//! What is seen, or told, before all of it is there.
+//! Those who wait: woken never, too early, or for nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use kagzi_core::{
-    Claim, ClaimedRun, Namespace, RunId, RunRecord, SharedStore, StartRun, Started, StoreError, Topic,
+    Claim, ClaimedRun, QueueChange, QueueOutcome, SetQueueState, SharedStore, StartRun, Started, StoreError,
+    Topic, WakeHub,
 };
 
-use super::Bug;
+use super::{Bug, meanwhile};
 
-/// Time enough for another to come in between.
-async fn meanwhile() {
-    for _ in 0..8 {
-        tokio::task::yield_now().await;
+/// Wakes nobody.
+#[derive(Debug, Default)]
+pub struct WakesNobody(WakeHub);
+
+impl Bug for WakesNobody {
+    fn wake_hub<'a>(&'a self, _: &'a SharedStore) -> &'a WakeHub {
+        &self.0
     }
 }
 
-/// Reads the output of a run, and then the run.
-#[derive(Debug)]
-pub struct ReadsTwice;
+/// Answers that a queue is resumed, and does so when somebody claims.
+#[derive(Debug, Default)]
+pub struct ResumesLate(Mutex<Vec<SetQueueState>>);
 
 #[async_trait]
-impl Bug for ReadsTwice {
-    async fn get_run(
+impl Bug for ResumesLate {
+    async fn set_queue_state(
         &self,
         store: &SharedStore,
-        namespace: &Namespace,
-        run_id: RunId,
-    ) -> Result<RunRecord, StoreError> {
-        let output = store.get_run(namespace, run_id).await?.output;
-        meanwhile().await;
-        Ok(RunRecord { output, ..store.get_run(namespace, run_id).await? })
+        request: SetQueueState,
+    ) -> Result<QueueOutcome, StoreError> {
+        if request.change == QueueChange::Resume {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            return Ok(QueueOutcome::Changed);
+        }
+        store.set_queue_state(request).await
+    }
+
+    async fn claim(&self, store: &SharedStore, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let late = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for resumption in late {
+            store.set_queue_state(resumption).await?;
+        }
+        store.claim(request).await
     }
 }
 

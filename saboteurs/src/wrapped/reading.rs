@@ -1,95 +1,30 @@
-//! What keepers and those who wait are told wrongly.
+//! What is read, counted, listed or removed wrongly.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::{
-    Claim, ClaimedRun, DeleteFinished, ListRuns, MoreDue, Namespace, NextDue, Page, PageRequest, QueueChange,
-    QueueOutcome, Reaped, Run, RunFilter, SetQueueState, SharedStore, StoreError, WakeHub,
+    DeleteFinished, ListRuns, Namespace, Page, PageRequest, Run, RunFilter, RunId, RunRecord, SharedStore,
+    StoreError,
 };
 
-use super::Bug;
+use super::{Bug, meanwhile};
 
-/// Reaps all there is, whatever the limit.
+/// Reads the output of a run, and then the run.
 #[derive(Debug)]
-pub struct ReapKnowsNoLimit;
+pub struct ReadsTwice;
 
 #[async_trait]
-impl Bug for ReapKnowsNoLimit {
-    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
-        store.reap(if limit == 0 { 0 } else { 10_000 }).await
-    }
-}
-
-/// Counts a sleeper that woke as a lease that expired.
-#[derive(Debug)]
-pub struct ReapMiscounts;
-
-#[async_trait]
-impl Bug for ReapMiscounts {
-    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
-        let reaped = store.reap(limit).await?;
-        Ok(Reaped { woken: 0, leases_expired: reaped.leases_expired + reaped.woken, ..reaped })
-    }
-}
-
-/// Says that nothing more is due when its limit is used up.
-#[derive(Debug)]
-pub struct ReapSaysDone;
-
-#[async_trait]
-impl Bug for ReapSaysDone {
-    async fn reap(&self, store: &SharedStore, limit: u32) -> Result<Reaped, StoreError> {
-        Ok(Reaped { more: MoreDue::No, ..store.reap(limit).await? })
-    }
-}
-
-/// Says that nothing will ever be due.
-#[derive(Debug)]
-pub struct NothingIsDue;
-
-#[async_trait]
-impl Bug for NothingIsDue {
-    async fn next_due(&self, store: &SharedStore) -> Result<NextDue, StoreError> {
-        Ok(NextDue { due_at: None, ..store.next_due().await? })
-    }
-}
-
-/// Wakes nobody.
-#[derive(Debug, Default)]
-pub struct WakesNobody(WakeHub);
-
-impl Bug for WakesNobody {
-    fn wake_hub<'a>(&'a self, _: &'a SharedStore) -> &'a WakeHub {
-        &self.0
-    }
-}
-
-/// Answers that a queue is resumed, and does so when somebody claims.
-#[derive(Debug, Default)]
-pub struct ResumesLate(Mutex<Vec<SetQueueState>>);
-
-#[async_trait]
-impl Bug for ResumesLate {
-    async fn set_queue_state(
+impl Bug for ReadsTwice {
+    async fn get_run(
         &self,
         store: &SharedStore,
-        request: SetQueueState,
-    ) -> Result<QueueOutcome, StoreError> {
-        if request.change == QueueChange::Resume {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-            return Ok(QueueOutcome::Changed);
-        }
-        store.set_queue_state(request).await
-    }
-
-    async fn claim(&self, store: &SharedStore, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
-        let late = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for resumption in late {
-            store.set_queue_state(resumption).await?;
-        }
-        store.claim(request).await
+        namespace: &Namespace,
+        run_id: RunId,
+    ) -> Result<RunRecord, StoreError> {
+        let output = store.get_run(namespace, run_id).await?.output;
+        meanwhile().await;
+        Ok(RunRecord { output, ..store.get_run(namespace, run_id).await? })
     }
 }
 
