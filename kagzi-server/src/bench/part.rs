@@ -1,11 +1,14 @@
 //! The parts that a bench over gRPC gives to processes of their own.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use kagzi_core::Namespace;
 use kagzi_server::{LogFormat, ServeArgs, Server, ServerConfig};
 
+use super::load::{self, Load};
 use super::workflow;
 use crate::cli::{CliError, ServerAccess, print, server_failed, stop_signal};
 use crate::lifeline::end_with_the_parent;
@@ -13,6 +16,12 @@ use crate::lifeline::end_with_the_parent;
 /// In the environment of a server: its store. A URL may hold a password, and arguments can be read by
 /// every user of the machine.
 pub const STORE: &str = "KAGZI_BENCH_STORE";
+
+/// The size of the payloads of callers that are a part of their own.
+const PAYLOAD_BYTES: usize = 16;
+
+/// For how long such a caller tries to start what the server refuses.
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// What precedes the URL or name of a part in the line that says that it is ready.
 pub const READY: &str = "ready ";
@@ -26,7 +35,7 @@ pub struct PartArgs {
     /// The settings of a server, but for its address, store and namespace.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// How many runs a worker executes at a time.
+    /// How many runs a worker executes at a time, or how many callers there are.
     #[arg(long, default_value_t = 1)]
     concurrency: u32,
 }
@@ -38,6 +47,8 @@ pub enum Role {
     Server,
     /// A worker of the server that `--server` names.
     Worker,
+    /// Callers of that server, each with one workflow after the other, as fast as the server lets them.
+    Callers,
 }
 
 impl Role {
@@ -46,6 +57,7 @@ impl Role {
         match self {
             Self::Server => "server",
             Self::Worker => "worker",
+            Self::Callers => "callers",
         }
     }
 }
@@ -62,6 +74,7 @@ pub async fn play(args: PartArgs, access: &ServerAccess, namespace: Namespace) -
     match args.role {
         Role::Server => serve(args.config, namespace).await,
         Role::Worker => work(access, &namespace, args.concurrency).await,
+        Role::Callers => call(access, &namespace, args.concurrency).await,
     }
 }
 
@@ -90,4 +103,13 @@ async fn work(access: &ServerAccess, namespace: &Namespace, concurrency: u32) ->
         .map_err(|why| CliError::failed("the worker could not be set up", why))?;
     print(&format!("{READY}{}", worker.worker_id()))?;
     worker.run().await.map_err(|why| CliError::failed("the worker had to stop", why))
+}
+
+async fn call(access: &ServerAccess, namespace: &Namespace, callers: u32) -> Result<(), CliError> {
+    let client = access.client().await.and_then(|client| client.in_namespace(namespace));
+    let client = client.map_err(|why| CliError::failed("the callers could not reach the server", why))?;
+    print(&format!("{READY}{namespace}"))?;
+    let load = Load { workflows: u32::MAX, in_flight: callers, payload_bytes: PAYLOAD_BYTES };
+    // Whom the server refuses waits as it is told to.
+    load::put_on(&client.with_patience(PATIENCE), load, &ProgressBar::hidden()).await.map(drop)
 }

@@ -14,15 +14,18 @@ mod processes;
 mod report;
 mod store;
 mod targets;
+mod tenants;
 mod timers;
 mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kagzi_benches::backends::{Backend, Failed};
 use metrics::Metrics;
+use tenants::Tenants;
 
 /// What to measure.
 #[derive(Debug, Parser)]
@@ -51,6 +54,18 @@ struct Arguments {
     /// For how long the idle system is watched, in seconds.
     #[arg(long, default_value_t = 20)]
     idle_seconds: u64,
+    /// How many workflows of a quiet tenant are timed in each turn, alone and beside a noisy one.
+    #[arg(long, default_value_t = 300)]
+    quiet_workflows: u32,
+    /// How many workflows the quiet tenant starts a second.
+    #[arg(long, default_value_t = 5)]
+    quiet_rate: u32,
+    /// How many calls a second a tenant may make, which the noisy one uses up.
+    #[arg(long, default_value_t = 500)]
+    tenant_limit: u32,
+    /// How long everything comes to rest when the noisy tenant has begun, and when it has ended.
+    #[arg(long, default_value_t = 3)]
+    settle_seconds: u64,
     /// Where the reports go.
     #[arg(long, default_value = "bench-results")]
     output: PathBuf,
@@ -73,6 +88,8 @@ enum Part {
     Timers,
     /// Claims among many finished runs.
     Growth,
+    /// A quiet tenant beside a noisy one.
+    Tenants,
 }
 
 impl Arguments {
@@ -126,6 +143,18 @@ async fn measure(arguments: &Arguments) -> Result<Metrics, Failed> {
         if arguments.wants(Part::Timers) {
             eprintln!("timers: {}", backend.name());
             timers::measure(*backend, arguments.due, &mut metrics).await?;
+        }
+        if arguments.wants(Part::Tenants) {
+            eprintln!("tenants: {}", backend.name());
+            let tenants = Tenants {
+                workflows: arguments.quiet_workflows,
+                per_second: arguments.quiet_rate,
+                limit: arguments.tenant_limit,
+                settle: Duration::from_secs(arguments.settle_seconds),
+                turns: arguments.rounds,
+                noisy_in_flight: arguments.in_flight,
+            };
+            tenants::measure(*backend, tenants, &mut metrics).await?;
         }
         if arguments.wants(Part::Growth) {
             eprintln!("growth: {}", backend.name());

@@ -36,19 +36,41 @@ impl Drop for Process {
 impl Process {
     /// A `kagzi serve` over the place's store, ready.
     pub fn server(place: &Place) -> Result<Self, Failed> {
+        Self::server_with(place, &[])
+    }
+
+    /// The same with more settings, by the names of their variables.
+    pub fn server_with(place: &Place, settings: &[(&str, String)]) -> Result<Self, Failed> {
         let mut command = Command::new(kagzi()?);
         command.arg("serve").current_dir(place.directory());
         command
             .env("KAGZI_STORE", place.url())
             .env("KAGZI_LISTEN", "127.0.0.1:0")
-            .env("KAGZI_LOG_LEVEL", "warn");
+            .env("KAGZI_LOG_LEVEL", "warn")
+            .envs(settings.iter().map(|(name, value)| (name, value)));
         Self::spawn(command, "listening on ")
     }
 
     /// A worker of `kagzi bench` on this server, which finds no work in its namespace.
     pub fn idle_worker(server: &Self) -> Result<Self, Failed> {
+        Self::part(server, &["--role", "worker"])
+    }
+
+    /// A worker of `kagzi bench` in a namespace of this server.
+    pub fn worker(server: &Self, namespace: &str, concurrency: u32) -> Result<Self, Failed> {
+        let concurrency = concurrency.to_string();
+        Self::part(server, &["--role", "worker", "--namespace", namespace, "--concurrency", &concurrency])
+    }
+
+    /// Callers of `kagzi bench` in a namespace of this server, each with one workflow after the other under way.
+    pub fn callers(server: &Self, namespace: &str, callers: u32) -> Result<Self, Failed> {
+        let callers = callers.to_string();
+        Self::part(server, &["--role", "callers", "--namespace", namespace, "--concurrency", &callers])
+    }
+
+    fn part(server: &Self, arguments: &[&str]) -> Result<Self, Failed> {
         let mut command = Command::new(kagzi()?);
-        command.args(["bench-part", "--role", "worker", "--server", &server.url()]);
+        command.args(["bench-part", "--server", &server.url()]).args(arguments);
         Self::spawn(command, "ready ")
     }
 

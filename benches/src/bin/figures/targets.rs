@@ -159,6 +159,18 @@ pub const TARGETS: &[Target] = &[
     target("claims while sleepers wake, SQLite, p99", "sqlite.timers.claim_p99_ms", "ms", Bound::Most(50.0)),
     target("reaping 100,000 leases, Postgres", "postgres.timers.reap_seconds", "s", Bound::Most(5.0)),
     target("reaping 100,000 leases, SQLite", "sqlite.timers.reap_seconds", "s", Bound::Most(5.0)),
+    target(
+        "a quiet tenant beside a noisy one, Postgres, p99",
+        "postgres.tenants.beside_p99_ms",
+        "ms",
+        Bound::MostTimes(2.0, "postgres.tenants.alone_p99_ms"),
+    ),
+    target(
+        "a quiet tenant beside a noisy one, SQLite, p99",
+        "sqlite.tenants.beside_p99_ms",
+        "ms",
+        Bound::MostTimes(2.0, "sqlite.tenants.alone_p99_ms"),
+    ),
     target("idle server, Postgres", "postgres.idle.core_percent", "% of a core", Bound::Most(1.0)),
     target("idle server, SQLite", "sqlite.idle.core_percent", "% of a core", Bound::Most(1.0)),
     target(
