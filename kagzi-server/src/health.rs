@@ -1,4 +1,4 @@
-//! Health by the gRPC protocol: SERVING while the store answers and the server takes calls. Who looks at
+//! Health by the gRPC protocol: SERVING while the store answers, writes included, and the server takes calls. Who looks at
 //! the store for it also tells the breaker.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Stalled};
 
 /// The shortest time between two looks at the store, however many calls report it away.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
@@ -98,7 +98,10 @@ impl Health {
                 tokio::select! {
                     () = self.breaker.opened() => continue,
                     () = self.in_doubt(looked) => (Question::Writes, PATIENCE),
-                    () = self.breaker.stalled() => (Question::Writes, PATIENCE_WHEN_STALLED),
+                    stalled = self.breaker.stalled() => match stalled {
+                        Stalled::Everything => (Question::Writes, PATIENCE_WHEN_STALLED),
+                        Stalled::Writes => (Question::Writes, PATIENCE),
+                    },
                     () = sleep(interval) => (Question::Reads, PATIENCE),
                 }
             };
@@ -121,6 +124,9 @@ impl Health {
         };
         let status = match timeout(patience, answer).await {
             Ok(Ok(())) => {
+                if question == Question::Writes {
+                    self.breaker.note_write();
+                }
                 self.breaker.close();
                 ServingStatus::Serving
             }
@@ -129,7 +135,7 @@ impl Health {
                 ServingStatus::NotServing
             }
             // It answers others.
-            Err(_) if !self.breaker.is_open() && self.breaker.unanswered_for() < patience => {
+            Err(_) if !self.breaker.is_open() && self.breaker.answers_within(patience) => {
                 ServingStatus::Serving
             }
             Err(_) => {

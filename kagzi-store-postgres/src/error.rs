@@ -117,6 +117,11 @@ pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
 }
 
+/// Whether the user has no right to do that.
+pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("42501")
+}
+
 /// The answer to a failure before anything was written.
 pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
     let reason = match error {

@@ -161,3 +161,56 @@ async fn where_no_server_will_do_the_error_says_why_of_each() {
     let error = PostgresStore::connect(PostgresOptions::new(url)).await.unwrap_err();
     assert!(error.to_string().contains("this server is a standby"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_whether_writes_are_taken_waits_for_a_synchronous_standby_as_they_do() {
+    let primary = cluster().await;
+    let mut standby = primary.standby("second", small()).await.unwrap();
+    primary.wait_for_standby("second").await.unwrap();
+    let options =
+        PostgresOptions { lock_timeout: Duration::from_millis(50), ..over(&place(&primary), Listen::Off) };
+    let store = std::sync::Arc::new(PostgresStore::connect(options).await.unwrap());
+    store.probe().await.unwrap();
+    tokio::task::block_in_place(|| standby.stop()).unwrap();
+
+    let looking = tokio::spawn({
+        let store = std::sync::Arc::clone(&store);
+        async move { store.probe().await }
+    });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kagzi' AND wait_event = 'SyncRep'";
+    until(&primary, waiting, 1).await;
+    // Reads are answered, and whoever else looks does not come to wait for a commit of their own.
+    store.next_due().await.unwrap();
+    for _ in 0..3 {
+        let error = store.probe().await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable { .. }), "{error:?}");
+    }
+    assert_eq!(number(&primary, waiting).await, 1);
+    assert!(!looking.is_finished());
+
+    standby.restart().await.unwrap();
+    tokio::time::timeout(NEVER, looking).await.expect("the commit is answered").unwrap().unwrap();
+    store.probe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_write_the_schema_hears_that_writes_are_taken() {
+    let cluster = cluster().await;
+    let owner = PostgresStore::connect(over(&place(&cluster), Listen::Off)).await.unwrap();
+    let mut connection = PgConnection::connect(&cluster.url()).await.unwrap();
+    connection
+        .execute(
+            "CREATE ROLE clerk LOGIN PASSWORD 'secret';
+             GRANT SELECT, INSERT, UPDATE, DELETE ON runs, payloads, steps, operations, queues TO clerk;
+             GRANT SELECT ON kagzi_schema TO clerk",
+        )
+        .await
+        .unwrap();
+    let url = format!("postgres://clerk:secret@{}/postgres", place(&cluster));
+    let store = PostgresStore::connect(PostgresOptions { listen: Listen::Off, ..PostgresOptions::new(url) });
+    let store = store.await.unwrap();
+    store.start(vec![start("q")]).await.unwrap();
+    store.probe().await.unwrap();
+    owner.probe().await.unwrap();
+}

@@ -23,10 +23,12 @@ pub(crate) struct Guarded {
 }
 
 /// What a call does, which says what a caller who is cut off may know.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
     Read,
     Write,
+    /// Writes where it finds something to do. That it is answered does not show that the store takes writes.
+    Find,
 }
 
 impl Kind {
@@ -34,7 +36,7 @@ impl Kind {
         let reason = "the store did not answer in time, and the server stopped waiting for it".to_owned();
         match self {
             Self::Read => StoreError::Unavailable { reason, retry_after: SHORTEST_RETRY },
-            Self::Write => StoreError::OutcomeUnknown { reason },
+            Self::Write | Self::Find => StoreError::OutcomeUnknown { reason },
         }
     }
 }
@@ -53,11 +55,11 @@ impl Guarded {
         // Made before the look at the state, so that an opening in between is heard.
         let cut = self.breaker.cut();
         self.breaker.admit()?;
-        let _waiting = self.breaker.wait();
+        let _waiting = self.breaker.wait(kind);
         tokio::select! {
             biased;
             answer = call => {
-                self.breaker.note(operation, &answer);
+                self.breaker.note(operation, kind, &answer);
                 answer
             }
             // Dropping a call leaves it done or not done, never half.
@@ -113,7 +115,7 @@ guarded! {
     Read ListAttempts list_attempts(request: &ListAttempts) -> Page<Attempt>;
     Write Cancel cancel(request: CancelRun) -> CancelOutcome;
     Write Requeue requeue(request: RequeueRun) -> RequeueOutcome;
-    Write Claim claim(request: Claim) -> Vec<ClaimedRun>;
+    Find Claim claim(request: Claim) -> Vec<ClaimedRun>;
     Write Heartbeat heartbeat(batch: Vec<Heartbeat>) -> Vec<Result<GrantedLease, StoreError>>;
     Write BeginStep begin_step(request: BeginStep) -> BeginOutcome;
     Write CompleteStep complete_step(request: CompleteStep) -> CompleteStepOutcome;
@@ -122,9 +124,9 @@ guarded! {
     Write CompleteRun complete_run(request: CompleteRun) -> CompleteRunOutcome;
     Write FailRun fail_run(request: FailRun) -> FailureOutcome;
     Write Release release(request: ReleaseRun) -> ReleaseOutcome;
-    Write Reap reap(limit: u32) -> Reaped;
+    Find Reap reap(limit: u32) -> Reaped;
     Read NextDue next_due() -> NextDue;
     Read QueueDepths queue_depths(namespace: &Namespace) -> Vec<QueueDepth>;
     Write SetQueueState set_queue_state(request: SetQueueState) -> QueueOutcome;
-    Write DeleteFinished delete_finished(request: &DeleteFinished) -> u64;
+    Find DeleteFinished delete_finished(request: &DeleteFinished) -> u64;
 }

@@ -9,10 +9,11 @@
 //! who tries.
 
 mod guarded;
+mod pulse;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use guarded::Guarded;
+use guarded::Kind;
+use pulse::{Pulse, Waiting};
 
 use crate::metrics::{BreakerState, Label as _, Metrics, Operation};
 
@@ -40,6 +43,10 @@ const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 /// patience of that look it is less than a second: nobody waits longer for a store that has gone.
 const STALLED: Duration = Duration::from_millis(450);
 
+/// The same for calls that write, while others are answered: a database whose standby has gone, and whose commits
+/// wait for it, or a disk that takes nothing. Longer, since a write may wait for another for good reasons.
+const WRITES_STALLED: Duration = Duration::from_millis(1500);
+
 /// How often that is checked.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -52,11 +59,9 @@ struct Inner {
     state: Mutex<State>,
     /// Failures in a row, by operation.
     failures: Vec<AtomicU32>,
-    in_flight: AtomicUsize,
-    /// When the store last answered a call, or when the first of those in flight began: in
-    /// milliseconds after `made`.
-    answered: AtomicU64,
-    made: Instant,
+    calls: Pulse,
+    /// Those of them that write, of which only success counts as an answer: a refusal writes nothing.
+    writes: Pulse,
     /// What was wrong with the store when it was last found away.
     why: Mutex<String>,
     /// Ends the wait of calls in flight.
@@ -82,14 +87,13 @@ struct Opening {
     looks: u32,
 }
 
-/// Counts a call while it waits for the store.
-#[derive(Debug)]
-struct Waiting<'b>(&'b Inner);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stalled {
+    /// No call at all.
+    Everything,
+    /// Nothing that writes.
+    Writes,
 }
 
 impl Breaker {
@@ -99,9 +103,8 @@ impl Breaker {
         Self(Arc::new(Inner {
             state: Mutex::new(State::Closed),
             failures: Operation::ALL.iter().map(|_| AtomicU32::new(0)).collect(),
-            in_flight: AtomicUsize::new(0),
-            answered: AtomicU64::new(0),
-            made: Instant::now(),
+            calls: Pulse::new(),
+            writes: Pulse::new(),
             why: Mutex::default(),
             cut: Notify::new(),
             opened: Notify::new(),
@@ -148,9 +151,14 @@ impl Breaker {
         }
     }
 
+    /// The store has written.
+    pub(crate) fn note_write(&self) {
+        self.0.writes.note_answer();
+    }
+
     /// The store is well.
     pub(crate) fn close(&self) {
-        self.note_answer();
+        self.0.calls.note_answer();
         let before = std::mem::replace(&mut *self.state(), State::Closed);
         if let State::Open(opening) | State::HalfOpen(opening) = before {
             for failures in &self.0.failures {
@@ -189,20 +197,22 @@ impl Breaker {
         self.0.opened.notified().await;
     }
 
-    /// Ready when calls wait for the store and it answers none of them.
-    pub(crate) async fn stalled(&self) {
+    /// Ready when calls wait for the store and it answers none of them, or none that writes.
+    pub(crate) async fn stalled(&self) -> Stalled {
         loop {
             sleep(TICK).await;
-            if self.0.in_flight.load(Ordering::Relaxed) > 0 && self.unanswered_for() >= STALLED {
-                return;
+            if self.0.calls.is_stalled(STALLED) {
+                return Stalled::Everything;
+            }
+            if self.0.writes.is_stalled(WRITES_STALLED) {
+                return Stalled::Writes;
             }
         }
     }
 
-    /// For how long no call was answered, among those that wait.
-    pub(crate) fn unanswered_for(&self) -> Duration {
-        let answered = Duration::from_millis(self.0.answered.load(Ordering::Relaxed));
-        self.0.made.elapsed().saturating_sub(answered)
+    /// Whether calls were answered within `limit`, and those that write within their own.
+    pub(crate) fn answers_within(&self, limit: Duration) -> bool {
+        self.0.calls.unanswered_for() < limit && !self.0.writes.is_stalled(WRITES_STALLED)
     }
 
     /// Ready when the breaker opens from now on, polled before or not.
@@ -214,20 +224,13 @@ impl Breaker {
         self.0.metrics.breaker_cut_off();
     }
 
-    fn wait(&self) -> Waiting<'_> {
-        if self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.note_answer();
-        }
-        Waiting(&self.0)
-    }
-
-    fn note_answer(&self) {
-        let millis = u64::try_from(self.0.made.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.answered.store(millis, Ordering::Relaxed);
+    /// Counts a call while it waits for the store.
+    fn wait(&self, kind: Kind) -> (Waiting<'_>, Option<Waiting<'_>>) {
+        (self.0.calls.wait(), (kind == Kind::Write).then(|| self.0.writes.wait()))
     }
 
     /// Takes down how a call ended.
-    fn note<T>(&self, operation: Operation, answer: &Result<T, StoreError>) {
+    fn note<T>(&self, operation: Operation, kind: Kind, answer: &Result<T, StoreError>) {
         let failures = &self.0.failures[operation.index()];
         match answer {
             Err(error) if error.is_retryable() => {
@@ -236,7 +239,10 @@ impl Breaker {
                 }
             }
             Ok(_) | Err(_) => {
-                self.note_answer();
+                self.0.calls.note_answer();
+                if kind == Kind::Write && answer.is_ok() {
+                    self.note_write();
+                }
                 if failures.load(Ordering::Relaxed) > 0 {
                     failures.store(0, Ordering::Relaxed);
                 }

@@ -25,6 +25,8 @@ enum Weather {
     Hangs,
     /// Only what reads is answered: a full disk.
     RefusesWrites,
+    /// Only what reads is answered, and what finds nothing to write: commits wait for a standby that has gone.
+    HangsWrites,
 }
 
 /// A store that follows the weather, and counts the calls that reach it.
@@ -49,8 +51,9 @@ impl Moody {
         let weather = *self.weather.lock().unwrap();
         match weather {
             Weather::Fair => Ok(()),
-            Weather::RefusesWrites if reads => Ok(()),
-            Weather::Hangs => std::future::pending().await,
+            Weather::RefusesWrites | Weather::HangsWrites if reads => Ok(()),
+            Weather::HangsWrites if ["claim", "reap", "delete_finished"].contains(&name) => Ok(()),
+            Weather::Hangs | Weather::HangsWrites => std::future::pending().await,
             Weather::Refuses | Weather::RefusesWrites => Err(StoreError::Unavailable {
                 reason: "the test says so".to_owned(),
                 retry_after: Duration::from_millis(500),
@@ -312,4 +315,42 @@ async fn a_store_that_only_reads_is_away_and_a_look_says_so() {
     bench.moody.turn(Weather::Fair);
     tokio::time::sleep(LONGEST_DELAY).await;
     assert_eq!(bench.health.status(), ServingStatus::Serving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_whose_writes_hang_is_away_though_it_answers_all_others() {
+    let bench = watched();
+    bench.start().await.unwrap();
+    bench.moody.turn(Weather::HangsWrites);
+    let store = Arc::clone(&bench.store);
+    let others = tokio::spawn(async move {
+        let claim = Claim {
+            namespace: namespace(),
+            queues: vec![QueueName::new("empty").unwrap()],
+            workflow_types: Vec::new(),
+            worker_id: WorkerId::new("w").unwrap(),
+            lease_length: Duration::from_secs(30),
+            limit: 1,
+            steps_limit: 1,
+            operation: OperationId::generate(),
+        };
+        loop {
+            store.claim(claim.clone()).await.ok();
+            store.next_due().await.ok();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let within = WRITES_STALLED + Duration::from_secs(2);
+    let cut_off = tokio::time::timeout(within, bench.start()).await.expect("somebody looks");
+    assert!(matches!(cut_off, Err(StoreError::OutcomeUnknown { .. })), "{cut_off:?}");
+    assert_eq!(bench.health.status(), ServingStatus::NotServing);
+    retry_after(bench.start().await);
+    // It stays so, however long the store reads.
+    tokio::time::sleep(INTERVAL * 3).await;
+    assert_eq!(bench.health.status(), ServingStatus::NotServing);
+    bench.moody.turn(Weather::Fair);
+    tokio::time::sleep(LONGEST_DELAY + Duration::from_secs(1)).await;
+    assert_eq!(bench.health.status(), ServingStatus::Serving);
+    bench.start().await.unwrap();
+    others.abort();
 }

@@ -82,6 +82,16 @@ pub const ALL: &[Case] = &[
         only_on: Some(Database::Postgres),
     },
     Case {
+        name: "a_start_is_not_acknowledged_before_it_is_on_the_synchronous_standby",
+        play: |world| Box::pin(failover::cut_off(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
+        name: "a_primary_whose_only_synchronous_standby_is_away_is_told_and_all_resumes_by_itself_once_it_is_back",
+        play: |world| Box::pin(failover::standby_away(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
         name: "what_was_acknowledged_without_an_asynchronous_standby_is_not_found_after_its_promotion",
         play: |world| Box::pin(failover::asynchronous(world)),
         only_on: Some(Database::Postgres),

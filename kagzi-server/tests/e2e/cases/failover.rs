@@ -98,6 +98,60 @@ pub async fn asynchronous(_world: World) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The standby is cut off its primary, which dies then: what was acknowledged in between would be lost.
+pub async fn cut_off(_world: World) -> Result<(), Failed> {
+    let mut pair = Pair::start().await?;
+    pair.primary.wait_for_standby(SECOND).await?;
+    let world = World::over(pair.url())?;
+    let server = world.server(0)?;
+    let client = Client::connect(server.url()).await?.with_patience(Duration::from_mins(5));
+    let mut starters = Starters::begin(&client);
+    starters.until_more(SOME).await?;
+    pair.standby.stop_following().await?;
+    tokio::select! {
+        waits = commits_wait(&pair.primary) => waits?,
+        // So it would go on if they did not wait.
+        acknowledged = starters.until_more(SOME) => acknowledged?,
+    }
+    block_in_place(|| pair.primary.kill())?;
+    pair.standby.promote().await?;
+    starters.until_more(SOME).await?;
+    expect_eq("acknowledged runs that are lost", &starters.lost(&client).await?, &Vec::new())
+}
+
+/// Waits until commits wait for a standby.
+async fn commits_wait(primary: &PostgresCluster) -> Result<(), Failed> {
+    let mut connection = PgConnection::connect(&primary.url()).await?;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while connection.fetch_one(waiting).await?.try_get::<i64, _>(0)? == 0 {}
+    Ok(())
+}
+
+/// The only synchronous standby stops: reads are answered, writes wait.
+pub async fn standby_away(_world: World) -> Result<(), Failed> {
+    let mut pair = Pair::start().await?;
+    pair.primary.wait_for_standby(SECOND).await?;
+    let world = World::over(pair.primary.url())?;
+    let mut day = Day::begin(&world).await?;
+    block_in_place(|| pair.standby.stop())?;
+    day.while_it_is_away().await?;
+    // Nobody is told that it is well, though it is read from all the time.
+    let unready = day.until(ServingStatus::Serving);
+    let reads = async {
+        for _ in 0..200 {
+            runs(&pair.primary).await?;
+        }
+        Ok::<_, Failed>(())
+    };
+    tokio::select! {
+        ended = unready => return Err(format!("well without a standby: {ended:?}").into()),
+        read = reads => read?,
+    }
+    day.finish_the_held_step()?;
+    pair.standby.restart().await?;
+    day.ends_well().await
+}
+
 /// A primary, and a standby that follows it.
 struct Pair {
     primary: PostgresCluster,
