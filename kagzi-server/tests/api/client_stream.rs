@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use kagzi_proto::v1;
+use kagzi_proto::v1::stream_workflows_request::Request as Ask;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
 use kagzi_proto::v1::workflow_service_server::{WorkflowService, WorkflowServiceServer};
 use kagzi_sdk::{Client, Start};
 use kagzi_server::{LoadLimits, ServerConfig};
 use kagzi_testkit::Proxy;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::yield_now;
 use tonic::codegen::BoxStream;
 use tonic::transport::Channel;
@@ -93,24 +95,47 @@ async fn a_long_input_and_a_long_record_go_by_calls() {
     assert_eq!(record.input.bytes.len(), long.len() + 2);
 }
 
-/// A server of the time before clients had streams: each call goes to the one behind it.
-struct NoStreams(WorkflowServiceClient<Channel>);
+/// What stands between a client and its server: each call goes to the one behind it, and the stream nowhere.
+struct Between {
+    behind: WorkflowServiceClient<Channel>,
+    /// Who hears what is said on streams; nothing for a server of the time before clients had them.
+    heard: Option<UnboundedSender<v1::StreamWorkflowsRequest>>,
+}
+
+impl Between {
+    /// Gives its URL. It ends with the test.
+    async fn serve(self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = tonic::transport::Server::builder().add_service(WorkflowServiceServer::new(self));
+        tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+        url
+    }
+}
 
 macro_rules! calls {
     ($($name:ident($request:ident) -> $response:ident;)*) => {
         #[async_trait]
-        impl WorkflowService for NoStreams {
+        impl WorkflowService for Between {
             $(async fn $name(&self, request: Request<v1::$request>) -> Result<Response<v1::$response>, Status> {
-                self.0.clone().$name(request).await
+                self.behind.clone().$name(request).await
             })*
 
             type StreamWorkflowsStream = BoxStream<v1::StreamWorkflowsResponse>;
 
             async fn stream_workflows(
                 &self,
-                _: Request<Streaming<v1::StreamWorkflowsRequest>>,
+                requests: Request<Streaming<v1::StreamWorkflowsRequest>>,
             ) -> Result<Response<Self::StreamWorkflowsStream>, Status> {
-                Err(Status::unimplemented("unknown method StreamWorkflows"))
+                let heard = self.heard.clone();
+                let heard = heard.ok_or_else(|| Status::unimplemented("unknown method StreamWorkflows"))?;
+                let mut requests = requests.into_inner();
+                tokio::spawn(async move {
+                    while let Ok(Some(request)) = requests.message().await {
+                        heard.send(request).ok();
+                    }
+                });
+                Ok(Response::new(Box::pin(tokio_stream::pending())))
             }
         }
     };
@@ -133,15 +158,33 @@ calls! {
 #[tokio::test]
 async fn a_server_without_streams_for_clients_is_asked_by_calls() {
     let server = serve(Backend::Memory).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let old = WorkflowServiceServer::new(NoStreams(server.workflows.clone()));
-    let serving = tokio::spawn(
-        tonic::transport::Server::builder().add_service(old).serve_with_incoming(TcpIncoming::from(listener)),
-    );
-    let client = Client::connect(url).await.unwrap();
+    let old = Between { behind: server.workflows.clone(), heard: None };
+    let client = Client::connect(old.serve().await).await.unwrap();
     let run = client.start(start("")).await.unwrap();
     run.cancel("").await.unwrap();
     assert_eq!(soon(run.finished()).await.unwrap().run.state, kagzi_sdk::RunState::Cancelled);
-    serving.abort();
+}
+
+#[tokio::test]
+async fn a_wait_that_is_dropped_is_given_up_and_a_start_that_is_long_is_not_said_on_the_stream() {
+    let server = serve(Backend::Memory).await;
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let deaf = Between { behind: server.workflows.clone(), heard: Some(sender) };
+    let client = Client::connect(deaf.serve().await).await.unwrap();
+    // By a call: it would never be answered otherwise.
+    let run = soon(client.start(start(&"x".repeat(700 * 1024)))).await.unwrap();
+    assert!(heard.try_recv().is_err());
+
+    let waiting = tokio::spawn(async move { run.finished().await.map(drop) });
+    let wait = soon(heard.recv()).await.unwrap();
+    assert!(matches!(wait.request, Some(Ask::Get(_))), "{wait:?}");
+    waiting.abort();
+    let given_up = soon(heard.recv()).await.unwrap();
+    assert!(matches!(given_up.request, Some(Ask::GiveUp(_))), "{given_up:?}");
+    assert_eq!(given_up.id, wait.id);
+
+    let starting = tokio::spawn(async move { client.start(start("short")).await.map(drop) });
+    let said = soon(heard.recv()).await.unwrap();
+    assert!(matches!(said.request, Some(Ask::Start(_))), "{said:?}");
+    starting.abort();
 }
