@@ -157,8 +157,23 @@ pub(super) fn foreign(status: &Status) -> StoreError {
         // server knows that nothing was changed.
         return no_answer(status.message());
     }
+    if status.code() == Code::Internal && !FOR_GOOD.iter().any(|text| status.message().starts_with(text)) {
+        // A kagzi server's own has details. This one is of a link that broke behind what lies between, or of an
+        // answer that was cut short: who knows how far the call came.
+        return no_answer(status.message());
+    }
     by_code(status.code(), status.message(), None)
 }
+
+/// How INTERNAL begins that this side's tonic made of an answer which would be no better another time.
+const FOR_GOOD: [&str; 5] = [
+    // From HTTP 400: what lies between does not take the request at all.
+    "grpc-status header missing, mapped from HTTP status code",
+    "protocol error: received message with",
+    "Error decompressing",
+    "Error compressing",
+    "Error encoding",
+];
 
 fn no_answer(message: &str) -> StoreError {
     StoreError::OutcomeUnknown { reason: format!("no answer from the server: {message}") }

@@ -149,8 +149,14 @@ fn a_server_that_takes_nothing_now_is_unavailable_for_the_delay_it_names() {
 
 #[test]
 fn foreign_statuses_become_errors_that_behave_right() {
-    let retryable =
-        [Code::Unavailable, Code::Unknown, Code::DeadlineExceeded, Code::Cancelled, Code::Aborted];
+    let retryable = [
+        Code::Unavailable,
+        Code::Unknown,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Aborted,
+        Code::Internal,
+    ];
     for code in (0..=16).map(Code::from_i32) {
         let error = error_from_status(&Status::new(code, "from a proxy"));
         let expected = retryable.contains(&code) || code == Code::ResourceExhausted;
@@ -161,8 +167,31 @@ fn foreign_statuses_become_errors_that_behave_right() {
 
 #[test]
 fn what_lies_between_cannot_say_that_nothing_was_done() {
-    let error = error_from_status(&Status::unavailable("upstream reset before headers"));
-    assert!(matches!(error, StoreError::OutcomeUnknown { .. }), "{error:?}");
+    for status in [
+        Status::unavailable("upstream reset before headers"),
+        Status::internal("h2 protocol error: error reading a body from connection"),
+        Status::internal("Unexpected EOF decoding stream."),
+        Status::internal("Missing response message."),
+    ] {
+        let error = error_from_status(&status);
+        assert!(matches!(error, StoreError::OutcomeUnknown { .. }), "{status:?}: {error:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_would_be_no_better_another_time_is_not_asked_for_again() {
+    for message in [
+        "grpc-status header missing, mapped from HTTP status code 400",
+        "protocol error: received message with invalid compression flag: 72 (valid flags are 0 and 1)",
+        "Error decompressing: corrupt deflate stream, while receiving response with status: 200 OK",
+    ] {
+        let error = error_from_status(&Status::internal(message));
+        assert!(matches!(error, StoreError::Internal { .. }), "{error:?}");
+    }
+    // Nor is what a kagzi server says is wrong inside it.
+    let said = StoreError::Internal { context: "reading a row", detail: "damaged".to_owned() };
+    let error = error_from_status(&error_to_status(&said));
+    assert!(matches!(error, StoreError::Internal { .. }), "{error:?}");
 }
 
 #[test]
