@@ -74,7 +74,7 @@ impl Keeper {
             if let Err(error) = self.sweep().await {
                 tracing::warn!(reason = error.reason(), %error, "finished runs were not removed; trying again later");
             }
-            sleep(self.interval).await;
+            sleep(spread(self.interval)).await;
         }
     }
 
@@ -128,6 +128,11 @@ impl Keeper {
             );
         }
     }
+}
+
+/// When to look again: up to a quarter earlier, by chance, so that servers that began together do not stay together.
+fn spread(interval: Duration) -> Duration {
+    interval.mul_f64(1.0 - fastrand::f64() / 4.0)
 }
 
 /// How long the store is left alone after a batch that took so long.

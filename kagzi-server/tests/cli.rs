@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use kagzi_sdk::{Client, Context, RetryPolicy, Start, Step, StepError, Worker, WorkflowError};
+use kagzi_sdk::{Client, Context, Encryption, RetryPolicy, Start, Step, StepError, Worker, WorkflowError};
 use kagzi_server::{Server, ServerConfig, ServerHandle};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -99,6 +99,54 @@ async fn a_run_is_started_waited_for_and_looked_at() {
     assert_eq!(steps["attempts"][0]["step_id"], "greet");
     assert_eq!(steps["attempts"][0]["state"], "COMPLETED");
     assert!(shop.kagzi(&["steps", run_id]).await.stdout().contains("COMPLETED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_keys_of_an_application_its_payloads_are_sent_encrypted_and_shown_plain() {
+    const OURS: &str = "ours:QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    const OTHER: &str = "other:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
+    let shop = Shop::open().await;
+    let plain = Client::connect(&shop.server.url()).await.unwrap();
+    let encrypting = plain.clone().with_payload_codec(Arc::new(Encryption::from_keys(OURS).unwrap()));
+    let worker = Worker::builder(encrypting).queue("sealed").register("greet", greet).build().unwrap();
+    let working = tokio::spawn(worker.run());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, keys: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, keys).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (keys, other) = (file("keys", OURS), file("other", OTHER));
+
+    let start =
+        ["start", "greet", "--queue", "sealed", "--input", "\"ada\"", "--wait", "--show-payloads", "--json"];
+    let ended = shop.kagzi(&[start.as_slice(), &["--payload-key-file", &keys]].concat()).await;
+    assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout(), ended.stderr());
+    assert_eq!(ended.json()["output"]["json"], "hello ada");
+    let run_id = ended.json()["run_id"].as_str().unwrap().to_owned();
+    let kept = plain.get(run_id.parse().unwrap()).await.unwrap();
+    assert_eq!(kept.input.content_type.as_str(), Encryption::CONTENT_TYPE, "the server sees none of it");
+
+    let get = ["get", &run_id, "--show-payloads", "--json"];
+    let shown = shop.kagzi(&[get.as_slice(), &["--payload-key-file", &keys]].concat()).await.json();
+    assert_eq!((&shown["input"]["json"], &shown["output"]["json"]), (&"ada".into(), &"hello ada".into()));
+    let steps = ["steps", &run_id, "--show-payloads", "--json", "--payload-key-file", &keys];
+    assert_eq!(shop.kagzi(&steps).await.json()["attempts"][0]["output"]["json"], "hello ada");
+    let without = shop.kagzi(&get).await;
+    assert_eq!(without.json()["input"]["content_type"], Encryption::CONTENT_TYPE);
+    assert!(!without.stdout().contains("ada"), "{}", without.stdout());
+    let wrong = shop.kagzi(&[get.as_slice(), &["--payload-key-file", &other]].concat()).await;
+    assert_eq!(wrong.code(), Some(1));
+    assert!(wrong.stderr().contains("\"ours\"") && !wrong.stderr().contains("QkJC"), "{}", wrong.stderr());
+    let none = shop.kagzi(&[get.as_slice(), &["--payload-key-file", "/no/such/file"]].concat()).await;
+    assert_eq!(none.code(), Some(2));
+    assert!(none.stderr().contains("/no/such/file"), "{}", none.stderr());
+
+    // What was never encrypted is shown to a person as it is.
+    let plain_run = shop.start(&["--input", "\"bob\""]).await;
+    let get = ["get", &plain_run, "--show-payloads", "--json", "--payload-key-file", &keys];
+    assert_eq!(shop.kagzi(&get).await.json()["input"]["json"], "bob");
+    working.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use kagzi_sdk::transport::{GrpcOptions, PlaintextTokens, Token};
-use kagzi_sdk::{Client, ClientError};
+use kagzi_sdk::{Client, ClientError, Encryption};
 use kagzi_server::without_password;
 use tokio::process::Command;
 
@@ -37,6 +38,10 @@ pub struct ServerAccess {
     /// The key of your certificate, a PEM file.
     #[arg(long, global = true, env = "KAGZI_CLIENT_KEY", value_name = "FILE")]
     client_key: Option<PathBuf>,
+    /// The keys by which applications encrypt their payloads, a file of lines `key-id:base64` (docs/security.md): what a
+    /// command sends is encrypted with the first of them, what it shows is decrypted.
+    #[arg(long, global = true, env = "KAGZI_PAYLOAD_KEY_FILE", value_name = "FILE")]
+    payload_key_file: Option<PathBuf>,
     /// Send the token to another machine without TLS: something below encrypts.
     #[arg(long, global = true, env = "KAGZI_PLAINTEXT_TOKEN", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true)]
@@ -67,6 +72,21 @@ impl ServerAccess {
         if self.plaintext_token {
             command.arg("--plaintext-token");
         }
+    }
+
+    /// The client with the keys of payloads, if there are any. What is not encrypted is shown as it is: a person looks
+    /// at it, no workflow.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Credentials`] naming the file, never a key.
+    pub fn with_payload_keys(&self, client: Client) -> Result<Client, ClientError> {
+        Ok(match &self.payload_key_file {
+            Some(path) => {
+                client.with_payload_codec(Arc::new(Encryption::from_file(path)?.accept_plaintext()))
+            }
+            None => client,
+        })
     }
 
     /// Connects.

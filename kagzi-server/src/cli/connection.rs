@@ -31,6 +31,7 @@ impl Connection {
         let options = access.options().map_err(explain)?;
         let client = Client::connect_with(address, &options).await.map_err(explain)?;
         let client = client.in_namespace(namespace).map_err(explain)?.with_patience(PATIENCE);
+        let client = access.with_payload_keys(client).map_err(explain)?;
         Ok(Self { client, address: address.to_owned() })
     }
 

@@ -165,6 +165,16 @@ async fn it_looks_again_and_again_and_an_error_only_costs_one_turn() {
     keeping.abort();
 }
 
+#[test]
+fn servers_that_began_together_look_at_different_moments_and_none_later_than_it_should() {
+    let interval = Duration::from_mins(1);
+    let mut moments: Vec<Duration> = (0..100).map(|_| spread(interval)).collect();
+    assert!(moments.iter().all(|moment| (interval * 3 / 4..=interval).contains(moment)), "{moments:?}");
+    moments.sort_unstable();
+    moments.dedup();
+    assert!(moments.len() > 90, "{}", moments.len());
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_goes_unless_a_setting_says_so() {
     let world = world();
