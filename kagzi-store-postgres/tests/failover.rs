@@ -99,7 +99,7 @@ async fn a_session_that_hears_that_it_is_read_only_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_works_with_the_server_that_takes_writes_and_leaves_one_that_does_no_more() {
     let first = cluster().await;
-    let second = first.standby("second", small()).await.unwrap();
+    let mut second = first.standby("second", small()).await.unwrap();
     let both = format!("{},{}", place(&second), place(&first));
     let store = PostgresStore::connect(over(&both, Listen::On)).await.unwrap();
     let other = PostgresStore::connect(over(&both, Listen::On)).await.unwrap();
@@ -138,6 +138,20 @@ async fn the_store_works_with_the_server_that_takes_writes_and_leaves_one_that_d
         }
     };
     tokio::time::timeout(NEVER, woken).await.expect("it hears of a start");
+
+    // Nor does anybody where the old one is all that is left.
+    tokio::task::block_in_place(|| second.stop()).unwrap();
+    let refused = async {
+        loop {
+            match store.start(vec![start("q")]).await {
+                Err(error) if error.to_string().contains("this is an old primary") => break,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+                Ok(_) => panic!("it went back in time"),
+            }
+        }
+    };
+    tokio::time::timeout(NEVER, refused).await.expect("it says why");
+    assert_eq!(number(&first, RUNS).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
