@@ -61,7 +61,7 @@ fn play(
             continue;
         }
         if let Some(reason) = reason.filter(|_| args.is_ignored(&trial)) {
-            keep(&ended, CaseReport::new(&case, Outcome::NotApplicable(reason)));
+            keep(&ended, CaseReport::new(&case, Outcome::NotApplicable(reason), None));
         }
         trials.push(trial);
     }
@@ -87,12 +87,12 @@ fn trial(
 ) -> Trial {
     let case = case.clone();
     Trial::ignorable_test(case.full_name(), move || {
-        let outcome = runtime.block_on(run_case(&fixture, &case, settings));
-        keep(&ended, CaseReport::new(&case, outcome.clone()));
-        match outcome {
+        let report = runtime.block_on(run_case(&fixture, &case, settings));
+        keep(&ended, report.clone());
+        match report.outcome {
             Outcome::Passed => Ok(Completion::Completed),
             Outcome::NotApplicable(reason) => Ok(Completion::ignored_with(reason)),
-            Outcome::Failed(told) | Outcome::Unplayed(told) => Err(Failed::from(told)),
+            Outcome::Failed(told) | Outcome::Hung(told) | Outcome::Unplayed(told) => Err(Failed::from(told)),
         }
     })
 }

@@ -45,7 +45,7 @@ pub use scenario::suite_rules;
 pub use settings::{
     FAULT_VARIABLE, HISTORY_VARIABLE, MODEL_VARIABLE, SEED_VARIABLE, Settings, SettingsError,
 };
-pub use violation::{Verdict, Violation};
+pub use violation::{Proves, Verdict, Violation};
 
 /// The guide for authors of backends; its examples are tests.
 #[cfg(doctest)]

@@ -15,35 +15,45 @@ pub enum Outcome {
     Passed,
     /// It did not: which rule, what was expected and seen, and the calls that led there.
     Failed(String),
-    /// The case could not be played to its end: the fixture failed, or the case or the store panicked. A
-    /// failure like any other for whoever wants a proof, but no rule is known to be broken.
+    /// It had not ended after some minutes, which is a failure: a store answers. Told apart, since it shows
+    /// no other rule broken, and a machine that is far too slow looks alike.
+    Hung(String),
+    /// The case could not be played to its end: the fixture failed, the case or the store panicked, or the
+    /// suite could not judge what it saw. A failure like any other for whoever wants a proof, but no rule
+    /// is known to be broken.
     Unplayed(String),
     /// The backend cannot do what the case needs.
     NotApplicable(String),
 }
 
 impl Outcome {
-    /// The name used in JSON: `passed`, `failed` (also for what could not be played) or `not_applicable`.
+    /// The name used in JSON: `passed`, `failed` (also for what hung or could not be played) or
+    /// `not_applicable`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Passed => "passed",
-            Self::Failed(_) | Self::Unplayed(_) => "failed",
+            Self::Failed(_) | Self::Hung(_) | Self::Unplayed(_) => "failed",
             Self::NotApplicable(_) => "not_applicable",
         }
+    }
+
+    /// Whether whoever wants a proof has none: it failed, hung, or could not be played.
+    pub fn is_failure(&self) -> bool {
+        self.as_str() == "failed"
     }
 
     /// What there is to say about it.
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Passed => None,
-            Self::Failed(told) | Self::Unplayed(told) => Some(told.trim()),
+            Self::Failed(told) | Self::Hung(told) | Self::Unplayed(told) => Some(told.trim()),
             Self::NotApplicable(reason) => Some(reason),
         }
     }
 }
 
 /// One case and how it ended. In JSON: `{"group", "name", "invariant": [numbers], "verdict"}`, with
-/// `"detail"` unless it passed.
+/// `"detail"` unless it passed, and with `"note"` if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseReport {
     /// The topic.
@@ -54,6 +64,8 @@ pub struct CaseReport {
     pub invariants: Vec<u8>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What it has to say however it ended: how many states a search reached, how many calls were played.
+    pub note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -64,23 +76,26 @@ struct CaseView<'a> {
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
 }
 
 impl Serialize for CaseReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { group, name, invariants: invariant, outcome } = self;
-        let (verdict, detail) = (outcome.as_str(), outcome.detail());
-        CaseView { group, name, invariant, verdict, detail }.serialize(serializer)
+        let Self { group, name, invariants: invariant, outcome, note } = self;
+        let (verdict, detail, note) = (outcome.as_str(), outcome.detail(), note.as_deref());
+        CaseView { group, name, invariant, verdict, detail, note }.serialize(serializer)
     }
 }
 
 impl CaseReport {
-    pub(crate) fn new(case: &Case, outcome: Outcome) -> Self {
+    pub(crate) fn new(case: &Case, outcome: Outcome, note: Option<String>) -> Self {
         Self {
             group: case.group.to_owned(),
             name: case.name.to_string(),
             invariants: case.invariants.to_vec(),
             outcome,
+            note,
         }
     }
 }
@@ -100,7 +115,7 @@ impl Totals {
     fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Passed => self.passed += 1,
-            Outcome::Failed(_) | Outcome::Unplayed(_) => self.failed += 1,
+            Outcome::Failed(_) | Outcome::Hung(_) | Outcome::Unplayed(_) => self.failed += 1,
             Outcome::NotApplicable(_) => self.not_applicable += 1,
         }
     }
@@ -158,10 +173,18 @@ impl Report {
 
     /// The cases that failed.
     pub fn failures(&self) -> impl Iterator<Item = &CaseReport> {
-        self.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_) | Outcome::Unplayed(_)))
+        self.cases.iter().filter(|case| case.outcome.is_failure())
     }
 
-    /// The report in Markdown: the table, what failed and why, and what did not apply.
+    /// What cases have to say however they ended, each with the name of its case.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.cases
+            .iter()
+            .filter_map(|case| Some(format!("{}::{}: {}", case.group, case.name, case.note.as_ref()?)))
+    }
+
+    /// The report in Markdown: the table, what failed and why, what did not apply, and what cases say of
+    /// themselves.
     pub fn to_markdown(&self) -> String {
         let row = |name: &str, Totals { passed, failed, not_applicable }| {
             format!("| {name} | {passed} | {failed} | {not_applicable} |\n")
@@ -189,6 +212,10 @@ impl Report {
         if !not_applicable.is_empty() {
             text.extend(["\n## Not applicable\n\n", &not_applicable]);
         }
+        let notes: String = self.notes().map(|note| format!("- {note}\n")).collect();
+        if !notes.is_empty() {
+            text.extend(["\n## Notes\n\n", &notes]);
+        }
         text
     }
 
@@ -204,7 +231,7 @@ impl Report {
     }
 }
 
-/// A table of the groups and the sum, for people.
+/// A table of the groups and the sum, and the notes, for people.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, totals: Totals| {
@@ -215,7 +242,8 @@ impl fmt::Display for Report {
         for (group, totals) in self.groups() {
             row(f, group, totals)?;
         }
-        row(f, "all", self.totals())
+        row(f, "all", self.totals())?;
+        self.notes().try_for_each(|note| writeln!(f, "  {note}"))
     }
 }
 
@@ -232,6 +260,7 @@ mod tests {
             group: "claim".to_owned(),
             name: name.to_owned(),
             invariants: vec![1, 15],
+            note: (name == "a").then(|| "12 states".to_owned()),
             outcome,
         };
         Report {
@@ -250,7 +279,7 @@ mod tests {
         let expected = serde_json::json!({
             "store": "mine", "passed": 1, "failed": 1, "not_applicable": 1,
             "cases": [
-                {"group": "claim", "name": "a", "invariant": [1, 15], "verdict": "passed"},
+                {"group": "claim", "name": "a", "invariant": [1, 15], "verdict": "passed", "note": "12 states"},
                 {"group": "claim", "name": "b", "invariant": [1, 15], "verdict": "failed", "detail": "rule ```x```"},
                 {"group": "claim", "name": "c", "invariant": [1, 15], "verdict": "not_applicable", "detail": "needs reopening"},
             ],
@@ -259,11 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_case_says_of_itself_stands_below_the_table() {
+        let text = report().to_string();
+        assert!(
+            text.ends_with("\n  claim::a: 12 states\n") && text.matches("claim::").count() == 1,
+            "{text}"
+        );
+    }
+
+    #[test]
     fn markdown_has_the_table_and_fences_that_no_text_can_end() {
         let text = report().to_markdown();
-        for part in
-            ["| claim | 1 | 1 | 1 |", "## claim::b", "````text\nrule ```x```\n````", "- `claim::c`: needs"]
-        {
+        for part in [
+            "| claim | 1 | 1 | 1 |",
+            "## claim::b",
+            "````text\nrule ```x```\n````",
+            "- `claim::c`: needs",
+            "- claim::a: 12",
+        ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
     }

@@ -15,6 +15,7 @@ use crate::proof::Witness;
 use crate::report::{CaseReport, Outcome, Report};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
+use crate::violation::Proves;
 
 /// A case that has not ended by then hangs: a deadlock of the store, or a machine that is far too slow.
 /// No case waits for time, so this is a guard and no measure.
@@ -74,8 +75,7 @@ pub async fn run(
     }
     let mut ended = HashMap::new();
     while let Some(joined) = playing.join_next().await {
-        if let Ok((place, outcome)) = joined {
-            let report = CaseReport::new(&cases[place], outcome);
+        if let Ok((place, report)) = joined {
             observer(&report);
             ended.insert(place, report);
         }
@@ -84,7 +84,7 @@ pub async fn run(
     let reports = cases
         .iter()
         .enumerate()
-        .map(|(place, case)| ended.remove(&place).unwrap_or_else(|| CaseReport::new(case, lost())))
+        .map(|(place, case)| ended.remove(&place).unwrap_or_else(|| CaseReport::new(case, lost(), None)))
         .collect();
     Report { store: fixture.name(), cases: reports }
 }
@@ -103,7 +103,7 @@ pub async fn rules_kept(fixture: Arc<dyn Fixture>, filter: &Filter) -> Vec<(Case
             // The semaphore is never closed; if it were, the case would only run earlier.
             let _turn = turns.acquire_owned().await.ok();
             let witness = Witness::default();
-            let outcome = play_case(&fixture, &case, Settings::default(), &witness).await;
+            let (outcome, _) = play_case(&fixture, &case, Settings::default(), &witness).await;
             (place, case, (outcome == Outcome::Passed).then(|| witness.rules()))
         });
     }
@@ -113,54 +113,71 @@ pub async fn rules_kept(fixture: Arc<dyn Fixture>, filter: &Filter) -> Vec<(Case
 }
 
 /// Runs one case on a fresh store.
-pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: Settings) -> Outcome {
-    play_case(fixture, case, settings, &Witness::default()).await
+pub(crate) async fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: Settings) -> CaseReport {
+    let (outcome, note) = play_case(fixture, case, settings, &Witness::default()).await;
+    CaseReport::new(case, outcome, note)
 }
 
-async fn play_case(
+/// How a case ended, and what it has to say about itself.
+type Ended = (Outcome, Option<String>);
+
+async fn play_case(fixture: &Arc<dyn Fixture>, case: &Case, settings: Settings, witness: &Witness) -> Ended {
+    let patience = if RANDOM.contains(&case.group) { HUNG_AT_RANDOM } else { HUNG };
+    play_for(patience, fixture, case, settings, witness).await
+}
+
+async fn play_for(
+    patience: Duration,
     fixture: &Arc<dyn Fixture>,
     case: &Case,
     settings: Settings,
     witness: &Witness,
-) -> Outcome {
+) -> Ended {
     if let Some(reason) = case.not_applicable(&fixture.capabilities()) {
-        return Outcome::NotApplicable(reason);
+        return (Outcome::NotApplicable(reason), None);
     }
     let (scenario, stage) = match Scenario::open(fixture, settings).await {
         Ok(ready) => ready,
-        Err(violation) => return Outcome::Unplayed(violation.to_string()),
+        Err(violation) => return (Outcome::Unplayed(violation.to_string()), None),
     };
     // A task of its own, so that a panic in the store fails this case and no other; in a set, so that
     // it ends with whoever runs the case.
     let mut playing = JoinSet::new();
-    let patience = if RANDOM.contains(&case.group) { HUNG_AT_RANDOM } else { HUNG };
     let (witness, body) = (witness.clone(), case.body(scenario));
     playing.spawn(async move { witness.hear(body).await });
-    let told = match tokio::time::timeout(patience, playing.join_next()).await {
+    type Failure = fn(String) -> Outcome;
+    let failed: Option<(Failure, String)> = match tokio::time::timeout(patience, playing.join_next()).await {
         Ok(Some(Ok(Ok(()))) | None) => None,
-        Ok(Some(Ok(Err(violation)))) => Some((violation.to_string(), violation.by_fixture)),
-        Ok(Some(Err(error))) => Some((format!("the case or the store panicked: {error}"), true)),
+        Ok(Some(Ok(Err(violation)))) => {
+            let outcome = match violation.proves {
+                Proves::Broken => Outcome::Failed,
+                Proves::Nothing => Outcome::Unplayed,
+            };
+            Some((outcome, violation.to_string()))
+        }
+        Ok(Some(Err(error))) => Some((Outcome::Unplayed, format!("the case or the store panicked: {error}"))),
         Err(_) => {
             playing.abort_all();
             let told = format!("rule      every call ends\nseen      no end after {} s", patience.as_secs());
-            Some((told, false))
+            Some((Outcome::Hung, told))
         }
     };
-    let calls = stage.log().render();
+    let (calls, note) = (stage.log().render(), stage.log().remarked());
     let discarded = stage.discard().await;
-    match (told, discarded) {
+    let outcome = match (failed, discarded) {
         (None, Ok(())) => Outcome::Passed,
         (None, Err(error)) => Outcome::Unplayed(format!("the fixture could not discard the store: {error}")),
-        (Some((told, unplayed)), _) => {
+        (Some((outcome, told)), _) => {
             let told = calls.with_names(&format!(
                 "\ncase      {}{}\n{told}\ncalls\n{}",
                 case.full_name(),
                 cited(case.invariants),
                 calls.text()
             ));
-            if unplayed { Outcome::Unplayed(told) } else { Outcome::Failed(told) }
+            outcome(told)
         }
-    }
+    };
+    (outcome, note)
 }
 
 fn cited(invariants: &[u8]) -> String {
@@ -173,4 +190,81 @@ fn cited(invariants: &[u8]) -> String {
         .filter_map(|number| Some(format!("\ninvariant {number}: {}", invariant(*number)?)))
         .collect::<String>();
     format!("  [invariants {}]{rules}", numbers.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_core::memory::MemoryStore;
+    use kagzi_core::{Clock, Rules, SharedStore};
+
+    use super::*;
+    use crate::fixture::{Capability, FixtureError, Instance};
+    use crate::violation::{Verdict, Violation};
+
+    #[derive(Debug)]
+    struct Memory;
+
+    #[derive(Debug)]
+    struct Opened(SharedStore);
+
+    #[async_trait::async_trait]
+    impl Fixture for Memory {
+        fn name(&self) -> String {
+            "memory".to_owned()
+        }
+
+        fn capabilities(&self) -> Vec<Capability> {
+            Vec::new()
+        }
+
+        async fn open(&self, clock: Arc<dyn Clock>, rules: Rules) -> Result<Box<dyn Instance>, FixtureError> {
+            Ok(Box::new(Opened(Arc::new(MemoryStore::new(clock, rules)))))
+        }
+    }
+
+    impl Instance for Opened {
+        fn store(&self) -> SharedStore {
+            Arc::clone(&self.0)
+        }
+    }
+
+    async fn ends<F>(patience: Duration, body: fn(Scenario) -> F) -> Outcome
+    where
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        let fixture: Arc<dyn Fixture> = Arc::new(Memory);
+        let case = Case::new("claim", "a_case", &[], &[], move |scenario| Box::pin(body(scenario)));
+        play_for(patience, &fixture, &case, Settings::default(), &Witness::default()).await.0
+    }
+
+    #[tokio::test]
+    async fn a_case_that_passes_may_have_something_to_say() {
+        let fixture: Arc<dyn Fixture> = Arc::new(Memory);
+        let mut cases = all_cases().into_iter();
+        let case = cases.find(|case| case.group == "interleaving").unwrap();
+        let CaseReport { outcome, note, .. } = run_case(&fixture, &case, Settings::default()).await;
+        assert_eq!(outcome, Outcome::Passed);
+        let note = note.unwrap();
+        let (states, rest) = note.split_once(' ').unwrap();
+        assert!(states.parse::<usize>().unwrap() > 100 && rest.starts_with("states and "), "{note}");
+    }
+
+    #[tokio::test]
+    async fn each_way_to_end_without_a_proof_is_told_apart() {
+        let broken = ends(HUNG, |_| async { Err(Violation::new("a rule", "this", "that")) }).await;
+        assert!(matches!(&broken, Outcome::Failed(told) if told.contains("a rule")), "{broken:?}");
+        let undecided =
+            ends(HUNG, |_| async { Err(Violation::new("a rule", "this", "that").undecided()) }).await;
+        assert!(matches!(&undecided, Outcome::Unplayed(told) if told.contains("a rule")), "{undecided:?}");
+        let panicked = ends(HUNG, |_| async { panic!("on purpose") }).await;
+        assert!(matches!(&panicked, Outcome::Unplayed(told) if told.contains("panicked")), "{panicked:?}");
+        let hung = ends(Duration::from_millis(1), |scenario| async move {
+            // The scenario stays, as it does with a caller that waits for an answer.
+            let _waiting = scenario;
+            std::future::pending().await
+        });
+        let hung = hung.await;
+        assert!(matches!(&hung, Outcome::Hung(told) if told.contains("every call ends")), "{hung:?}");
+        assert!([broken, undecided, panicked, hung].iter().all(Outcome::is_failure), "none is a proof");
+    }
 }

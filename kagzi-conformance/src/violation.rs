@@ -15,10 +15,19 @@ pub struct Violation {
     pub expected: String,
     /// What the store did.
     pub seen: String,
-    /// The seed that plays the same again, where chance had a hand in it.
-    pub seed: Option<u64>,
-    /// It is the fixture that failed, so nothing is known of the store.
-    pub by_fixture: bool,
+    /// The seed, and how to play the same again, where chance had a hand in it.
+    pub seed: Option<String>,
+    /// What it says about the store.
+    pub proves: Proves,
+}
+
+/// What a violation says about the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proves {
+    /// It broke the rule.
+    Broken,
+    /// Nothing: the fixture failed, or the suite could not judge what it saw.
+    Nothing,
 }
 
 impl Violation {
@@ -29,20 +38,25 @@ impl Violation {
             expected: expected.into(),
             seen: seen.into(),
             seed: None,
-            by_fixture: false,
+            proves: Proves::Broken,
         }
     }
 
-    /// The same, found with this seed.
+    /// The same, found by chance: the seed, and how to play it again.
     #[must_use]
-    pub fn with_seed(self, seed: u64) -> Self {
-        Self { seed: Some(seed), ..self }
+    pub(crate) fn found_by(self, seed: impl Into<String>) -> Self {
+        Self { seed: Some(seed.into()), ..self }
+    }
+
+    /// The same, but nothing is known of the store.
+    #[must_use]
+    pub(crate) fn undecided(self) -> Self {
+        Self { proves: Proves::Nothing, ..self }
     }
 
     /// The fixture could not do its part.
     pub(crate) fn of_fixture(what: &str, error: &FixtureError) -> Self {
-        let violation = Self::new(format!("the fixture can {what}"), "a handle", error.to_string());
-        Self { by_fixture: true, ..violation }
+        Self::new(format!("the fixture can {what}"), "a handle", error.to_string()).undecided()
     }
 
     /// An operation that the contract accepts was refused.
@@ -57,10 +71,10 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = self.seen.replace('\n', "\n          ");
-        let expected = self.expected.replace('\n', "\n          ");
+        let indented = |text: &str| text.replace('\n', "\n          ");
+        let (expected, seen) = (indented(&self.expected), indented(&self.seen));
         write!(f, "rule      {}\nexpected  {expected}\nseen      {seen}", self.rule)?;
-        self.seed.map_or(Ok(()), |seed| write!(f, "\nseed      {seed}"))
+        self.seed.as_deref().map_or(Ok(()), |seed| write!(f, "\nseed      {}", indented(seed)))
     }
 }
 

@@ -8,7 +8,7 @@ use kagzi_conformance::{Filter, Settings, all_cases};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::judge::{AT_ONE_TIME, failed_cases};
+use crate::judge::{AT_ONE_TIME, caught_by};
 use crate::list::{self, RANDOM, Saboteur};
 use crate::reasons::{self, Table};
 use crate::stores::postgres::Database;
@@ -84,7 +84,7 @@ async fn note(judged: &[(String, Vec<String>)]) -> Result<usize, String> {
 async fn first_two(one: &Saboteur, settings: Settings) -> Vec<String> {
     let meant = one.filter();
     let fixture = || Arc::clone(&one.fixture);
-    let mut caught = failed_cases(&kagzi_conformance::run(fixture(), &meant, settings, |_| {}).await);
+    let mut caught = caught_by(one, &kagzi_conformance::run(fixture(), &meant, settings, |_| {}).await);
     let [only] = &caught[..] else { return caught };
     let own = only.split("::").next().unwrap_or_default().to_owned();
     let groups: BTreeSet<&str> = all_cases().iter().map(|case| case.group).collect();
@@ -94,7 +94,7 @@ async fn first_two(one: &Saboteur, settings: Settings) -> Vec<String> {
     for group in groups {
         let except = RANDOM.iter().map(ToString::to_string).chain(meant.containing.clone()).collect();
         let rest = Filter { groups: vec![group.to_owned()], except, ..Filter::default() };
-        let others = failed_cases(&kagzi_conformance::run(fixture(), &rest, settings, |_| {}).await);
+        let others = caught_by(one, &kagzi_conformance::run(fixture(), &rest, settings, |_| {}).await);
         if !others.is_empty() {
             caught.extend(others);
             break;

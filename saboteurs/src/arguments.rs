@@ -4,9 +4,10 @@ use crate::list::Kind;
 use crate::reasons::Table;
 
 const HELP: &str = "\
-usage: kagzi-saboteurs [--full | --alone | --soak ROUNDS [--store NAME] | --reasons [--write]] [FILTER...]
+usage: kagzi-saboteurs [--tell | --full | --alone | --soak ROUNDS [--store NAME] | --reasons [--write]] [FILTER...]
 
   (nothing)      the cases meant for each saboteur whose name contains a FILTER
+  --tell         the same, and what each case says that fails: how a report reads to who writes a backend
   --full         every case over each of them
   --alone        which of them one case alone catches, into saboteurs/reasons.tsv: the rest of the suite, but
                  for the random cases, over each that only one of the meant cases caught
@@ -20,6 +21,8 @@ usage: kagzi-saboteurs [--full | --alone | --soak ROUNDS [--store NAME] | --reas
 pub enum Extent {
     /// The cases that are meant for it.
     Meant,
+    /// The same, and what they say is shown.
+    Told,
     /// All of it.
     Full,
 }
@@ -58,6 +61,7 @@ impl Arguments {
         let mut words = words;
         while let Some(word) = words.next() {
             match word.as_str() {
+                "--tell" => arguments.chore = Chore::Judge(Extent::Told),
                 "--full" => arguments.chore = Chore::Judge(Extent::Full),
                 "--alone" => arguments.chore = Chore::Alone,
                 "--reasons" => arguments.chore = Chore::Reasons(Table::Checked),

@@ -47,7 +47,7 @@ pub async fn run(extent: Extent, settings: Settings, filters: &[String]) -> bool
     let unbroken_pass = unbroken.clone().count() == kinds && unbroken.all(passed);
     let caught: Vec<(usize, Vec<String>)> = judged
         .iter()
-        .filter_map(|one| Some((one.saboteur?, failed_cases(&one.report))))
+        .filter_map(|one| Some((one.saboteur?, caught_by(&saboteurs[one.saboteur?], &one.report))))
         .filter(|(_, cases)| !cases.is_empty())
         .collect();
     if extent == Extent::Full {
@@ -73,7 +73,7 @@ fn contradictions(saboteurs: &[Saboteur], judged: &[Judged]) -> Vec<String> {
     };
     let told = |one: &Judged| {
         let saboteur = saboteurs.get(one.saboteur?)?;
-        reasons::contradiction(&reasons, &saboteur.key(), &failed_cases(&one.report))
+        reasons::contradiction(&reasons, &saboteur.key(), &caught_by(saboteur, &one.report))
     };
     judged.iter().filter_map(told).collect()
 }
@@ -112,6 +112,9 @@ async fn judge_all(
         match joined {
             Ok(judged) => {
                 print_row(saboteurs, &judged);
+                if extent == Extent::Told && judged.saboteur.is_some() {
+                    print_failures(&judged.report);
+                }
                 all.push(judged);
             }
             Err(error) => println!("a judge died: {error}"),
@@ -133,17 +136,22 @@ fn meant_for(saboteurs: &[Saboteur], kind: Kind, extent: Extent) -> Option<Filte
     Some(Filter { containing: parts.into_iter().map(str::to_owned).collect(), ..Filter::default() })
 }
 
-/// The cases in which a store broke a rule. One that could not be played proves nothing: the saboteur may no
-/// longer fit the store, and would be caught by whatever it meets.
-pub fn failed_cases(report: &Report) -> Vec<String> {
-    let failed = |case: &&CaseReport| matches!(case.outcome, Outcome::Failed(_));
-    report.cases.iter().filter(failed).map(|case| format!("{}::{}", case.group, case.name)).collect()
+/// The cases that caught a saboteur: those in which it broke a rule. One that could not be played proves
+/// nothing: the saboteur may no longer fit the store, and would be caught by whatever it meets. Nor does one
+/// that never ended, unless that is the bug.
+pub fn caught_by(saboteur: &Saboteur, report: &Report) -> Vec<String> {
+    let caught = |case: &&CaseReport| match case.outcome {
+        Outcome::Failed(_) => true,
+        Outcome::Hung(_) => saboteur.hangs(),
+        Outcome::Passed | Outcome::Unplayed(_) | Outcome::NotApplicable(_) => false,
+    };
+    report.cases.iter().filter(caught).map(|case| format!("{}::{}", case.group, case.name)).collect()
 }
 
-/// Why cases could not be played, the first of them.
+/// Why cases failed without catching anything, the first of them.
 fn unplayed(report: &Report) -> Option<&str> {
     report.cases.iter().find_map(|case| match &case.outcome {
-        Outcome::Unplayed(told) => Some(told.trim()),
+        Outcome::Unplayed(told) | Outcome::Hung(told) => Some(told.trim()),
         _ => None,
     })
 }
@@ -153,28 +161,34 @@ fn passed(judged: &Judged) -> bool {
     totals.failed == 0 && totals.passed > 0
 }
 
+fn print_failures(report: &Report) {
+    for told in report.failures().filter_map(|case| case.outcome.detail()) {
+        println!("{told}\n");
+    }
+}
+
 fn print_row(saboteurs: &[Saboteur], judged: &Judged) {
-    let failed = failed_cases(&judged.report);
+    let saboteur = judged.saboteur.and_then(|place| saboteurs.get(place));
+    let failed = match saboteur {
+        Some(one) => caught_by(one, &judged.report),
+        None => judged.report.failures().map(|case| format!("{}::{}", case.group, case.name)).collect(),
+    };
     let named = failed.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     let more = failed.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let count = judged.report.cases.len();
-    match judged.saboteur.and_then(|place| saboteurs.get(place)) {
+    match saboteur {
         Some(one) if failed.is_empty() => {
             println!("{:<12} {:<62} GOT AWAY from {count} cases", one.kind, one.name);
             if let Some(told) = unplayed(&judged.report) {
-                println!("it does not fit the store any more, or breaks the case:\n{told}");
+                println!("it does not fit the store any more, breaks the case, or only hangs:\n{told}");
             }
         }
         Some(one) => println!("{:<12} {:<62} {named}{more}", one.kind, one.name),
         None if passed(judged) => println!("{:<12} {:<62} passes {count} cases", judged.kind, "(unbroken)"),
         None => {
             println!("{:<12} {:<62} FAILS {named}{more}", judged.kind, "(unbroken)");
-            for case in &judged.report.cases {
-                if let Outcome::Failed(told) | Outcome::Unplayed(told) = &case.outcome {
-                    println!("{told}");
-                }
-            }
+            print_failures(&judged.report);
         }
     }
 }
@@ -202,7 +216,32 @@ fn print_catches(saboteurs: &[Saboteur], caught: &[(usize, Vec<String>)]) {
 mod tests {
     use super::*;
     use crate::patch::Patch;
+    use crate::stores::memory::Memory;
     use crate::stores::sqlite::{Sqlite, Tampering};
+
+    #[test]
+    fn only_a_broken_rule_catches() {
+        let one = Saboteur {
+            name: "says nothing",
+            kind: Kind::Memory,
+            meant: &[],
+            fixture: Arc::new(Memory::unbroken()),
+        };
+        let told = || "told".to_owned();
+        let outcomes = [
+            (Outcome::Passed, false),
+            (Outcome::NotApplicable(told()), false),
+            (Outcome::Unplayed(told()), false),
+            (Outcome::Hung(told()), false),
+            (Outcome::Failed(told()), true),
+        ];
+        for (outcome, catches) in outcomes {
+            let (group, name, invariants) = ("claim".to_owned(), "a".to_owned(), Vec::new());
+            let case = CaseReport { group, name, invariants, outcome: outcome.clone(), note: None };
+            let report = Report { store: "memory".to_owned(), cases: vec![case] };
+            assert_eq!(!caught_by(&one, &report).is_empty(), catches, "{outcome:?}");
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_saboteur_that_no_longer_fits_the_store_is_not_caught() {
@@ -214,7 +253,7 @@ mod tests {
                 kagzi_conformance::run(Arc::new(Sqlite(tampering)), &filter, Settings::default(), |_| {})
                     .await;
             assert_eq!(report.cases.len(), 1);
-            assert_eq!(failed_cases(&report), Vec::<String>::new());
+            assert!(!report.cases.iter().any(|case| matches!(case.outcome, Outcome::Failed(_))));
             assert_eq!(unplayed(&report).is_some(), told, "{report}");
             assert_eq!(report.totals().failed, u32::from(told), "nor has it passed");
         }

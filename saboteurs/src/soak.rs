@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use kagzi_conformance::{Filter, Outcome, Report, Settings};
+use kagzi_conformance::{Filter, Report, Settings};
 
 use crate::list::Kind;
 use crate::stores::postgres::Database;
@@ -63,9 +63,7 @@ async fn soak(kind: Kind, rounds: u32, settings: Settings, filter: &Filter) -> b
 }
 
 fn print_failures(report: &Report) {
-    for case in &report.cases {
-        if let Outcome::Failed(told) | Outcome::Unplayed(told) = &case.outcome {
-            println!("{told}");
-        }
+    for told in report.failures().filter_map(|case| case.outcome.detail()) {
+        println!("{told}\n");
     }
 }

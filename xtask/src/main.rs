@@ -19,7 +19,7 @@ usage: cargo xtask <chore>
                    conformance suite over every store, the saboteurs, end-to-end tests, examples;
                    --quick leaves out the checks of format, dependencies, lints and docs
   deny             licences, versions, bans and sources of all dependencies, by deny.toml
-  saboteurs [--full | --alone | --reasons [--write]] [FILTER...]
+  saboteurs [--tell | --full | --alone | --reasons [--write]] [FILTER...]
                    stores broken on purpose, and the cases that catch each; --full lets each meet
                    the whole suite, --alone finds those that one case alone catches, --reasons
                    checks what every case is there for

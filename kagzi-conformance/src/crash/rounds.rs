@@ -91,6 +91,7 @@ pub(super) fn play(fixture: &Arc<dyn CrashFixture>) -> ExitCode {
                 name: test.case().to_owned(),
                 invariants: test.invariants().to_vec(),
                 outcome,
+                note: None,
             };
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(report);
             told.map_or(Ok(()), |told| Err(Failed::from(told)))

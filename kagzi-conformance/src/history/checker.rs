@@ -131,12 +131,22 @@ fn with(done: &Done, at: usize) -> Done {
     more
 }
 
+/// A place in a search: what has happened, and what came of it.
+struct Place<S> {
+    done: Done,
+    state: S,
+    /// The place before, and the event that led here; none at a start.
+    by: Option<(usize, usize)>,
+    /// How many events led here.
+    depth: usize,
+}
+
 /// A search in progress.
 struct Search<'a, S: Specification> {
     specification: &'a S,
     piece: &'a [Interval<S::Event>],
     /// Every place that was reached.
-    places: Vec<(Done, S::State)>,
+    places: Vec<Place<S::State>>,
     known: HashMap<(u64, u64), Vec<usize>>,
     open: Vec<usize>,
 }
@@ -147,37 +157,133 @@ pub fn explain<S: Specification>(
     before: &[S::State],
     piece: &[Interval<S::Event>],
 ) -> Finding<S::State> {
-    let mut search =
-        Search { specification, piece, places: Vec::new(), known: HashMap::new(), open: Vec::new() };
-    let nothing = vec![0; piece.len().div_ceil(64).max(1)];
-    for state in before {
-        search.reach(nothing.clone(), state.clone());
+    let mut search = Search::from(specification, before, piece);
+    if !search.run() {
+        return Finding::TooTangled;
     }
-    let must = piece.iter().filter(|interval| interval.duty == Duty::Must).count();
-    let (mut ends, mut furthest): (Vec<S::State>, usize) = (Vec::new(), 0);
-    while let Some(at) = search.open.pop() {
-        if search.places.len() > PLACES {
-            return Finding::TooTangled;
-        }
-        let (done, state) = search.places[at].clone();
-        let count = done.iter().map(|word| word.count_ones() as usize).sum();
+    let (must, mut ends, mut furthest) = (search.must(), Vec::<S::State>::new(), 0);
+    for place in search.places {
+        let count = count(&place.done);
         furthest = furthest.max(count);
-        if count == must && !ends.contains(&state) {
-            ends.push(state.clone());
+        if count == must && !ends.contains(&place.state) {
+            ends.push(place.state);
         }
-        search.go_on(&done, &state);
     }
     if ends.is_empty() { Finding::Unexplained { furthest } } else { Finding::Explained(ends) }
 }
 
-impl<S: Specification> Search<'_, S> {
-    /// Goes on from a place with every event that may come next.
-    fn go_on(&mut self, done: &Done, state: &S::State) {
+fn count(done: &Done) -> usize {
+    done.iter().map(|word| word.count_ones() as usize).sum()
+}
+
+/// Events by their places in a piece, each with the state after it, from a state before the piece.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Order<S> {
+    pub(super) from: S,
+    pub(super) events: Vec<(usize, S)>,
+}
+
+impl<S: Clone> Order<S> {
+    /// The state at its end.
+    pub(super) fn end(&self) -> &S {
+        self.events.last().map_or(&self.from, |(_, state)| state)
+    }
+}
+
+/// An order that explains a whole piece and ends in the state `end`.
+pub(super) fn order_to<S: Specification>(
+    specification: &S,
+    before: &[S::State],
+    piece: &[Interval<S::Event>],
+    end: &S::State,
+) -> Option<Order<S::State>> {
+    let mut search = Search::from(specification, before, piece);
+    search.run();
+    let must = search.must();
+    let there = |place: &Place<S::State>| count(&place.done) == must && place.state == *end;
+    let ends = search.places.iter().enumerate().filter(|(_, place)| there(place));
+    let (shortest, _) = ends.min_by_key(|(_, place)| place.depth)?;
+    Some(search.order(shortest))
+}
+
+/// Of a piece that no order explains: one that explains as much as any, and an event that cannot come next
+/// there though it must, chosen so that `distance`, asked for a state and an event, is least.
+pub(super) fn nearest<S: Specification>(
+    specification: &S,
+    before: &[S::State],
+    piece: &[Interval<S::Event>],
+    distance: impl Fn(&S::State, usize) -> usize,
+) -> Option<(Order<S::State>, usize)> {
+    let mut search = Search::from(specification, before, piece);
+    search.run();
+    let furthest = search.places.iter().map(|place| count(&place.done)).max()?;
+    let at_last = search.places.iter().enumerate().filter(|(_, place)| count(&place.done) == furthest);
+    let (_, place, stuck) = at_last
+        .flat_map(|(at, place)| search.due(&place.done).map(move |event| (at, place, event)))
+        .map(|(at, place, event)| ((distance(&place.state, event), place.depth), at, event))
+        .min()?;
+    Some((search.order(place), stuck))
+}
+
+impl<'a, S: Specification> Search<'a, S> {
+    fn from(specification: &'a S, before: &[S::State], piece: &'a [Interval<S::Event>]) -> Self {
+        let mut search =
+            Self { specification, piece, places: Vec::new(), known: HashMap::new(), open: Vec::new() };
+        let nothing = vec![0; piece.len().div_ceil(64).max(1)];
+        for state in before {
+            search.reach(nothing.clone(), state.clone(), None);
+        }
+        search
+    }
+
+    /// Reaches every place that can be reached; false if there are too many.
+    fn run(&mut self) -> bool {
+        while let Some(at) = self.open.pop() {
+            if self.places.len() > PLACES {
+                return false;
+            }
+            self.go_on(at);
+        }
+        true
+    }
+
+    /// How many events must happen.
+    fn must(&self) -> usize {
+        self.piece.iter().filter(|interval| interval.duty == Duty::Must).count()
+    }
+
+    fn order(&self, mut at: usize) -> Order<S::State> {
+        let mut events = Vec::new();
+        while let Some((before, event)) = self.places[at].by {
+            events.push((event, self.places[at].state.clone()));
+            at = before;
+        }
+        events.reverse();
+        Order { from: self.places[at].state.clone(), events }
+    }
+
+    /// The events that must happen and may come next.
+    fn due<'d>(&self, done: &'d Done) -> impl Iterator<Item = usize> + use<'a, 'd, S> {
         let piece = self.piece;
+        let bound = self.bound(done);
+        let left = |at: &usize| piece[*at].duty == Duty::Must && !is_done(done, *at);
+        (0..piece.len()).filter(left).filter(move |at| piece[*at].called < bound)
+    }
+
+    /// Whatever is called after one of those left has returned comes after that one.
+    fn bound(&self, done: &Done) -> u64 {
+        let all = self.piece.iter().enumerate();
+        let left = all.filter(|(at, one)| one.duty == Duty::Must && !is_done(done, *at));
+        left.map(|(_, one)| one.returned).min().unwrap_or(u64::MAX)
+    }
+
+    /// Goes on from a place with every event that may come next.
+    fn go_on(&mut self, from: usize) {
+        let piece = self.piece;
+        let (done, state) = (&self.places[from].done.clone(), &self.places[from].state.clone());
         let left = |at: &usize| piece[*at].duty == Duty::Must && !is_done(done, *at);
         let all = || 0..piece.len();
-        // Whatever is called after one of those left has returned comes after that one.
-        let bound = all().filter(left).map(|at| piece[at].returned).min().unwrap_or(u64::MAX);
+        let bound = self.bound(done);
         let latest = all().filter(|at| is_done(done, *at)).map(|at| piece[at].called).max().unwrap_or(0);
         let next = || piece.iter().enumerate().filter(|(_, interval)| interval.called < bound);
         // What changes nothing and is explained here can as well come now, and nothing else need be
@@ -191,7 +297,7 @@ impl<S: Specification> Search<'_, S> {
                 && !piece.iter().any(passed_by)
                 && !self.specification.after(state, &interval.event).is_empty()
             {
-                return self.reach(with(done, at), state.clone());
+                return self.reach(with(done, at), state.clone(), Some((from, at)));
             }
         }
         for (at, interval) in next() {
@@ -199,13 +305,13 @@ impl<S: Specification> Search<'_, S> {
                 Duty::Must if is_done(done, at) => {}
                 Duty::Must => {
                     for next in self.specification.after(state, &interval.event) {
-                        self.reach(with(done, at), next);
+                        self.reach(with(done, at), next, Some((from, at)));
                     }
                 }
                 Duty::May if interval.returned < latest => {}
                 Duty::May => {
                     for next in self.specification.after(state, &interval.event) {
-                        self.reach(done.clone(), next);
+                        self.reach(done.clone(), next, Some((from, at)));
                     }
                 }
             }
@@ -213,17 +319,18 @@ impl<S: Specification> Search<'_, S> {
     }
 
     /// Notes a place and opens it, unless it was reached before.
-    fn reach(&mut self, done: Done, state: S::State) {
+    fn reach(&mut self, done: Done, state: S::State, by: Option<(usize, usize)>) {
         let key = (
             done.iter().fold(0, |sum: u64, word| sum.rotate_left(7) ^ word),
             self.specification.fingerprint(&state),
         );
         let alike = self.known.entry(key).or_default();
-        if alike.iter().any(|at| self.places[*at].0 == done && self.places[*at].1 == state) {
+        if alike.iter().any(|at| self.places[*at].done == done && self.places[*at].state == state) {
             return;
         }
+        let depth = by.map_or(0, |(before, _)| self.places[before].depth + 1);
         alike.push(self.places.len());
         self.open.push(self.places.len());
-        self.places.push((done, state));
+        self.places.push(Place { done, state, by, depth });
     }
 }

@@ -7,6 +7,8 @@
 //! rules, and [`tell`] for what a violation says.
 
 pub mod checker;
+mod difference;
+mod led_there;
 mod recorder;
 mod rows;
 mod slot;
@@ -26,7 +28,7 @@ use crate::case::cases;
 use crate::model::{CROWD, CROWD_IN_TIME, Plan, Theme, World};
 use crate::record::Call;
 use crate::scenario::{Scenario, suite_rules, under};
-use crate::settings::SEED_VARIABLE;
+use crate::settings::{HISTORY_VARIABLE, SEED_VARIABLE};
 use crate::violation::{Verdict, Violation};
 
 pub(crate) use rows::{Rows, lease_of};
@@ -87,18 +89,47 @@ async fn some_order_explains_what_they_heard_of_two_servers_while_the_clock_jump
 async fn histories(s: &Scenario, theme: Theme, handles: [SharedStore; 2], salt: u64) -> Verdict {
     let seed = s.settings().seed;
     let share = s.settings().history_operations.div_ceil(cases().len());
-    let mut dice = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(salt));
     // One world over all histories, so that no operation id comes twice; each has runs of its own.
     let world = Arc::new(Mutex::new(World::new(theme)?));
-    for number in 1..=share.div_ceil(CALLERS * BURST * BURSTS) {
+    let (number, mut played) = (share.div_ceil(CALLERS * BURST * BURSTS), 0);
+    for plan in plans(seed).take(number) {
         let recorder = Arc::new(Recorder::new(s.clock().clone()));
-        locked(&world, World::forget);
-        for _ in 0..BURSTS {
-            burst(&recorder, &world, &handles, &mut dice).await?;
-            read_all(&recorder, &world, &handles[0]).await;
-        }
-        judge(s, &recorder, &format!("found by {SEED_VARIABLE}={seed}, history {number}"))?;
+        play(&recorder, &world, &handles, plan, salt).await?;
+        judge(s, &recorder, &again(plan))?;
+        played += recorder.history().len();
+        s.log().remark(format!("{played} calls, each judged with its interval; seed {seed}"));
         close(&recorder, &world, &handles[0]).await;
+    }
+    Ok(())
+}
+
+/// The seeds of the histories that `seed` plays: itself first, so that any history can be played alone.
+fn plans(seed: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(seed), |plan| Some(Rng::with_seed(*plan).u64(..)))
+}
+
+/// How to play the history of this seed again.
+fn again(plan: u64) -> String {
+    format!(
+        "{plan}: {SEED_VARIABLE}={plan} {HISTORY_VARIABLE}=1 plays this plan again, alone: which caller throws which \
+         dice.\nThe callers are concurrent and go on from what they hear, so their calls may come in another order, and \
+         then be others:\nif nothing is found, play it some more times."
+    )
+}
+
+/// Plays one history: a burst of calls, then every run is read, and so on.
+async fn play(
+    recorder: &Arc<Recorder>,
+    world: &Arc<Mutex<World>>,
+    handles: &[SharedStore; 2],
+    plan: u64,
+    salt: u64,
+) -> Verdict {
+    let mut dice = Rng::with_seed(plan.wrapping_mul(31).wrapping_add(salt));
+    locked(world, World::forget);
+    for _ in 0..BURSTS {
+        burst(recorder, world, handles, &mut dice).await?;
+        read_all(recorder, world, &handles[0]).await;
     }
     Ok(())
 }
@@ -162,12 +193,12 @@ async fn close(recorder: &Recorder, world: &Mutex<World>, store: &SharedStore) {
 }
 
 /// Judges the history of each run.
-fn judge(s: &Scenario, recorder: &Recorder, found_by: &str) -> Verdict {
+fn judge(s: &Scenario, recorder: &Recorder, again: &str) -> Verdict {
     let history = recorder.history();
     let rules = SlotRules(suite_rules());
     for events in slot::take_apart(&history).into_values() {
         if let Err(unexplained) = checker::check(&rules, None, &events) {
-            return Err(tell::violation(s.log(), &rules, &history, &events, unexplained, found_by));
+            return Err(tell::violation(s.log(), &rules, &history, &events, &unexplained, again));
         }
     }
     Ok(())

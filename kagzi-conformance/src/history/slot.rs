@@ -95,7 +95,8 @@ impl Specification for SlotRules {
 }
 
 impl SlotRules {
-    fn at(&self, slot: &Slot, part: &Part, judged: Judged, now: Timestamp) -> Vec<Slot> {
+    /// The states that a part may lead to from `slot`, if it happened at `now`.
+    pub(super) fn at(&self, slot: &Slot, part: &Part, judged: Judged, now: Timestamp) -> Vec<Slot> {
         let fits = |right: bool| right || judged == Judged::Not;
         match part {
             Part::Start(start, answer) => {
@@ -108,14 +109,7 @@ impl SlotRules {
                 if fits(seen == *answer) { vec![after] } else { Vec::new() }
             }
             Part::Beat(beat, answer) => {
-                let asked = match slot {
-                    Some(rows) => rows.beat(beat, now),
-                    None => Err(kagzi_core::StoreError::RunNotFound { run_id: beat.lease.run_id }),
-                };
-                let (seen, after) = match asked {
-                    Ok((granted, rows)) => (Ok(granted), Some(rows)),
-                    Err(error) => (Err(Refusal::from(error)), slot.clone()),
-                };
+                let (seen, after) = beaten(slot, beat, now);
                 if fits(seen == *answer) { vec![after] } else { Vec::new() }
             }
             Part::Took(claim, claimed) => {
@@ -148,7 +142,8 @@ impl SlotRules {
         }
     }
 
-    fn asked(&self, slot: &Slot, call: &Call, now: Timestamp) -> (Answer, Slot) {
+    /// What a call about one run answers.
+    pub(super) fn asked(&self, slot: &Slot, call: &Call, now: Timestamp) -> (Answer, Slot) {
         let asked = match (slot, about(call)) {
             (None, Some((_, run_id))) => Err(kagzi_core::StoreError::RunNotFound { run_id }),
             (None, None) => return (Ok(Reply::Count(0)), None),
@@ -161,7 +156,20 @@ impl SlotRules {
     }
 }
 
-fn started(slot: &Slot, start: &StartRun, now: Timestamp) -> (Result<Started, Refusal>, Slot) {
+/// What a heartbeat answers.
+pub(super) fn beaten(slot: &Slot, beat: &Heartbeat, now: Timestamp) -> (Result<GrantedLease, Refusal>, Slot) {
+    let asked = match slot {
+        Some(rows) => rows.beat(beat, now),
+        None => Err(kagzi_core::StoreError::RunNotFound { run_id: beat.lease.run_id }),
+    };
+    match asked {
+        Ok((granted, rows)) => (Ok(granted), Some(rows)),
+        Err(error) => (Err(Refusal::from(error)), slot.clone()),
+    }
+}
+
+/// What a start answers.
+pub(super) fn started(slot: &Slot, start: &StartRun, now: Timestamp) -> (Result<Started, Refusal>, Slot) {
     match slot {
         None => {
             let started = Started { run_id: start.run_id(), outcome: StartOutcome::Created };

@@ -34,8 +34,9 @@ const FEW: Bounds = Bounds { claims: 2, beats: 0, crashes: 0, reaps: 1, turns: 1
 
 async fn orders_that_show_every_answer_there_is_agree_with_the_reference(s: Scenario) -> Verdict {
     let Explored { states, transitions, orders } = explore(&Names::new(&s, 0)?, &suite_rules(), FEW)?;
-    s.log().note(format!(
-        "{states} states and {transitions} transitions keep the invariants; {} orders show every answer",
+    s.log().remark(format!(
+        "{states} states and {transitions} transitions of the rules keep the invariants; {} orders, which show every \
+         answer, were played",
         orders.len()
     ));
     let reference = MemoryStore::new(Arc::new(s.clock().clone()), suite_rules());

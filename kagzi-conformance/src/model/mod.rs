@@ -138,12 +138,9 @@ async fn shrunk(
         // It does not come back on a fresh store: what was seen first is all there is to tell.
         Ok(()) => difference,
     };
-    Ok(Violation {
-        rule: format!(
-            "{}\nfound by {SEED_VARIABLE}={seed} in {length} steps, shrunk to the {} shown below",
-            violation.rule,
-            shortest.len()
-        ),
-        ..violation
-    })
+    Ok(violation.found_by(format!(
+        "{seed}: {SEED_VARIABLE}={seed} plays the same again. It was found in {length} steps and shrunk to the {} \
+         shown below",
+        shortest.len()
+    )))
 }

@@ -10,14 +10,29 @@ const KEPT: usize = 80;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Entries>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entries {
+    /// How many are kept.
+    most: usize,
     /// The number of the first entry that is kept.
     first: usize,
     kept: VecDeque<(String, Option<String>)>,
+    /// What the case has to say even if it passes.
+    remark: Option<String>,
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self { most: KEPT, first: 0, kept: VecDeque::new(), remark: None }
+    }
 }
 
 impl Log {
+    /// A log of calls that were chosen: all of them are kept.
+    pub(crate) fn of_any_length() -> Self {
+        Self(Arc::new(Mutex::new(Entries { most: usize::MAX, ..Entries::default() })))
+    }
+
     fn entries(&self) -> MutexGuard<'_, Entries> {
         // Entries are pushed whole, so a panic elsewhere leaves none half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -26,7 +41,7 @@ impl Log {
     /// Notes a call; the number is for [`answer`](Self::answer).
     pub(crate) fn call(&self, call: String) -> usize {
         let mut entries = self.entries();
-        if entries.kept.len() == KEPT {
+        if entries.kept.len() >= entries.most {
             entries.kept.pop_front();
             entries.first += 1;
         }
@@ -55,13 +70,24 @@ impl Log {
         self.answer(entry, String::new());
     }
 
-    /// Forgets what was noted here and keeps what `other` noted instead.
+    /// Says something about the case that is of interest even if it passes: how much it played.
+    pub(crate) fn remark(&self, remark: String) {
+        self.entries().remark = Some(remark);
+    }
+
+    /// What the case said about itself.
+    pub(crate) fn remarked(&self) -> Option<String> {
+        self.entries().remark.clone()
+    }
+
+    /// Forgets the calls that were noted here and keeps those of `other` instead.
     pub(crate) fn replace_by(&self, other: &Self) {
-        let (first, kept) = {
+        let (most, first, kept) = {
             let theirs = other.entries();
-            (theirs.first, theirs.kept.clone())
+            (theirs.most, theirs.first, theirs.kept.clone())
         };
-        *self.entries() = Entries { first, kept };
+        let mut mine = self.entries();
+        (mine.most, mine.first, mine.kept) = (most, first, kept);
     }
 
     /// The log as text, with runs called by their order of appearance.
@@ -132,6 +158,18 @@ mod tests {
         let text = log.render().text().to_owned();
         assert!(text.contains("1 earlier calls") && text.contains("call 0 -> late"), "{text}");
         assert!(!text.contains("forgotten") && text.contains("call 79 -> (no answer)"), "{text}");
+    }
+
+    #[test]
+    fn calls_that_were_chosen_are_all_kept() {
+        let (log, chosen) = (Log::default(), Log::of_any_length());
+        (0..2 * KEPT).for_each(|number| chosen.note(format!("call {number}.")));
+        log.replace_by(&chosen);
+        let text = log.render().text().to_owned();
+        assert!(
+            text.contains("call 0.") && text.contains("call 159.") && !text.contains("earlier"),
+            "{text}"
+        );
     }
 
     #[test]

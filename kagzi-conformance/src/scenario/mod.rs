@@ -4,7 +4,7 @@ mod check;
 pub(crate) mod differ;
 mod held;
 mod race;
-mod snapshot;
+pub(crate) mod snapshot;
 
 use std::sync::Arc;
 use std::time::Duration;

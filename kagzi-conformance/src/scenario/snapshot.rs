@@ -30,40 +30,54 @@ impl Snapshot {
 
     /// Where `seen` differs: by field of the run, and by step, attempt and field.
     pub(crate) fn differences(&self, seen: &Self) -> Vec<Difference> {
-        let (expected, seen_record) = (&self.record, &seen.record);
-        let mut all = fields(&expected.run, &seen_record.run);
-        all.extend(payload("input", Some(&expected.input), Some(&seen_record.input)));
-        all.extend(payload("output", expected.output.as_ref(), seen_record.output.as_ref()));
-        let name = |(step, attempt): &(StepId, u32)| format!("step {step}, attempt {attempt}");
-        let (here, there) = (self.by_number(), seen.by_number());
-        all.extend(by_name(
-            &here,
-            &there,
-            name,
-            |one| one.state.to_string(),
-            |here, there| attempt(here, there),
-        ));
-        if all.is_empty() && self != seen {
-            let (here, there) = (self.listed(), seen.listed());
-            all.push(if here == there {
-                let (here, there) = ("the bytes as sent", "others, as many");
-                Difference::new("payload of a failure", Some(here.to_owned()), Some(there.to_owned()))
-            } else {
-                Difference::new("attempts as listed", Some(here), Some(there))
-            });
-        }
+        let mut all = of_records(&self.record, &seen.record);
+        all.extend(of_attempts(&self.attempts, &seen.attempts));
         all
     }
+}
 
-    fn by_number(&self) -> BTreeMap<(StepId, u32), &Attempt> {
-        self.attempts.iter().map(|one| ((one.step_id.clone(), one.attempt), one)).collect()
+/// Where two records of a run differ, by field.
+pub(crate) fn of_records(expected: &RunRecord, seen: &RunRecord) -> Vec<Difference> {
+    let mut all = fields(&expected.run, &seen.run);
+    all.extend(payload("input", Some(&expected.input), Some(&seen.input)));
+    all.extend(payload("output", expected.output.as_ref(), seen.output.as_ref()));
+    if all.is_empty() && expected != seen {
+        all.push(failures_bytes());
     }
+    all
+}
 
-    fn listed(&self) -> String {
-        let numbers: Vec<String> =
-            self.attempts.iter().map(|one| format!("{} {}", one.step_id, one.attempt)).collect();
-        numbers.join(", ")
+/// Where two lists of attempts differ, by step, attempt and field.
+pub(crate) fn of_attempts(expected: &[Attempt], seen: &[Attempt]) -> Vec<Difference> {
+    let name = |(step, attempt): &(StepId, u32)| format!("step {step}, attempt {attempt}");
+    let brief = |one: &&Attempt| one.state.to_string();
+    let (here, there) = (by_number(expected), by_number(seen));
+    let mut all = by_name(&here, &there, name, brief, |here, there| attempt(here, there));
+    if all.is_empty() && expected != seen {
+        let (here, there) = (listed(expected), listed(seen));
+        all.push(if here == there {
+            failures_bytes()
+        } else {
+            Difference::new("attempts as listed", Some(here), Some(there))
+        });
     }
+    all
+}
+
+/// The one field of which no text shows a difference.
+fn failures_bytes() -> Difference {
+    let (here, there) = ("the bytes as sent", "others, as many");
+    Difference::new("payload of a failure", Some(here.to_owned()), Some(there.to_owned()))
+}
+
+fn by_number(attempts: &[Attempt]) -> BTreeMap<(StepId, u32), &Attempt> {
+    attempts.iter().map(|one| ((one.step_id.clone(), one.attempt), one)).collect()
+}
+
+fn listed(attempts: &[Attempt]) -> String {
+    let numbers: Vec<String> =
+        attempts.iter().map(|one| format!("{} {}", one.step_id, one.attempt)).collect();
+    numbers.join(", ")
 }
 
 fn attempt(expected: &Attempt, seen: &Attempt) -> Vec<Difference> {
@@ -75,7 +89,7 @@ fn attempt(expected: &Attempt, seen: &Attempt) -> Vec<Difference> {
 }
 
 /// Tells of two payloads that differ, also where `Debug` shows them alike, since it shows no content.
-fn payload(name: &str, expected: Option<&Payload>, seen: Option<&Payload>) -> Option<Difference> {
+pub(crate) fn payload(name: &str, expected: Option<&Payload>, seen: Option<&Payload>) -> Option<Difference> {
     if expected == seen {
         return None;
     }

@@ -92,11 +92,20 @@ impl Saboteur {
         self.meant.iter().any(|part| case.contains(part))
     }
 
+    /// Whether its bug is that it does not answer, so that a case which never ends has caught it.
+    pub fn hangs(&self) -> bool {
+        HANGING.contains(&(self.kind, self.name))
+    }
+
     /// The cases that are there to catch it.
     pub fn filter(&self) -> Filter {
         Filter { containing: self.meant.iter().map(ToString::to_string).collect(), ..Filter::default() }
     }
 }
+
+/// Saboteurs whose very bug is that somebody waits for ever. Of any other a case that never ends says
+/// nothing: it may be the machine.
+const HANGING: [(Kind, &str); 0] = [];
 
 /// How the names of cases begin that play at random. They find much of what the others find, but by luck and
 /// without saying its rule, so they take away from no case what it catches alone.
@@ -129,6 +138,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn every_saboteur_that_is_said_to_hang_exists() {
+        let all = all(&Database::default());
+        let named = HANGING.iter().filter(|named| all.iter().any(|one| (one.kind, one.name) == **named));
+        assert_eq!(named.count(), HANGING.len());
+        assert_eq!(all.iter().filter(|one| one.hangs()).count(), HANGING.len());
     }
 
     #[test]

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kagzi_conformance::{
-    Case, CaseReport, Filter, Fixture, Outcome, Report, Settings, Totals, all_cases, run,
-};
+use kagzi_conformance::{Case, CaseReport, Filter, Fixture, Report, Settings, Totals, all_cases, run};
 
 use super::error::{CliError, Exit};
 use super::host::stop_signal;
@@ -60,7 +58,7 @@ pub async fn conformance(args: ConformanceArgs, output: Output) -> Result<Exit, 
     let follow = |case: &CaseReport| {
         bar.inc(1);
         bar.set_message(case.group.clone());
-        if args.verbose || matches!(case.outcome, Outcome::Failed(_) | Outcome::Unplayed(_)) {
+        if args.verbose || case.outcome.is_failure() {
             bar.suspend(|| complain(format_args!("{} {}::{}", case.outcome.as_str(), case.group, case.name)));
         }
     };
@@ -152,11 +150,15 @@ fn people(report: &Report) -> String {
     }
     let table = table(["GROUP", "PASSED", "FAILED", "NOT APPLICABLE"], rows);
     parts.push(&table);
+    let notes = report.notes().collect::<Vec<_>>().join("\n");
+    parts.extend((!notes.is_empty()).then_some(notes.as_str()));
     parts.join("\n\n")
 }
 
 #[cfg(test)]
 mod tests {
+    use kagzi_conformance::Outcome;
+
     use super::*;
 
     #[test]
@@ -166,6 +168,7 @@ mod tests {
             name: name.to_owned(),
             invariants: vec![1],
             outcome,
+            note: Some(format!("12 states of {name}")),
         };
         let report = Report {
             store: "mine".to_owned(),
@@ -177,5 +180,6 @@ mod tests {
         let text = people(&report);
         assert!(text.starts_with("rule      x\nseen      y\n\n"), "{text}");
         assert!(text.contains("NOT APPLICABLE") && text.contains("claim"), "{text}");
+        assert!(text.ends_with("\n\nclaim::a: 12 states of a\nclaim::b: 12 states of b"), "{text}");
     }
 }
