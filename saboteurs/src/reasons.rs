@@ -2,7 +2,8 @@
 //!
 //! `saboteurs/reasons.tsv` says which; a test checks it against the cases, the saboteurs, and what every
 //! case finds kept over stores that nobody broke, and each judgement checks the catches. So a case that
-//! proves nothing of its own does not stay.
+//! has nothing of its own to say does not stay. A rule is a sentence, though: that the case would catch what no
+//! other catches is shown by the second column alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -192,6 +193,11 @@ pub fn faults(reasons: &Reasons, kept: &Kept, saboteurs: &[Saboteur]) -> Vec<Str
     faults
 }
 
+/// How many cases no saboteur is meant for.
+fn meant_for_none(reasons: &Reasons, saboteurs: &[Saboteur]) -> usize {
+    reasons.keys().filter(|case| !saboteurs.iter().any(|one| one.is_meant_for(case))).count()
+}
+
 /// Runs the chore; whether every case has its reason.
 pub async fn run(table: Table) -> bool {
     let saboteurs = list::all(&Database::default());
@@ -226,8 +232,10 @@ pub async fn run(table: Table) -> bool {
     }
     let catch = reasons.values().filter(|reason| !reason.alone.is_empty()).count();
     let rule = reasons.values().filter(|reason| reason.rule.is_some()).count();
+    let unproven = meant_for_none(&reasons, &saboteurs);
     println!(
-        "{} cases: {catch} catch a saboteur alone, {rule} have a rule of their own, {} stand without reason",
+        "{} cases: {catch} catch a saboteur alone, {rule} have a rule of their own, {} stand without reason; \
+         {unproven} are meant for no saboteur, so nothing shows that they can fail",
         reasons.len(),
         faults.len()
     );
@@ -285,6 +293,18 @@ mod tests {
             assert_eq!(told(line).len(), 1, "{line}");
         }
         assert!(parse("a::one\tmine").is_err() && parse("a::one\t\t\na::one\t\t").is_err());
+    }
+
+    #[test]
+    fn cases_that_no_saboteur_is_meant_for_are_counted() {
+        let reasons = parse("reap::next_due_is_none_when_nothing_is_due\tmine\t\na::one\tyours\t").unwrap();
+        let saboteurs = list::all(&Database::default());
+        let of = |name: &str| saboteurs.iter().filter(|one| one.name == name).cloned().collect::<Vec<_>>();
+        assert_eq!(meant_for_none(&reasons, &[]), 2);
+        let meant = of("nothing is ever due next");
+        let named: Vec<String> = meant[0].meant.iter().map(|part| format!("{part}\tmine\t\n")).collect();
+        let reasons = parse(&format!("{}a::one\tyours\t", named.concat())).unwrap();
+        assert_eq!(meant_for_none(&reasons, &meant), 1);
     }
 
     #[test]
