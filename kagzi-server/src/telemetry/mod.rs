@@ -6,7 +6,7 @@ mod json;
 use std::io::IsTerminal as _;
 
 use kagzi_core::SPANS;
-use tracing::Level;
+use tracing::{Dispatch, Level};
 use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -56,6 +56,16 @@ pub fn init_with_traces(
     level: &str,
     export: Option<&Export>,
 ) -> Result<Traces, TelemetryError> {
+    let (dispatch, traces) = dispatch(format, level, export)?;
+    dispatch.try_init().map_err(|error| TelemetryError::AlreadySetUp(error.to_string()))?;
+    Ok(traces)
+}
+
+fn dispatch(
+    format: LogFormat,
+    level: &str,
+    export: Option<&Export>,
+) -> Result<(Dispatch, Traces), TelemetryError> {
     let filter = EnvFilter::try_new(level).map_err(|error| ConfigError::Invalid {
         key: "log_level".to_owned(),
         expected: "a level such as info, or directives such as info,kagzi_core=debug".to_owned(),
@@ -71,11 +81,51 @@ pub fn init_with_traces(
         }
         LogFormat::Json => JsonLines::to(std::io::stderr).with_filter(filter).boxed(),
     };
+    let lines = tracing_subscriber::registry().with(lines);
     let traces = export.map(Traces::begin).transpose()?.unwrap_or_default();
-    let for_export =
-        filter_fn(|of| of.is_span() && *of.level() <= Level::INFO).with_max_level_hint(LevelFilter::INFO);
-    let spans = traces.layer().map(|layer| layer.with_filter(for_export));
-    let begun = tracing_subscriber::registry().with(lines).with(spans).try_init();
-    begun.map_err(|error| TelemetryError::AlreadySetUp(error.to_string()))?;
-    Ok(traces)
+    // No `Option` of a layer: beside one that is not there, every span would be made, for nobody.
+    let dispatch = match traces.layer() {
+        Some(spans) => {
+            let for_export = filter_fn(|of| of.is_span() && *of.level() <= Level::INFO)
+                .with_max_level_hint(LevelFilter::INFO);
+            Dispatch::new(lines.with(spans.with_filter(for_export)))
+        }
+        None => Dispatch::new(lines),
+    };
+    Ok((dispatch, traces))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::info_span;
+
+    use super::*;
+
+    /// What is made at `level` where nothing is exported: a span for export, one for lines.
+    fn made(format: LogFormat, level: &str) -> [bool; 2] {
+        let (dispatch, _) = dispatch(format, level, None).unwrap();
+        tracing::dispatcher::with_default(&dispatch, || {
+            [info_span!(target: SPANS, "call"), info_span!("step")].map(|span| !span.is_disabled())
+        })
+    }
+
+    #[test]
+    fn a_span_that_nobody_wants_is_not_made() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            assert_eq!(made(format, "warn"), [false, false]);
+            assert_eq!(made(format, "info"), [false, true]);
+            assert_eq!(made(format, "debug,kagzi_core=warn"), [false, true]);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn spans_for_export_are_made_whatever_the_level_of_lines() {
+        let export = Export::wanted(Some("http://127.0.0.1:9")).unwrap().unwrap();
+        let (dispatch, traces) = dispatch(LogFormat::Text, "off", Some(&export)).unwrap();
+        tracing::dispatcher::with_default(&dispatch, || {
+            assert!(!info_span!(target: SPANS, "call").is_disabled());
+            assert!(!info_span!("step").is_disabled());
+        });
+        traces.end().await;
+    }
 }
