@@ -7,7 +7,9 @@ mod page;
 mod yaml;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -72,6 +74,35 @@ fn every_alert_says_what_it_means_and_the_documentation_what_to_do() {
     let explained: BTreeSet<String> =
         documentation.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
     assert_eq!(explained, names);
+}
+
+/// The cases of `ops/prometheus/alerts.test.yaml` are played by Prometheus's own program where it is installed. That
+/// each alert has some is looked at everywhere.
+#[test]
+fn every_alert_is_shown_to_come_on_a_bad_day_and_to_stay_away_on_a_good_one() {
+    let file = yaml("ops/prometheus/alerts.test.yaml").remove(0);
+    let [bad, good] = list(&file, "/tests") else { panic!("a bad day and a good one") };
+    let named = |day: &Value, comes: bool| -> BTreeSet<String> {
+        let cases = list(day, "/alert_rule_test").iter();
+        let cases = cases.filter(|case| list(case, "/exp_alerts").is_empty() != comes);
+        cases.map(|case| text(case, "/alertname").to_owned()).collect()
+    };
+    let alerts: BTreeSet<String> = alerts().iter().map(|alert| text(alert, "/alert").to_owned()).collect();
+    assert_eq!(named(bad, true), alerts);
+    assert_eq!(named(good, false), alerts);
+    assert_eq!(named(good, true), BTreeSet::new());
+
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../ops/prometheus");
+    let played =
+        Command::new("promtool").args(["test", "rules", "alerts.test.yaml"]).current_dir(directory).output();
+    match played {
+        Ok(played) => {
+            let said = [played.stdout, played.stderr].concat();
+            assert!(played.status.success(), "{}", String::from_utf8_lossy(&said));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => panic!("promtool: {error}"),
+    }
 }
 
 #[test]
