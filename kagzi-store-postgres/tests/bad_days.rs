@@ -118,7 +118,7 @@ async fn a_commit_that_fails_is_an_error_and_nothing_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_no_writes_is_told_by_a_probe_that_writes_nothing() {
+async fn a_server_that_takes_no_writes_is_told_by_a_probe() {
     let database = database().await;
     let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
     store.probe().await.unwrap();

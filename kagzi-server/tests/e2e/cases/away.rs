@@ -31,6 +31,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// connection, or for a lock, for five seconds.
 const FIRST: Duration = Duration::from_secs(4);
 
+/// Far above what any of these days takes: only what never happens is waited for so long.
+const NEVER: Duration = Duration::from_mins(3);
+
 pub async fn killed(_world: World) -> Result<(), Failed> {
     let mut cluster = PostgresCluster::start(ClusterOptions::default()).await?;
     let world = World::over(cluster.url())?;
@@ -183,12 +186,17 @@ impl Day {
     pub(super) async fn until(&self, status: ServingStatus) -> Result<(), Failed> {
         let mut health = HealthClient::new(self.channel.clone());
         let mut updates = health.watch(HealthCheckRequest::default()).await?.into_inner();
-        while let Some(update) = updates.message().await? {
-            if update.status() == status {
-                return Ok(());
+        let watching = async {
+            while let Some(update) = updates.message().await? {
+                if update.status() == status {
+                    return Ok(());
+                }
             }
-        }
-        Err(format!("the server never was {status:?}").into())
+            Err(format!("the server ended without being {status:?}").into())
+        };
+        tokio::time::timeout(NEVER, watching)
+            .await
+            .unwrap_or_else(|_| Err(format!("the server never was {status:?}").into()))
     }
 }
 
