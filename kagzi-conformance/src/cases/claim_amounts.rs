@@ -5,7 +5,7 @@ use std::time::Duration;
 use kagzi_core::{AttemptScope, Claim, Priority, RunState, StartRun};
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, workflow_type};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, workflow_type};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -15,6 +15,7 @@ cases! {
     [1, 8] a_claim_sent_again_does_not_give_what_its_worker_took_anew;
     [10, 13] a_claim_of_one_takes_the_most_urgent_of_the_due_sleepers;
     [14] progress_late_in_a_long_run_is_progress;
+    [10] a_claim_of_many_queues_and_types_finds_the_run_of_the_last;
 }
 
 /// More than a page, a bound of 100, or what a look at the newest few would show.
@@ -114,4 +115,32 @@ async fn progress_late_in_a_long_run_is_progress(s: Scenario) -> Verdict {
         RunState::Pending,
         &run,
     )
+}
+
+async fn a_claim_of_many_queues_and_types_finds_the_run_of_the_last(s: Scenario) -> Verdict {
+    const RULE: &str = "a claim looks into all of its queues, and for all of its types [10]";
+    let queues = (0..100).map(|n| queue(format!("queue{n:02}"))).collect::<Result<Vec<_>, _>>()?;
+    let types = (0..100).map(|n| workflow_type(format!("type{n:02}"))).collect::<Result<Vec<_>, _>>()?;
+    for turned in [false, true] {
+        let (mut queues, mut types) = (queues.clone(), types.clone());
+        if turned {
+            queues.reverse();
+            types.reverse();
+        }
+        for by_type in [false, true] {
+            let mut start = s.start_request();
+            let mut claim = s.claim_request("w1", 1)?;
+            if by_type {
+                start.workflow_type.clone_from(&types[99]);
+                claim.workflow_types.clone_from(&types);
+            } else {
+                start.queue.clone_from(&queues[99]);
+                claim.queues.clone_from(&queues);
+            }
+            let run_id = s.start(start).await?.run_id;
+            let taken: Vec<_> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
+            equal(RULE, &vec![run_id], &taken)?;
+        }
+    }
+    Ok(())
 }

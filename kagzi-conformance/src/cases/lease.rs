@@ -21,6 +21,7 @@ cases! {
     [1] an_hour_of_heartbeats_leaves_no_more_than_one_length;
     [1] a_heartbeat_changes_nothing_but_the_expiry;
     [2] every_lease_of_a_batch_gets_its_own_verdict_in_order;
+    [2] every_lease_of_a_batch_is_extended_by_its_own_length;
     [2] one_lease_twice_in_a_batch_is_extended_twice;
     [15] a_thousand_leases_are_extended_in_one_batch;
     [2] a_heartbeat_with_a_stale_token_is_lost_and_changes_nothing;
@@ -133,6 +134,27 @@ async fn one_lease_twice_in_a_batch_is_extended_twice(s: Scenario) -> Verdict {
     let granted: Vec<_> = verdicts.iter().filter_map(|v| v.as_ref().ok().map(|g| g.expires_at)).collect();
     equal("two beats of one lease behave as one after the other [1]", &vec![expected, expected], &granted)?;
     equal("and never shorten [1]", &expected, &expiry(&s, &held).await?)
+}
+
+async fn every_lease_of_a_batch_is_extended_by_its_own_length(s: Scenario) -> Verdict {
+    s.start_many(4).await?;
+    let held: Vec<Held> = s.claim("w1", 4).await?.into_iter().map(|run| Held::new(s.clone(), run)).collect();
+    let lengths = [3, 5, 2, 4].map(|times| LEASE * times);
+    let beats = held.iter().zip(lengths);
+    let batch = beats.map(|(held, lease_length)| Heartbeat { lease_length, ..held.heartbeat_request() });
+    let verdicts = s.store().heartbeat(batch.collect()).await;
+    let verdicts = verdicts.map_err(|e| Violation::refused("a batch of heartbeats", &e))?;
+    let mut told = Vec::new();
+    for verdict in verdicts {
+        told.push(verdict.map_err(|e| Violation::refused("a heartbeat", &e))?.expires_at);
+    }
+    let expected: Vec<_> = lengths.iter().map(|length| s.now().saturating_add(*length)).collect();
+    equal("each lease of a batch is extended by its own length [2]", &expected, &told)?;
+    for (held, expires_at) in held.iter().zip(expected) {
+        let recorded = s.run(held.run_id()).await?.run.lease_expires_at;
+        equal("and what was told is recorded [2]", &Some(expires_at), &recorded)?;
+    }
+    Ok(())
 }
 
 async fn a_thousand_leases_are_extended_in_one_batch(s: Scenario) -> Verdict {

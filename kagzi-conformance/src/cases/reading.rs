@@ -36,6 +36,7 @@ cases! {
     [12] an_invented_cursor_is_refused;
     [12] a_page_of_no_or_too_many_runs_is_refused;
     [] a_count_knows_no_page;
+    [] a_page_may_be_longer_or_shorter_than_the_one_before;
 }
 
 fn failed(what: &'static str) -> impl Fn(StoreError) -> Violation {
@@ -438,4 +439,19 @@ async fn a_count_knows_no_page(s: Scenario) -> Verdict {
     let count = s.store().count_runs(s.namespace(), &RunFilter::default()).await;
     let count = count.map_err(|e| Violation::refused("a count", &e))?;
     equal("a count goes beyond any page", &(MANY_RUNS as u64), &count)
+}
+
+async fn a_page_may_be_longer_or_shorter_than_the_one_before(s: Scenario) -> Verdict {
+    s.start_many(12).await?;
+    let all = ids(&s, &RunFilter::default()).await?;
+    let (mut cursor, mut read) = (None, Vec::new());
+    for limit in [2, 5, 1, 4] {
+        let page = PageRequest { limit, cursor };
+        let list = ListRuns { namespace: s.namespace().clone(), filter: RunFilter::default(), page };
+        let page = s.store().list_runs(&list).await.map_err(failed("a listing"))?;
+        equal("each page is as long as it was asked for", &(limit as usize), &page.items.len())?;
+        read.extend(page.items.iter().map(|run| run.run_id));
+        cursor = page.next;
+    }
+    equal("and pages of different lengths have no gap and no repeat", &all, &read)
 }

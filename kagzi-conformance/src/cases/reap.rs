@@ -20,6 +20,7 @@ cases! {
     [14] at_most_the_limit_is_treated_the_longest_overdue_first;
     [14] the_longest_overdue_come_first_whatever_their_ids;
     [14] repeated_reaps_drain_everything;
+    [14] a_large_reap_treats_all_or_says_that_more_is_due;
     [14] a_reap_that_did_all_says_no_more_is_due;
     [14] the_numbers_reported_are_the_numbers_done;
     [14] eight_concurrent_reapers_treat_each_of_a_thousand_once;
@@ -137,6 +138,21 @@ async fn the_longest_overdue_come_first_whatever_their_ids(s: Scenario) -> Verdi
         }
     }
     Ok(())
+}
+
+async fn a_large_reap_treats_all_or_says_that_more_is_due(s: Scenario) -> Verdict {
+    /// More than a backend treats in one piece.
+    const RUNS: u32 = 1_500;
+    expired(&s, RUNS).await?;
+    let mut treated = 0;
+    loop {
+        let reaped = s.reap(10_000).await?;
+        treated += reaped.total();
+        if reaped.more == MoreDue::No || reaped.total() == 0 {
+            break;
+        }
+    }
+    equal("who asks again as long as more is due treats all, in however large steps [14]", &RUNS, &treated)
 }
 
 async fn repeated_reaps_drain_everything(s: Scenario) -> Verdict {

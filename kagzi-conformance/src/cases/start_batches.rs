@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kagzi_core::{Payload, StartOutcome, StartRun};
+use kagzi_core::{Payload, RunFilter, StartOutcome, StartRun};
 
 use crate::case::cases;
 use crate::scenario::{Scenario, check, equal, race, refused, under};
-use crate::violation::Verdict;
+use crate::violation::{Verdict, Violation};
 
 use super::start::{again, keyed};
 
@@ -17,6 +17,7 @@ cases! {
     [7] a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate;
     [7, 15] a_batch_reports_which_of_its_runs_existed;
     [15] a_batch_with_a_conflict_starts_nothing;
+    [15] a_large_batch_with_a_conflict_at_its_end_starts_nothing;
     [15] a_batch_with_an_invalid_run_starts_nothing;
     [8, 15] a_batch_sent_again_gives_the_same_answers;
     [15] a_batch_of_a_thousand_runs_starts_them_all;
@@ -79,6 +80,21 @@ async fn a_batch_with_a_conflict_starts_nothing(s: Scenario) -> Verdict {
     s.nothing_claimable("a refused batch leaves no run behind [15]").await?;
     let later = s.start(keyed(&s, "new")?).await?;
     equal("its keys are still free [15]", &StartOutcome::Created, &later.outcome)
+}
+
+async fn a_large_batch_with_a_conflict_at_its_end_starts_nothing(s: Scenario) -> Verdict {
+    /// More than a backend writes in one piece.
+    const RUNS: usize = 3_000;
+    let known = keyed(&s, "known")?;
+    let first = s.start(known.clone()).await?;
+    s.cancel(first.run_id).await?;
+    let mut batch: Vec<StartRun> = (0..RUNS).map(|_| s.start_request()).collect();
+    batch.push(StartRun { input: Payload::empty(), ..again(&known) });
+    let rule = "a batch is refused for the last of it [15]";
+    refused(&s.store().start(batch).await, "IDEMPOTENCY_CONFLICT", rule)?;
+    let left = s.store().count_runs(s.namespace(), &RunFilter::default()).await;
+    let left = left.map_err(|e| Violation::refused("a count", &e))?;
+    equal("however large it is, a refused batch leaves no run behind [15]", &1, &left)
 }
 
 async fn a_batch_with_an_invalid_run_starts_nothing(s: Scenario) -> Verdict {

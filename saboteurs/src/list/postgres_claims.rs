@@ -192,6 +192,18 @@ pub(super) const CLAIMS: &[Entry] = &[
         ),
     ),
     (
+        "a claim is known by the beginning of its operation",
+        &["isolation::operations_that_are"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "WHERE r.claim_operation = p_operation AND r.partition = p_partition",
+                to: "WHERE left(r.claim_operation::text, 35) = left(p_operation::text, 35)
+              AND r.partition = p_partition",
+            }],
+        ),
+    ),
+    (
         "a claim wakes the sleeper that is due longest, and takes it",
         &["claim::a_claim_of_one_takes_the_most_urgent"],
         Tampering::Function(

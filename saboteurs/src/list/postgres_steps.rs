@@ -170,6 +170,25 @@ const HEARTBEATS: &[Entry] = &[
         Tampering::Function("kagzi_heartbeat", &[Patch { from: " AND r.worker_id = beat.worker", to: "" }]),
     ),
     (
+        "a step is taken from a worker of the same name in other case",
+        &["isolation::workers_whose_names"],
+        Tampering::Function(
+            "kagzi_steps",
+            &[Patch { from: "AND r.worker_id = u.worker", to: "AND lower(r.worker_id) = lower(u.worker)" }],
+        ),
+    ),
+    (
+        "a heartbeat is taken from a worker of the same name in other case",
+        &["isolation::workers_whose_names"],
+        Tampering::Function(
+            "kagzi_heartbeat",
+            &[Patch {
+                from: "AND r.worker_id = beat.worker",
+                to: "AND lower(r.worker_id) = lower(beat.worker)",
+            }],
+        ),
+    ),
+    (
         "a heartbeat does not look at the tenant",
         &["isolation::heartbeat"],
         Tampering::Function(

@@ -251,6 +251,16 @@ fn keeping() -> Vec<Saboteur> {
                  WHERE namespace = new.namespace AND queue = new.queue"
             ),
         ),
+        one(
+            "a moment is kept as seconds with a fraction",
+            &["sleep::", "retry::"],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER UPDATE OF due_at ON runs WHEN new.state = 'SLEEPING' BEGIN
+                     UPDATE runs SET due_at = CAST(new.due_at / 1000000.0 * 1000000.0 AS INTEGER),
+                         attention_at = CAST(new.attention_at / 1000000.0 * 1000000.0 AS INTEGER)
+                     WHERE run_id = new.run_id; END",
+            ),
+        ),
         one("the last commit was not flushed when the power failed", &["durability::"], Tampering::TornLog),
     ]
 }

@@ -13,6 +13,10 @@ use crate::wrapped::answers::{
 use crate::wrapped::batching::FirstWritesForAll;
 use crate::wrapped::claim::{CarelessClaim, NothingIsRemembered, RepeatsChargeNoInputs};
 use crate::wrapped::fencing::{Blind, NoTokenCheck, Owner};
+use crate::wrapped::many::{
+    BeatsAreAllAlike, LabelsIgnoreCase, LooksAtTen, PagesAreAllAlike, PausesIgnoreCase, ReapsAPiece,
+    StartsInPieces,
+};
 use crate::wrapped::reading::{
     CountsAPage, CountsIgnoreLabels, CursorSkipsTies, ReadsTwice, RemovalCountsWhatItLooksAt, RemovesTooMuch,
 };
@@ -32,7 +36,7 @@ fn blind(blind: Blind, owner: Owner) -> Memory {
 
 /// All of them.
 pub(super) fn saboteurs() -> Vec<Saboteur> {
-    [fencing(), claims(), steps(), answers(), keeping(), rules()].into_iter().flatten().collect()
+    [fencing(), claims(), steps(), answers(), keeping(), rules(), many()].into_iter().flatten().collect()
 }
 
 fn fencing() -> Vec<Saboteur> {
@@ -271,6 +275,47 @@ fn rules() -> Vec<Saboteur> {
             "a poison run is never given up",
             &["reap::a_poison_run", "claim::a_run_that_lost_too_many"],
             Memory::under(|rules| Rules { poison_after: u32::MAX, ..rules }),
+        ),
+    ]
+}
+
+fn many() -> Vec<Saboteur> {
+    vec![
+        one("a large batch is started in pieces", &["start::a_large_batch"], Memory::wrapped(StartsInPieces)),
+        one(
+            "a claim looks at its first ten queues",
+            &["claim::a_claim_of_many_queues"],
+            Memory::wrapped(LooksAtTen::Queues),
+        ),
+        one(
+            "a claim looks at its first ten types",
+            &["claim::a_claim_of_many_queues"],
+            Memory::wrapped(LooksAtTen::Types),
+        ),
+        one(
+            "labels are found whatever the case of their values",
+            &["isolation::labels_that_are"],
+            Memory::wrapped(LabelsIgnoreCase),
+        ),
+        one(
+            "a pause is of the queue of that name in small letters",
+            &["isolation::queues_that_are_nearly_the_same_are_paused"],
+            Memory::wrapped(PausesIgnoreCase),
+        ),
+        one(
+            "all pages are as long as the first",
+            &["reading::a_page_may_be"],
+            Memory::wrapped(PagesAreAllAlike::default()),
+        ),
+        one(
+            "all leases of a batch are extended by the first length",
+            &["lease::every_lease_of_a_batch_is_extended"],
+            Memory::wrapped(BeatsAreAllAlike),
+        ),
+        one(
+            "a large reap treats a piece and says that this was all",
+            &["reap::a_large_reap"],
+            Memory::wrapped(ReapsAPiece),
         ),
     ]
 }
