@@ -27,7 +27,7 @@ use kagzi_core::{Clock, Rules, SharedStore};
 
 use crate::fixture::FixtureError;
 
-/// Names how many writers are killed; 50 without it. A tenth as many servers are, but at least three.
+/// Names how many writers are killed; 50 without it. Half as many servers are, but at least three.
 pub const CRASH_ROUNDS_VARIABLE: &str = "KAGZI_CRASH_ROUNDS";
 
 /// Names the seed of the first round; by chance without it. A failure tells the one it had.

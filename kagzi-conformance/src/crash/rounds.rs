@@ -134,7 +134,7 @@ struct Judged {
 
 fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Result<(), String> {
     let Asked { rounds, first_seed } = asked;
-    let rounds = if victim == Victim::Writer { rounds } else { (rounds / 10).max(3) };
+    let rounds = if victim == Victim::Writer { rounds } else { (rounds / 2).max(3) };
     let runtime = Runtime::new().map_err(|error| error.to_string())?;
     let mut place = runtime.block_on(fixture.place()).map_err(|error| format!("no place: {error}"))?;
     let mut judged = Vec::new();
