@@ -57,9 +57,10 @@ pub(crate) fn prepare(options: &SqliteOptions) -> Result<(Connection, Migration)
     set_up(&connection).map_err(waiting_for_others)?;
     connection
         .execute_batch(
-            // Bigger than the default, since this connection touches every hot page. What the log was longer
-            // than 64 MiB is cut off when it starts again; see crate::checkpoint.
-            "PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
+            // Bigger than the default, since this connection touches every hot page; no bigger, since a commit
+            // after a page was split walks over the whole table of the cache. What the log was longer than
+            // 64 MiB is cut off when it starts again; see crate::checkpoint.
+            "PRAGMA cache_size = -8192; PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(waiting_for_others)?;
     let migration = migrate(&connection, &options.path)?;
