@@ -212,9 +212,9 @@ impl Report {
         if !not_applicable.is_empty() {
             text.extend(["\n## Not applicable\n\n", &not_applicable]);
         }
-        let notes: String = self.notes().map(|note| format!("- {note}\n")).collect();
-        if !notes.is_empty() {
-            text.extend(["\n## Notes\n\n", &notes]);
+        for (number, note) in self.notes().enumerate() {
+            let heading = if number == 0 { "\n## Notes\n\n" } else { "" };
+            text.extend([heading, "- ", &note, "\n"]);
         }
         text
     }

@@ -24,6 +24,9 @@ const HUNG: Duration = Duration::from_mins(2);
 /// The same for random cases, which play as much as a variable asks for.
 const HUNG_AT_RANDOM: Duration = Duration::from_mins(10);
 
+/// How a case failed, to be told with a text.
+type Failure = fn(String) -> Outcome;
+
 /// The groups of random cases.
 const RANDOM: [&str; 4] = ["history", "model", "fault", "interleaving"];
 
@@ -145,7 +148,6 @@ async fn play_for(
     let mut playing = JoinSet::new();
     let (witness, body) = (witness.clone(), case.body(scenario));
     playing.spawn(async move { witness.hear(body).await });
-    type Failure = fn(String) -> Outcome;
     let failed: Option<(Failure, String)> = match tokio::time::timeout(patience, playing.join_next()).await {
         Ok(Some(Ok(Ok(()))) | None) => None,
         Ok(Some(Ok(Err(violation)))) => {

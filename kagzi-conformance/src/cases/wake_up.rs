@@ -321,7 +321,7 @@ async fn a_poll_that_is_woken_for_nothing_goes_on_waiting_and_changes_nothing(s:
     let stop = async move {
         // Asked for the first time when the poll has looked and begins to wait.
         begun.add_permits(1);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let poll = tokio::spawn(async move { engine.poll_until(claim, Duration::from_hours(2), stop).await });
     all_wait(&waiting, 1).await?;

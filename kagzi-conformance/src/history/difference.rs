@@ -20,7 +20,7 @@ fn at(rules: &SlotRules, slot: &Slot, part: &Part, now: Timestamp) -> Vec<Differ
     match part {
         Part::Start(start, heard) => {
             let (right, _) = started(slot, start, now);
-            answers(&right, heard, describe_start, |right, heard| fields(right, heard))
+            answers(&right, heard, describe_start, fields)
         }
         Part::Ask(asked) => {
             let (call, heard) = &**asked;
@@ -30,7 +30,7 @@ fn at(rules: &SlotRules, slot: &Slot, part: &Part, now: Timestamp) -> Vec<Differ
         Part::Beat(beat, heard) => {
             let (right, _) = beaten(slot, beat, now);
             let describe = |granted: &kagzi_core::GrantedLease| format!("until {}", granted.expires_at);
-            answers(&right, heard, describe, |right, heard| fields(right, heard))
+            answers(&right, heard, describe, fields)
         }
         Part::Took(claim, Some(claimed)) => took(rules, slot, claim, claimed, now),
         Part::Took(_, None) | Part::Sweep(_) | Part::Reap | Part::Delete(_) => Vec::new(),

@@ -164,8 +164,8 @@ fn lines<T>(history: &[(Heard, T)], told: &[(Interval<Event>, Told)]) -> Log {
         let Some((heard, _)) = history.get(interval.event.source) else { continue };
         let (call, answer) = words(heard, &interval.event.part);
         let mark = if *why == Told::Conflicts { '*' } else { ' ' };
-        let (called, returned, caller) = (interval.called, interval.returned, &heard.caller);
-        let entry = lines.call(format!("{mark} [{called}..{returned}] {caller}: {call}"));
+        let Interval { called, returned, .. } = interval;
+        let entry = lines.call(format!("{mark} [{called}..{returned}] {}: {call}", heard.caller));
         lines.answer(entry, answer);
     }
     lines

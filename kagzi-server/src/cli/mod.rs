@@ -191,7 +191,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
     let output = Output::new(if json { Audience::Programs } else { Audience::People });
     let open = || Connection::open(&access, &namespace);
     match cli.command {
-        Command::Serve(args) => host::serve(*args, output).await?,
+        Command::Serve(args) => Box::pin(host::serve(*args, output)).await?,
         Command::Dev(args) => host::dev(args, namespace, output).await?,
         Command::Start(args) => return start::start(*args, &open().await?, output).await,
         Command::Get(args) => read::get(&args, &open().await?, output).await?,

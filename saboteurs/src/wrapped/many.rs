@@ -118,7 +118,9 @@ pub struct BeatsAreAllAlike;
 impl Bug for BeatsAreAllAlike {
     async fn heartbeat(&self, store: &SharedStore, mut batch: Vec<Heartbeat>) -> Beats {
         if let Some(first) = batch.first().map(|beat| beat.lease_length) {
-            batch.iter_mut().for_each(|beat| beat.lease_length = first);
+            for beat in &mut batch {
+                beat.lease_length = first;
+            }
         }
         store.heartbeat(batch).await
     }

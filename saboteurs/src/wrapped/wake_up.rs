@@ -80,7 +80,9 @@ impl Bug for WakesForLater {
         let queues: Vec<_> =
             batch.iter().map(|start| Topic::Queue(start.namespace.clone(), start.queue.clone())).collect();
         let started = store.start(batch).await?;
-        queues.iter().for_each(|queue| store.wake_hub().announce(queue));
+        for queue in &queues {
+            store.wake_hub().announce(queue);
+        }
         Ok(started)
     }
 }
