@@ -1,4 +1,5 @@
-//! What is counted by queue. Queues are named by clients, so only so many get series of their own.
+//! What is counted by queue. Queues are named by clients, so only so many get series of their own: a share of them
+//! for each namespace, so that whoever makes up names hides no queue of another namespace.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,8 +10,11 @@ use prometheus_client::metrics::family::Family;
 
 use super::label::Book;
 
-/// How many queues, over all namespaces, have series of their own.
-pub(crate) const MOST_QUEUES: usize = 200;
+/// How many queues of each namespace have series of their own, whatever other namespaces have.
+const SHARE: usize = 20;
+
+/// How many more have, of whichever namespaces they are.
+const MOST_BEYOND: usize = 200;
 
 /// What stands for the queues beyond, one in each namespace. Namespaces are named by the operator.
 pub(crate) const OTHER_QUEUES: &str = "_other";
@@ -34,9 +38,28 @@ pub(super) struct QueueCounters {
 /// The queues that were seen, as far as they have series.
 #[derive(Debug)]
 pub(super) struct Queues {
-    shown: RwLock<HashMap<Shown, Arc<QueueCounters>>>,
+    shown: RwLock<Table>,
     starts: Family<StartLabels, Counter>,
     claimed: Family<QueueLabels, Counter>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    each: HashMap<Shown, Arc<QueueCounters>>,
+    /// How much of its share a namespace has used.
+    shares: HashMap<Namespace, usize>,
+    beyond: usize,
+}
+
+impl Table {
+    /// Whether one more queue of a namespace may have series; if so, it is counted.
+    fn has_room(&mut self, namespace: &Namespace) -> bool {
+        let share = self.shares.entry(namespace.clone()).or_default();
+        let (used, most) = if *share < SHARE { (share, SHARE) } else { (&mut self.beyond, MOST_BEYOND) };
+        let room = *used < most;
+        *used += usize::from(room);
+        room
+    }
 }
 
 impl Queues {
@@ -61,7 +84,7 @@ impl Queues {
     /// The counters of a queue.
     pub(super) fn counters(&self, namespace: &Namespace, queue: &QueueName) -> Arc<QueueCounters> {
         let key = (namespace.clone(), Some(queue.clone()));
-        let seen = self.shown.read().unwrap_or_else(PoisonError::into_inner).get(&key).map(Arc::clone);
+        let seen = self.shown.read().unwrap_or_else(PoisonError::into_inner).each.get(&key).map(Arc::clone);
         seen.unwrap_or_else(|| self.show(key).1)
     }
 
@@ -72,14 +95,14 @@ impl Queues {
 
     /// Every queue that has series, and what stands for the others.
     pub(super) fn all(&self) -> Vec<Shown> {
-        self.shown.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).each.keys().cloned().collect()
     }
 
     fn show(&self, key: Shown) -> (Shown, Arc<QueueCounters>) {
         let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
-        let full = shown.len() >= MOST_QUEUES && !shown.contains_key(&key);
-        let key = if full { (key.0, None) } else { key };
-        let counters = shown.entry(key.clone()).or_insert_with(|| Arc::new(self.make(&key)));
+        let hidden = !shown.each.contains_key(&key) && !shown.has_room(&key.0);
+        let key = if hidden { (key.0, None) } else { key };
+        let counters = shown.each.entry(key.clone()).or_insert_with(|| Arc::new(self.make(&key)));
         (key, Arc::clone(counters))
     }
 
@@ -107,22 +130,38 @@ pub(super) fn labels((namespace, queue): &Shown) -> QueueLabels {
 mod tests {
     use super::*;
 
+    fn see(queues: &Queues, namespace: &Namespace, number: usize) {
+        let queue = QueueName::new(format!("q{number}")).unwrap();
+        queues.counters(namespace, &queue).claimed.inc();
+    }
+
     #[test]
     fn queues_beyond_the_most_are_counted_together_whoever_makes_them_up() {
         let queues = Queues::register(&mut Book::default());
         let namespace = Namespace::new("n").unwrap();
-        for number in 0..MOST_QUEUES + 50 {
-            let queue = QueueName::new(format!("q{number}")).unwrap();
-            queues.counters(&namespace, &queue).claimed.inc();
-        }
+        let most = SHARE + MOST_BEYOND;
+        (0..most + 50).for_each(|number| see(&queues, &namespace, number));
         let shown = queues.shown.read().unwrap();
-        assert_eq!(shown.len(), MOST_QUEUES + 1);
-        assert_eq!(shown[&(namespace.clone(), None)].claimed.get(), 50);
+        assert_eq!(shown.each.len(), most + 1);
+        assert_eq!(shown.each[&(namespace.clone(), None)].claimed.get(), 50);
         let first = (namespace.clone(), Some(QueueName::new("q0").unwrap()));
-        assert_eq!(shown[&first].claimed.get(), 1);
+        assert_eq!(shown.each[&first].claimed.get(), 1);
         drop(shown);
         let late = QueueName::new("late").unwrap();
         assert_eq!(queues.name(&namespace, &late), (namespace.clone(), None));
         assert_eq!(queues.name(&namespace, &QueueName::new("q0").unwrap()), first);
+    }
+
+    #[test]
+    fn a_namespace_of_many_queues_hides_none_of_another() {
+        let queues = Queues::register(&mut Book::default());
+        let [many, few] = ["many", "few"].map(|name| Namespace::new(name).unwrap());
+        (0..10_000).for_each(|number| see(&queues, &many, number));
+        (0..SHARE + 5).for_each(|number| see(&queues, &few, number));
+        let shown = queues.shown.read().unwrap();
+        let own = shown.each.keys().filter(|(namespace, queue)| *namespace == few && queue.is_some());
+        assert_eq!(own.count(), SHARE);
+        assert_eq!(shown.each[&(few, None)].claimed.get(), 5);
+        assert_eq!(shown.each.len(), SHARE + MOST_BEYOND + 1 + SHARE + 1);
     }
 }
