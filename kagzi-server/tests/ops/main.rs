@@ -212,7 +212,16 @@ fn an_image_and_a_unit_run_the_server_without_root() {
     assert!(!user.starts_with('0') && !user.contains("root"), "{user}");
     assert!(last.contains("ENTRYPOINT [\"/usr/local/bin/kagzi\"]") && last.contains("CMD [\"serve\"]"));
     let unit = read("ops/systemd/kagzi.service");
-    for line in ["DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "KillSignal=SIGTERM"] {
+    for line in ["NoNewPrivileges=yes", "ProtectSystem=strict", "KillSignal=SIGTERM", "Restart=always"] {
         assert!(unit.lines().any(|said| said == line), "{line}");
     }
+    // One that stays, since it owns files that nobody else may read, and that is made beside the unit.
+    let user = unit.lines().find_map(|line| line.strip_prefix("User=")).unwrap();
+    let made = read("ops/systemd/kagzi.sysusers.conf");
+    assert!(made.lines().any(|line| line.starts_with(&format!("u {user} - "))), "{user}: {made}");
+    assert!(!unit.lines().any(|line| line.starts_with("DynamicUser")));
+    assert!(read("docs/operations.md").contains(&format!("sudo -u {user} kagzi backup")));
+    // It is started again however often it did not start.
+    let section = unit.split("\n[Service]").next().unwrap();
+    assert!(section.lines().any(|line| line == "StartLimitIntervalSec=0"), "{section}");
 }
