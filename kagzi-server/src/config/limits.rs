@@ -9,6 +9,9 @@ use super::{ConfigError, Length, Settings, refuse};
 /// No rate or burst is higher: a million a second.
 const MAX_RATE: u32 = 1_000_000;
 
+/// So many connections one address may open on however small a server, unless it says otherwise.
+const LEAST_CONNECTIONS_OF_ONE_ADDRESS: u32 = 100;
+
 /// How often somebody may call: so many a second on the average, and so many at once after a quiet time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
@@ -29,8 +32,8 @@ pub struct LoadLimits {
     pub rate_auth_failures: RateLimit,
     /// How many connections may be open. Default 10,000.
     pub max_connections: u32,
-    /// How many of them from one address; nothing: any number, the default, since many clients may come
-    /// through one proxy.
+    /// How many of them from one address (a /64 of IPv6); nothing: a tenth of them, and 100 at least, the default.
+    /// Where all clients come through one proxy, as many as `max_connections`.
     pub max_connections_per_address: Option<u32>,
     /// How many starts may be in flight. Default 2048.
     pub max_starts_in_flight: u32,
@@ -113,6 +116,12 @@ impl LoadLimits {
             max_stream_requests: settings.max_stream_requests.unwrap_or(default.max_stream_requests),
             max_stream_bytes: settings.max_stream_bytes.unwrap_or(default.max_stream_bytes),
         })
+    }
+
+    /// How many connections may be open from one address.
+    pub(crate) fn connections_of_one_address(&self) -> u32 {
+        let share = (self.max_connections / 10).max(LEAST_CONNECTIONS_OF_ONE_ADDRESS);
+        self.max_connections_per_address.unwrap_or(share)
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {

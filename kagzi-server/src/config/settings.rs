@@ -127,7 +127,7 @@ pub struct Settings {
     /// How many connections may be open; more are closed at once. [default: 10000]
     #[arg(long, env = "KAGZI_MAX_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub max_connections: Option<u32>,
-    /// How many of them from one address. [default: any number]
+    /// How many of them from one address. [default: a tenth of them, 100 at least]
     #[arg(long, env = "KAGZI_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", allow_hyphen_values = true)]
     pub max_connections_per_address: Option<u32>,
     /// How many starts may be in flight. [default: 2048]

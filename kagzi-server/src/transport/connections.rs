@@ -16,14 +16,13 @@ pub(super) struct Connections(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     most: u32,
-    most_of_one: Option<u32>,
+    most_of_one: u32,
     open: Mutex<Open>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     all: u32,
-    /// Counted only where one address is bounded.
     of_each: HashMap<IpAddr, u32>,
 }
 
@@ -37,7 +36,7 @@ pub(super) struct Counted {
 
 impl Connections {
     pub(super) fn up_to(limits: &LoadLimits) -> Self {
-        let (most, most_of_one) = (limits.max_connections, limits.max_connections_per_address);
+        let (most, most_of_one) = (limits.max_connections, limits.connections_of_one_address());
         Self(Arc::new(Inner { most, most_of_one, open: Mutex::default() }))
     }
 
@@ -48,13 +47,11 @@ impl Connections {
         if open.all >= self.0.most {
             return None;
         }
-        if let Some(most) = self.0.most_of_one {
-            let of_one = open.of_each.entry(host).or_default();
-            if *of_one >= most {
-                return None;
-            }
-            *of_one += 1;
+        let of_one = open.of_each.entry(host).or_default();
+        if *of_one >= self.0.most_of_one {
+            return None;
         }
+        *of_one += 1;
         open.all += 1;
         Some(Counted { connections: self.clone(), host, _shown: metrics.connection() })
     }
@@ -118,6 +115,18 @@ mod tests {
         drop(first);
         let _third = open("192.0.2.2").unwrap();
         assert!(open("192.0.2.3").is_none());
+    }
+
+    #[test]
+    fn unless_it_is_said_otherwise_one_address_takes_a_tenth_and_a_hundred_at_least() {
+        for (most, share) in [(10_000, 1000), (2000, 200), (500, 100), (50, 50)] {
+            let connections = of(most, None);
+            let metrics = metrics();
+            let open = |address: &str| connections.open(address.parse().unwrap(), &metrics);
+            let held: Vec<_> = std::iter::from_fn(|| open("192.0.2.1")).collect();
+            assert_eq!(held.len(), share);
+            assert_eq!(open("192.0.2.2").is_some(), most > 100, "{most}");
+        }
     }
 
     #[test]

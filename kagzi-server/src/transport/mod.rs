@@ -1,7 +1,9 @@
 //! Connections, plain or under TLS, and who is at their other end.
 
 mod connections;
+mod handshakes;
 mod names;
+mod opening;
 mod socket;
 mod tls;
 
@@ -11,21 +13,17 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use crate::config::LoadLimits;
 use crate::metrics::Metrics;
 use connections::Connections;
 pub(crate) use connections::host;
+use handshakes::{Begun, Handshakes};
 pub(crate) use socket::Socket;
 pub(crate) use tls::Tls;
 
 /// How long a client has to shake hands. One that is slower is slow on purpose, or gone.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-
-/// So many may shake hands at once; others wait to be accepted, so that a flood of them costs a bounded
-/// amount of memory and processor time.
-const MOST_HANDSHAKES: usize = 256;
 
 /// How long accepting pauses after an error that would come again at once, such as too many open files.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -43,7 +41,7 @@ struct Incoming {
     tls: Option<Tls>,
     connections: Connections,
     metrics: Metrics,
-    handshakes: JoinSet<Option<Socket>>,
+    handshakes: Handshakes<Socket>,
 }
 
 /// The connections that clients open, each after its handshake. Never ends.
@@ -54,7 +52,7 @@ pub(crate) fn incoming(
     metrics: Metrics,
 ) -> impl Stream<Item = std::io::Result<Socket>> + Send + use<> {
     let connections = Connections::up_to(limits);
-    let incoming = Incoming { listener, tls, connections, metrics, handshakes: JoinSet::new() };
+    let incoming = Incoming { listener, tls, connections, metrics, handshakes: Handshakes::new() };
     futures::stream::unfold(incoming, |mut incoming| async move {
         let socket = incoming.next().await;
         Some((Ok(socket), incoming))
@@ -66,24 +64,18 @@ impl Incoming {
     async fn next(&mut self) -> Socket {
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if self.handshakes.len() < MOST_HANDSHAKES => {
-                    match accepted {
-                        Ok((stream, address)) => {
-                            if let Some(socket) = self.accept(stream, address) {
-                                return socket;
-                            }
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "a connection could not be accepted");
-                            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        if let Some(socket) = self.accept(stream, address) {
+                            return socket;
                         }
                     }
-                }
-                Some(shaken) = self.handshakes.join_next() => {
-                    if let Ok(Some(socket)) = shaken {
-                        return socket;
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                     }
-                }
+                },
+                socket = self.handshakes.next() => return socket,
             }
         }
     }
@@ -101,7 +93,7 @@ impl Incoming {
         }
         let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address, counted)) };
         let acceptor = tls.acceptor();
-        self.handshakes.spawn(async move {
+        let begun = self.handshakes.begin(host(address.ip()), async move {
             match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => Some(Socket::tls(stream, address, counted)),
                 Ok(Err(error)) => {
@@ -114,6 +106,41 @@ impl Incoming {
                 }
             }
         });
+        match begun {
+            Begun::Yes => {}
+            Begun::No => {
+                self.metrics.refused_connection();
+                tracing::debug!(%address, "a connection was closed: its address has as many handshakes as may be");
+            }
+            Begun::InsteadOfOneOf(host) => {
+                self.metrics.refused_connection();
+                tracing::debug!(%host, "a handshake was ended: there are as many as may be, most of them from there");
+            }
+        }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_core::SharedStore;
+    use kagzi_core::memory::MemoryStore;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nobody_speaks_ends_and_leaves_its_place_to_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        let limits = LoadLimits { max_connections: 1, ..LoadLimits::default() };
+        let mut incoming = incoming(listener, None, &limits, Metrics::new(&store));
+        for _ in 0..3 {
+            let _silent = TcpStream::connect(address).await.unwrap();
+            let mut accepted = incoming.next().await.unwrap().unwrap();
+            let error = accepted.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        }
     }
 }

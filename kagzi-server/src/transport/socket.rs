@@ -11,11 +11,13 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::connections::Counted;
+use super::opening::Opening;
 use super::{Peer, names};
 
 /// See the module.
 pub(crate) struct Socket {
     stream: Stream,
+    opening: Opening,
     peer: Peer,
     /// Held, not read.
     _counted: Counted,
@@ -29,14 +31,15 @@ enum Stream {
 impl Socket {
     pub(super) fn plain(stream: TcpStream, address: SocketAddr, counted: Counted) -> Self {
         let peer = Peer { address: Some(address), names: None };
-        Self { stream: Stream::Plain(stream), peer, _counted: counted }
+        Self { stream: Stream::Plain(stream), opening: Opening::from_now(), peer, _counted: counted }
     }
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr, counted: Counted) -> Self {
         let certificates = stream.get_ref().1.peer_certificates();
         let names = certificates.and_then(|chain| chain.first()).map(names::of);
         let peer = Peer { address: Some(address), names };
-        Self { stream: Stream::Tls(Box::new(stream)), peer, _counted: counted }
+        let stream = Stream::Tls(Box::new(stream));
+        Self { stream, opening: Opening::from_now(), peer, _counted: counted }
     }
 }
 
@@ -50,10 +53,11 @@ impl Connected for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let Self { stream, opening, .. } = self.get_mut();
+        opening.poll_read(cx, buf, |cx, buf| match stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        })
     }
 }
 
