@@ -88,13 +88,13 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn read(path: &Path) -> Result<Self, AccessError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| AccessError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
+    /// What stands in the file, to be given to [`parse`](Self::parse): whoever wants to know later whether it has changed
+    /// compares it with this, so that no change falls between two looks.
+    pub(super) fn text(path: &Path) -> Result<String, AccessError> {
+        std::fs::read_to_string(path).map_err(|source| AccessError::Read { path: path.to_owned(), source })
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
         let file: File = toml::from_str(text).map_err(|mut error| {
             let at = error.span().map_or(0, |span| span.start);
             let line = 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
@@ -156,23 +156,16 @@ impl Access {
         row.iter().find(|(digest, _)| digest.is(shown)).map(|(_, principal)| principal)
     }
 
-    /// Whom a credential that was proven belongs to.
+    /// Whom a credential that was proven belongs to. Whoever others vouch for, an issuer of JWTs or an authority, and
+    /// the file does not name, is as unknown as anybody.
     pub(crate) fn principal(&self, credential: &Credential) -> Option<Arc<Principal>> {
         match credential {
             Credential::None => None,
             Credential::Token(digest) => self.by_token(digest).cloned(),
-            // Who is known elsewhere and not here is somebody, and may do nothing.
-            Credential::Subject(subject) => {
-                Some(self.subjects.get(&**subject).cloned().unwrap_or_else(|| {
-                    Arc::new(Principal { name: format!("jwt:{subject}"), grants: Vec::new() })
-                }))
+            Credential::Subject(subject) => self.subjects.get(&**subject).cloned(),
+            Credential::Certificate(names) => {
+                names.iter().find_map(|name| self.certificates.get(name).cloned())
             }
-            Credential::Certificate(names) => Some(
-                names.iter().find_map(|name| self.certificates.get(name).cloned()).unwrap_or_else(|| {
-                    let name = names.first().map_or("without a name", String::as_str);
-                    Arc::new(Principal { name: format!("certificate:{name}"), grants: Vec::new() })
-                }),
-            ),
         }
     }
 }
@@ -200,12 +193,12 @@ mod tests {
         assert_eq!(name(&Credential::Token(TokenDigest::of(token.reveal()))).as_deref(), Some("a"));
         assert_eq!(name(&Credential::Token(TokenDigest::of("another"))), None);
         assert_eq!(name(&Credential::Subject("s".into())).as_deref(), Some("a"));
-        let stranger = access.principal(&Credential::Subject("t".into())).unwrap();
-        assert_eq!((stranger.name.as_str(), stranger.grants.len()), ("jwt:t", 0));
+        assert_eq!(name(&Credential::Subject("t".into())), None);
         let names = Credential::Certificate(["uri:x".to_owned(), "dns:c".to_owned()].into());
         assert_eq!(name(&names).as_deref(), Some("a"));
         let names = Credential::Certificate(["uri:x".to_owned()].into());
-        assert_eq!(name(&names).as_deref(), Some("certificate:uri:x"));
+        assert_eq!(name(&names), None);
+        assert_eq!(name(&Credential::Certificate([].into())), None);
         assert_eq!(name(&Credential::None), None);
     }
 

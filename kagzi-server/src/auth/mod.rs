@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_sdk::wire::error::{Refusal, unauthenticated, unavailable};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
@@ -66,6 +67,8 @@ enum Mode {
 #[derive(Debug)]
 struct Closed {
     path: PathBuf,
+    /// What stood in the file when it was first read.
+    first: [u8; 32],
     access: watch::Sender<Arc<Access>>,
     jwt: Option<Jwt>,
     failures: Failures,
@@ -89,12 +92,16 @@ impl Auth {
     pub(crate) fn of(config: &ServerConfig) -> Result<Self, ServerError> {
         let mode = match &config.access_file {
             None => Mode::Open(Caller::anyone(None).principal),
-            Some(path) => Mode::Closed(Box::new(Closed {
-                access: watch::Sender::new(Arc::new(Access::read(path)?)),
-                path: path.clone(),
-                jwt: Jwt::of(config)?,
-                failures: Failures::up_to(config.load.rate_auth_failures),
-            })),
+            Some(path) => {
+                let text = Access::text(path)?;
+                Mode::Closed(Box::new(Closed {
+                    access: watch::Sender::new(Arc::new(Access::parse(path, &text)?)),
+                    path: path.clone(),
+                    first: Sha256::digest(&text).into(),
+                    jwt: Jwt::of(config)?,
+                    failures: Failures::up_to(config.load.rate_auth_failures),
+                }))
+            }
         };
         Ok(Self(Arc::new(Inner { mode, audit: Audit::of(config)? })))
     }
@@ -189,15 +196,17 @@ impl Auth {
 
 impl Closed {
     async fn keep_fresh(&self, interval: Duration) {
-        let mut known = std::fs::read(&self.path).unwrap_or_default();
+        // Not what stands there by now: to open the store takes its time, and who was struck out meanwhile is out.
+        let mut known = Some(self.first);
         loop {
             tokio::time::sleep(interval).await;
-            let now = std::fs::read(&self.path).unwrap_or_default();
+            let text = Access::text(&self.path);
+            let now: Option<[u8; 32]> = text.as_ref().ok().map(|text| Sha256::digest(text).into());
             if now == known {
                 continue;
             }
             known = now;
-            match Access::read(&self.path) {
+            match text.and_then(|text| Access::parse(&self.path, &text)) {
                 Ok(access) => {
                     self.access.send_replace(Arc::new(access));
                     tracing::info!("the access file has changed, and counts from now on");
@@ -235,7 +244,13 @@ impl Closed {
             return Err(unauthenticated("one that has expired"));
         }
         let principal = self.access.borrow().principal(&credential);
-        let principal = principal.ok_or_else(|| unauthenticated("one that is not known"))?;
+        let principal = principal.ok_or_else(|| {
+            unauthenticated(match credential {
+                Credential::None | Credential::Token(_) => "one that is not known",
+                Credential::Subject(_) => "a JWT whose subject is not known",
+                Credential::Certificate(_) => "a certificate whose names are not known",
+            })
+        })?;
         Ok(Caller { principal, credential, until, peer })
     }
 }

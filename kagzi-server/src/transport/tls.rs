@@ -17,6 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ConfigError, ServerConfig};
 
+/// What the files should hold.
+const CERTIFICATES: &str = "a PEM file with certificates";
+const KEY: &str = "a PEM file with a private key (PKCS#8, PKCS#1 or SEC1)";
+
 /// Where the three files are.
 #[derive(Clone, Debug)]
 struct Files {
@@ -25,10 +29,19 @@ struct Files {
     client_authorities: Option<PathBuf>,
 }
 
+/// What stands in them, read once, so that what is used and what later content is compared with are the same.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_authorities: Option<Vec<u8>>,
+}
+
 /// The rules of TLS as they are now. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Tls {
     files: Arc<Files>,
+    /// What tells the content that was first read from others.
+    first: [u8; 32],
     current: Arc<watch::Sender<Arc<rustls::ServerConfig>>>,
 }
 
@@ -48,8 +61,10 @@ impl Tls {
             key: key.clone(),
             client_authorities: config.tls_client_ca.clone(),
         };
-        let rules = files.rules()?;
-        Ok(Some(Self { files: Arc::new(files), current: Arc::new(watch::Sender::new(Arc::new(rules))) }))
+        let contents = files.read()?;
+        let (first, rules) = (contents.fingerprint(), files.rules(&contents)?);
+        let current = Arc::new(watch::Sender::new(Arc::new(rules)));
+        Ok(Some(Self { files: Arc::new(files), first, current }))
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -59,15 +74,17 @@ impl Tls {
     /// Looks at the files every `interval`, and goes by what they say now. Files that cannot be used
     /// change nothing, and are reported. Never returns.
     pub(crate) async fn keep_fresh(&self, interval: Duration) {
-        let mut known = self.files.fingerprint();
+        // Not what stands there by now: to open the store takes its time, and the files may have changed meanwhile.
+        let mut known = Some(self.first);
         loop {
             tokio::time::sleep(interval).await;
-            let now = self.files.fingerprint();
+            let contents = self.files.read();
+            let now = contents.as_ref().ok().map(Contents::fingerprint);
             if now == known {
                 continue;
             }
             known = now;
-            match self.files.rules() {
+            match contents.and_then(|contents| self.files.rules(&contents)) {
                 Ok(rules) => {
                     self.current.send_replace(Arc::new(rules));
                     tracing::info!("the TLS certificate has changed: new connections get the new one");
@@ -78,32 +95,40 @@ impl Tls {
     }
 }
 
-impl Files {
-    fn all(&self) -> impl Iterator<Item = &Path> {
-        [&self.certificate, &self.key].into_iter().chain(&self.client_authorities).map(PathBuf::as_path)
-    }
-
-    /// What tells one content from the next. Files that cannot be read count as empty.
+impl Contents {
+    /// What tells one content from the next.
     fn fingerprint(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for path in self.all() {
-            let content = std::fs::read(path).unwrap_or_default();
+        for content in [&self.certificate, &self.key].into_iter().chain(&self.client_authorities) {
             digest.update(content.len().to_le_bytes());
             digest.update(content);
         }
         digest.finalize().into()
     }
+}
 
-    fn rules(&self) -> Result<rustls::ServerConfig, ConfigError> {
+impl Files {
+    fn read(&self) -> Result<Contents, ConfigError> {
+        let authorities = self.client_authorities.as_deref();
+        Ok(Contents {
+            certificate: read("tls_cert", CERTIFICATES, &self.certificate)?,
+            key: read("tls_key", KEY, &self.key)?,
+            client_authorities: authorities
+                .map(|path| read("tls_client_ca", CERTIFICATES, path))
+                .transpose()?,
+        })
+    }
+
+    fn rules(&self, contents: &Contents) -> Result<rustls::ServerConfig, ConfigError> {
         let provider = Arc::new(ring::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| refused("tls_cert", "protocol versions that rustls knows", &error))?;
-        let builder = match &self.client_authorities {
+        let builder = match self.client_authorities.as_deref().zip(contents.client_authorities.as_deref()) {
             None => builder.with_no_client_auth(),
-            Some(path) => {
+            Some((path, content)) => {
                 let mut roots = RootCertStore::empty();
-                for authority in certificates("tls_client_ca", path)? {
+                for authority in certificates("tls_client_ca", path, content)? {
                     roots
                         .add(authority)
                         .map_err(|error| refused("tls_client_ca", "certificates of authorities", &error))?;
@@ -116,12 +141,10 @@ impl Files {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain = certificates("tls_cert", &self.certificate)?;
+        let chain = certificates("tls_cert", &self.certificate, &contents.certificate)?;
         // What is wrong with a key file is said without anything that stands in it.
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|_| {
-            let got = format!("{}, which cannot be read or holds none", self.key.display());
-            refused("tls_key", "a PEM file with a private key (PKCS#8, PKCS#1 or SEC1)", &got)
-        })?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map_err(|_| refused("tls_key", KEY, &format!("{} without one", self.key.display())))?;
         let mut rules = builder
             .with_single_cert(chain, key)
             .map_err(|error| refused("tls_key", "the key of the certificate in tls_cert", &error))?;
@@ -130,13 +153,15 @@ impl Files {
     }
 }
 
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let expected = "a PEM file with certificates";
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+fn read(key: &str, expected: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|error| refused(key, expected, &format!("{}: {error}", path.display())))
+}
+
+fn certificates(key: &str, path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    match CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(refused(key, expected, &format!("{} without one", path.display()))),
-        Err(error) => Err(refused(key, expected, &format!("{}: {error}", path.display()))),
+        Ok(_) => Err(refused(key, CERTIFICATES, &format!("{} without one", path.display()))),
+        Err(error) => Err(refused(key, CERTIFICATES, &format!("{}: {error}", path.display()))),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kagzi_proto::v1;
-use kagzi_server::{Server, ServerConfig};
+use kagzi_server::{LoadLimits, RateLimit, Server, ServerConfig};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -111,12 +111,12 @@ impl KeyServer {
 }
 
 #[tokio::test]
-async fn a_subject_of_the_access_file_may_what_it_grants_and_an_unknown_one_nothing() {
+async fn a_subject_of_the_access_file_may_what_it_grants_and_an_unknown_one_is_nobody() {
     let (files, issuer, forger) = (Files::new(), Issuer::new("k"), Issuer::new("k"));
     let server = serve(with_keys(&files, in_file(&files, &[&issuer]))).await;
     let ask = async |token: String| code(Caller::with_token(&server, &token).await.ask().await);
     assert_eq!(ask(issuer.token("acme|ada", HOUR)).await, Code::Ok);
-    assert_eq!(ask(issuer.token("acme|bob", HOUR)).await, Code::PermissionDenied);
+    assert_eq!(ask(issuer.token("acme|bob", HOUR)).await, Code::Unauthenticated);
     assert_eq!(ask(issuer.token("acme|ada", Duration::ZERO)).await, Code::Unauthenticated);
     assert_eq!(ask(forger.token("acme|ada", HOUR)).await, Code::Unauthenticated);
     let token = issuer.token("acme|ada", HOUR);
@@ -126,6 +126,19 @@ async fn a_subject_of_the_access_file_may_what_it_grants_and_an_unknown_one_noth
         assert_eq!(code(denied), Code::PermissionDenied, "she works, and starts nothing");
         assert_eq!(code(ada.ask().await), Code::Ok);
     }
+}
+
+#[tokio::test]
+async fn a_subject_whom_the_access_file_does_not_name_is_counted_as_unknown() {
+    let (files, issuer) = (Files::new(), Issuer::new("k"));
+    let rate_auth_failures = RateLimit { per_second: 1, burst: 3 };
+    let load = LoadLimits { rate_auth_failures, ..LoadLimits::default() };
+    let server = serve(ServerConfig { load, ..with_keys(&files, in_file(&files, &[&issuer])) }).await;
+    let mut bob = Caller::with_token(&server, &issuer.token("acme|bob", HOUR)).await;
+    assert_eq!(code(bob.ask().await), Code::Unauthenticated);
+    soon(async { while code(bob.ask().await) != Code::ResourceExhausted {} }).await;
+    let mut ada = Caller::with_token(&server, &issuer.token("acme|ada", HOUR)).await;
+    assert_eq!(code(ada.ask().await), Code::Ok);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use kagzi_sdk::Client;
 use kagzi_sdk::transport::{GrpcOptions, Tls, Token};
 use kagzi_server::{Server, ServerConfig, ServerHandle};
 use rcgen::SanType;
+#[cfg(target_os = "linux")]
+use tokio::net::TcpSocket;
 
 use crate::pki::{Authority, Identity};
 use crate::support::*;
@@ -12,15 +14,18 @@ const ADMIN: &str = "role = \"admin\"\nnamespaces = [\"*\"]";
 
 /// A server with a certificate of `authority`, and the entries of its access file.
 async fn serve_tls(files: &Files, authority: &Authority, clients: &Authority, access: &str) -> ServerHandle {
+    serve(with_tls(files, authority, clients, access)).await
+}
+
+fn with_tls(files: &Files, authority: &Authority, clients: &Authority, access: &str) -> ServerConfig {
     let own = authority.server();
-    serve(ServerConfig {
+    ServerConfig {
         tls_cert: Some(files.write("server.pem", own.certificate)),
         tls_key: Some(files.write("server.key", own.key)),
         tls_client_ca: Some(files.write("clients.pem", clients.pem())),
         access_file: Some(files.write("access.toml", access)),
         ..config()
-    })
-    .await
+    }
 }
 
 fn options(authority: &Authority, identity: Option<&Identity>, token: Option<&str>) -> GrpcOptions {
@@ -74,7 +79,7 @@ async fn tokens_and_certificates_get_in_side_by_side_and_strangers_of_either_kin
     let both = options(&ours, Some(&certificates[0]), Some("kagzi_guess"));
     refused("not known", ask(&server, &both).await);
     let unknown = ours.client(SanType::DnsName("x.internal".try_into().unwrap()));
-    refused("no right", ask(&server, &options(&ours, Some(&unknown), None)).await);
+    refused("not known", ask(&server, &options(&ours, Some(&unknown), None)).await);
     // Of an authority that nobody named: the handshake fails, whatever the name.
     let forged = theirs.client(uri());
     assert!(ask(&server, &options(&ours, Some(&forged), None)).await.is_err());
@@ -112,6 +117,49 @@ async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not
     files.write("server.key", &renewed.key);
     soon(async { while ask(&server, &by_new).await.is_err() {} }).await;
     assert!(ask(&server, &by_old).await.is_err());
+}
+
+#[tokio::test]
+async fn an_authority_that_is_taken_back_while_the_server_starts_vouches_for_nobody() {
+    let (files, ours, theirs) = (Files::new(), Authority::new("ours"), Authority::new("theirs"));
+    let access =
+        format!("[[principal]]\nname = \"w\"\ncertificates = [\"dns:w\"]\n[[principal.grant]]\n{ADMIN}\n");
+    let server = Server::bind(with_tls(&files, &ours, &theirs, &access)).await.unwrap();
+    files.write("clients.pem", ours.pem());
+    let server = server.spawn();
+    let name = || SanType::DnsName("w".try_into().unwrap());
+    let (by_ours, by_theirs) = (ours.client(name()), theirs.client(name()));
+    soon(async { while ask(&server, &options(&ours, Some(&by_ours), None)).await.is_err() {} }).await;
+    assert!(ask(&server, &options(&ours, Some(&by_theirs), None)).await.is_err());
+}
+
+/// Only Linux has more than one address on every machine.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn strangers_who_connect_and_say_nothing_keep_nobody_else_from_connecting() {
+    const STRANGERS: usize = 800;
+    let (files, authority, ada) = (Files::new(), Authority::new("ours"), known("ada", &[ADMIN]));
+    let server = serve(ServerConfig {
+        http_listen: Some("127.0.0.1:0".to_owned()),
+        ..with_tls(&files, &authority, &authority, &ada.entry)
+    })
+    .await;
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        let stranger = TcpSocket::new_v4().unwrap();
+        stranger.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        strangers.push(soon(stranger.connect(server.local_addr())).await.unwrap());
+    }
+    soon(ask(&server, &options(&authority, None, Some(&ada.token)))).await.unwrap();
+    let refused = async || {
+        let page = kagzi_testkit::http_get(server.http_addr().unwrap(), "/metrics").await.unwrap();
+        let series = "kagzi_refusals_total{reason=\"connections\"} ";
+        let value = page.lines().find_map(|line| line.strip_prefix(series));
+        value.unwrap_or_else(|| panic!("{series} in {page}")).parse::<usize>().unwrap()
+    };
+    // Those beyond the places of their address are gone already, not only those that took too long.
+    soon(async { while refused().await < STRANGERS - 100 {} }).await;
+    drop(strangers);
 }
 
 #[tokio::test]

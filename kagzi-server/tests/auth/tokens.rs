@@ -4,7 +4,7 @@ use kagzi_proto::v1;
 use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_sdk::transport::{Grpc, GrpcOptions, Token};
 use kagzi_sdk::{Client, Context, Start, Worker};
-use kagzi_server::ServerConfig;
+use kagzi_server::{Server, ServerConfig};
 use tonic::Code;
 
 use crate::support::*;
@@ -96,6 +96,18 @@ async fn the_access_file_counts_as_it_is_now_and_a_broken_one_changes_nothing() 
     for _ in 0..50 {
         assert_eq!(code(by_bob.ask().await), Code::Ok);
     }
+}
+
+#[tokio::test]
+async fn who_is_struck_out_while_the_server_starts_is_out() {
+    let (files, ada, bob) = (Files::new(), known("ada", &[ADMIN]), known("bob", &[ADMIN]));
+    let access = files.write("access.toml", format!("{}{}", ada.entry, bob.entry));
+    let server = Server::bind(ServerConfig { access_file: Some(access), ..config() }).await.unwrap();
+    files.write("access.toml", &bob.entry);
+    let server = server.spawn();
+    let mut by_ada = Caller::with_token(&server, &ada.token).await;
+    soon(async { while code(by_ada.ask().await) != Code::Unauthenticated {} }).await;
+    assert_eq!(code(Caller::with_token(&server, &bob.token).await.ask().await), Code::Ok);
 }
 
 #[tokio::test]
