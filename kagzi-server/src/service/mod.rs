@@ -2,6 +2,7 @@
 
 mod admin;
 mod call;
+mod claims;
 mod limits;
 mod load;
 mod page;
@@ -29,6 +30,7 @@ use crate::config::ServerConfig;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::shutdown::Drain;
+use claims::Claims;
 use limits::Limits;
 use load::Load;
 use permission::Places;
@@ -46,6 +48,7 @@ struct Shared {
     load: Load,
     auth: Auth,
     places: Places,
+    claims: Claims,
     metrics: Metrics,
 }
 
@@ -59,7 +62,8 @@ impl Services {
         metrics: Metrics,
     ) -> Self {
         let (limits, load, places) = (Limits::of(config), Load::of(config), Places::default());
-        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places, metrics }))
+        let claims = Claims::default();
+        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places, claims, metrics }))
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -1,6 +1,7 @@
 //! Polls: handing claimed runs over without losing one on the way.
 
 use std::mem::take;
+use std::sync::Arc;
 
 use kagzi_core::{
     Attempt, AttemptScope, ClaimedRun, Lease, ListAttempts, OperationId, PageRequest, ReleaseRun,
@@ -11,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
+use super::claims::Hold;
 use super::weight::{self, RESPONSE_BYTES};
 use super::{Services, told};
 use crate::auth::Caller;
@@ -21,25 +23,33 @@ use crate::shutdown::Drain;
 #[derive(Debug)]
 pub(super) struct Handover {
     runs: Vec<ClaimedRun>,
+    hold: Arc<Hold>,
     store: SharedStore,
     drain: Drain,
     runtime: Handle,
 }
 
 impl Handover {
-    /// Runs that `services` claimed. Made within the runtime that serves.
-    pub(super) fn new(runs: Vec<ClaimedRun>, services: &Services) -> Self {
+    /// Runs that `services` claimed, held since before. Made within the runtime that serves.
+    pub(super) fn new(runs: Vec<ClaimedRun>, hold: Hold, services: &Services) -> Self {
         let (store, drain) = (services.store().clone(), services.0.drain.clone());
-        Self { runs, store, drain, runtime: Handle::current() }
+        Self { runs, hold: Arc::new(hold), store, drain, runtime: Handle::current() }
     }
 
     /// Hands over what one response holds, and gives the rest back.
-    pub(super) fn hand_over(mut self, services: &Services) -> Vec<ClaimedRun> {
-        let (fitting, left_over) = fit(take(&mut self.runs));
-        if !left_over.is_empty() {
-            services.0.drain.spawn(&self.runtime, give_back(services.store().clone(), left_over));
-        }
+    pub(super) fn hand_over(mut self) -> Vec<ClaimedRun> {
+        let (mut fitting, left_over) = fit(take(&mut self.runs));
+        self.give_back(left_over);
+        fitting.retain(|run| self.hold.hand_over(&run.lease.lease));
         fitting
+    }
+
+    fn give_back(&self, mut leases: Vec<Lease>) {
+        leases.retain(|lease| self.hold.give_back(lease));
+        if !leases.is_empty() {
+            let giving = give_back(self.store.clone(), leases, Arc::clone(&self.hold));
+            self.drain.spawn(&self.runtime, giving);
+        }
     }
 }
 
@@ -48,13 +58,14 @@ impl Drop for Handover {
         let leases: Vec<Lease> = take(&mut self.runs).into_iter().map(|run| run.lease.lease).collect();
         if !leases.is_empty() {
             tracing::debug!(runs = leases.len(), "the poll's caller has gone: giving its runs back");
-            self.drain.spawn(&self.runtime, give_back(self.store.clone(), leases));
+            self.give_back(leases);
         }
     }
 }
 
-/// Gives leases back; the runs are due at once. A lease that is not given back just expires.
-async fn give_back(store: SharedStore, leases: Vec<Lease>) {
+/// Gives leases back; the runs are due at once. A lease that is not given back just expires. The claim is held to
+/// the end, so that the same claim sent again meanwhile hands none of them over.
+async fn give_back(store: SharedStore, leases: Vec<Lease>, hold: Arc<Hold>) {
     for lease in leases {
         let (namespace, run_id, worker) = (lease.namespace.clone(), lease.run_id, lease.worker_id.clone());
         let release = ReleaseRun { lease, operation: OperationId::generate() };
@@ -63,6 +74,7 @@ async fn give_back(store: SharedStore, leases: Vec<Lease>) {
             tracing::warn!(%namespace, %run_id, %worker, reason, %error, "a lease was not given back");
         }
     }
+    drop(hold);
 }
 
 impl Services {
@@ -82,8 +94,9 @@ impl Services {
                     () = services.0.drain.begun() => {}
                 }
             };
+            let hold = services.0.claims.hold(poll.claim.operation);
             let claimed = services.engine().poll_until(poll.claim, poll.wait, stop).await;
-            let handover = claimed.map(|runs| Handover::new(runs, &services));
+            let handover = claimed.map(|runs| Handover::new(runs, hold, &services));
             // Nobody there: the handover comes back and is dropped here, which gives the runs back.
             drop(deliver.send(handover));
         };
@@ -92,7 +105,7 @@ impl Services {
             context: "polling",
             detail: "the poll's task ended without an answer".to_owned(),
         })??;
-        let runs = handover.hand_over(self);
+        let runs = handover.hand_over();
         told::claimed(&runs);
         self.remember(caller, &runs);
         Ok(runs)

@@ -220,11 +220,38 @@ async fn a_poll_whose_caller_has_gone_stops_waiting_and_takes_nothing() {
 async fn runs_that_nobody_took_over_are_given_back() {
     let services = services();
     start(&services, 0).await;
-    let handover = poll::Handover::new(vec![claim(&services).await], &services);
+    let hold = services.0.claims.hold(OperationId::generate());
+    let handover = poll::Handover::new(vec![claim(&services).await], hold, &services);
     assert_eq!(states(&services).await, [RunState::Running]);
     drop(handover);
     services.0.drain.run(Duration::from_secs(1)).await;
     assert_eq!(states(&services).await, [RunState::Pending], "a drain waits for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_same_claim_sent_again_handed_over_is_not_given_back() {
+    let services = services();
+    start(&services, 0).await;
+    let (operation, claimed) = (OperationId::generate(), claim(&services).await);
+    let sent = || poll::Handover::new(vec![claimed.clone()], services.0.claims.hold(operation), &services);
+    let (first, again) = (sent(), sent());
+    assert_eq!(again.hand_over(), vec![claimed.clone()]);
+    drop(first);
+    services.0.drain.run(Duration::from_secs(1)).await;
+    assert_eq!(states(&services).await, [RunState::Running], "a worker has it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_given_back_is_not_handed_over_by_the_same_claim_sent_again() {
+    let services = services();
+    start(&services, 0).await;
+    let (operation, claimed) = (OperationId::generate(), claim(&services).await);
+    let sent = || poll::Handover::new(vec![claimed.clone()], services.0.claims.hold(operation), &services);
+    let (first, again) = (sent(), sent());
+    drop(first);
+    assert_eq!(again.hand_over(), Vec::new());
+    services.0.drain.run(Duration::from_secs(1)).await;
+    assert_eq!(states(&services).await, [RunState::Pending]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,7 +68,7 @@ trait Talk: Send + Sized + 'static {
     fn unheard(&mut self);
 
     /// The transport takes an answer.
-    fn write(answer: Self::Answer, services: &Services) -> Self::Response;
+    fn write(answer: Self::Answer) -> Self::Response;
 }
 
 /// One stream.
@@ -116,9 +116,8 @@ impl Services {
             _counted: self.0.metrics.stream(),
         };
         self.0.drain.spawn(&Handle::current(), session.run());
-        let services = self.clone();
         let outbound = futures::stream::poll_fn(move |context| outbound.poll_recv(context));
-        outbound.map(move |answer| answer.map(|answer| T::write(answer, &services))).boxed()
+        outbound.map(|answer| answer.map(T::write)).boxed()
     }
 }
 

@@ -103,10 +103,11 @@ impl Services {
                     () = self.0.drain.begun() => {}
                 }
             };
+            let hold = self.0.claims.hold(poll.claim.operation);
             let claimed = self.engine().poll_until(poll.claim, poll.wait, stop).await?;
             told::claimed(&claimed);
             self.remember(&origin.caller, &claimed);
-            Ok(Handover::new(claimed, self))
+            Ok(Handover::new(claimed, hold, self))
         })
         .await
     }

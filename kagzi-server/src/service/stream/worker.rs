@@ -132,11 +132,11 @@ impl Talk for Worker {
     /// Its writes are done all the same.
     fn unheard(&mut self) {}
 
-    fn write(answer: Outbound, services: &Services) -> v1::StreamWorkResponse {
+    fn write(answer: Outbound) -> v1::StreamWorkResponse {
         match answer {
             Outbound::Answer(answer) => answer,
             Outbound::Runs { id, runs } => {
-                let runs = runs.hand_over(services).into_wire();
+                let runs = runs.hand_over().into_wire();
                 v1::StreamWorkResponse { id, response: Some(Response::Runs(runs)) }
             }
         }
