@@ -28,6 +28,7 @@ pub(crate) fn examine(connection: &Connection, path: &Path) -> Vec<Finding> {
         findings.push(check(connection).unwrap_or_else(|error| damaged(name, &error.to_string())));
     }
     findings.push(log(path));
+    findings.extend(readers(path));
     findings.extend(room(path));
     findings
 }
@@ -114,6 +115,29 @@ fn log(path: &Path) -> Finding {
             found,
             "end whoever reads the file for so long, such as a forgotten sqlite3 shell",
         )
+    }
+}
+
+/// Who may read the file, and with it every payload.
+#[cfg(unix)]
+fn readers(path: &Path) -> Option<Finding> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Some(judge_mode(path.metadata().ok()?.permissions().mode()))
+}
+
+#[cfg(not(unix))]
+fn readers(_: &Path) -> Option<Finding> {
+    None
+}
+
+#[cfg(unix)]
+fn judge_mode(mode: u32) -> Finding {
+    let found = format!("the mode of the file is {:04o}", mode & 0o7777);
+    if mode & 0o007 == 0 {
+        Finding::ok("privacy", found)
+    } else {
+        let found = format!("{found}: every user of this machine may read it, payloads included");
+        Finding::warn("privacy", found, "chmod 600 the file and those beside it that end in -wal and -shm")
     }
 }
 
@@ -212,6 +236,18 @@ mod tests {
         let connection = schema::open_reader(&options).unwrap();
         let found = verdict(&examine(&connection, options.path()), "integrity");
         assert_eq!(found.verdict, Verdict::Fail, "{found:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_everybody_may_read_is_a_warning() {
+        assert_eq!(judge_mode(0o100_600).verdict, Verdict::Ok);
+        assert_eq!(judge_mode(0o100_640).verdict, Verdict::Ok);
+        for open in [0o100_644, 0o100_604, 0o100_602] {
+            let found = judge_mode(open);
+            assert_eq!(found.verdict, Verdict::Warn);
+            assert!(found.remedy.is_some_and(|remedy| remedy.contains("chmod 600")), "{open:o}");
+        }
     }
 
     #[test]

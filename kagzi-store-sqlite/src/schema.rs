@@ -42,6 +42,9 @@ pub(crate) fn prepare(options: &SqliteOptions) -> Result<(Connection, Migration)
     if options.schema == SchemaPolicy::Require && !options.path.exists() {
         return Err(too_old(0));
     }
+    if options.schema == SchemaPolicy::Migrate {
+        make_private(&options.path);
+    }
     let connection = connect(&options.path, options.schema)?;
     let waiting_for_others = |error: rusqlite::Error| cannot_open(&options.path, &error);
     connection.busy_timeout(options.busy_timeout).map_err(waiting_for_others)?;
@@ -134,6 +137,24 @@ pub(crate) fn check_place(path: &Path) -> Result<(), StoreError> {
         }
         Ok(file) if file.permissions().readonly() => Err(read_only(path)),
         _ => Ok(()),
+    }
+}
+
+/// Makes the file, if there is none, so that only its user can read it: payloads are nobody else's. SQLite gives its
+/// log and its shared memory the same mode. A file that is there keeps what it has.
+///
+/// The file gets its name when nobody has it open any more: who closes a file drops all locks of the process on it.
+fn make_private(path: &Path) {
+    if path.symlink_metadata().is_ok() {
+        return;
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".kagzi-").suffix(".new").tempfile_in(directory);
+    let made = file.and_then(|file| Ok(file.into_temp_path().persist_noclobber(path)?));
+    // Somebody was faster, or the file system cannot do this, or nobody may write here: SQLite makes the file as it
+    // can, or says why not, and `kagzi doctor` tells who may read it.
+    if let Err(error) = made {
+        tracing::debug!(path = %path.display(), %error, "the database file was not made in advance");
     }
 }
 

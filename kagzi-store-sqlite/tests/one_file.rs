@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    Namespace, Payload, QueueName, RunFilter, StartRun, Store, StoreError, Topic, WorkflowType,
+    Namespace, Payload, QueueName, RunFilter, StartRun, Store, StoreError, Topic, Verdict, WorkflowType,
 };
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 
@@ -125,4 +125,34 @@ async fn a_full_line_makes_callers_wait_and_loses_none() {
         caller.await.unwrap().unwrap();
     }
     assert_eq!(runs(&store).await, 50);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_is_its_users_alone_and_one_that_is_there_keeps_its_mode() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kagzi.db");
+    let modes = || {
+        ["kagzi.db", "kagzi.db-wal", "kagzi.db-shm"]
+            .map(|name| directory.path().join(name).metadata().unwrap().permissions().mode() & 0o777)
+    };
+    let privacy = async |store: &SqliteStore| {
+        let findings = store.examine().await.unwrap();
+        findings.into_iter().find(|finding| finding.check == "privacy").unwrap().verdict
+    };
+    let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_eq!(modes(), [0o600; 3]);
+    assert_eq!(privacy(&store).await, Verdict::Ok);
+    store.close().await.unwrap();
+    drop(store);
+
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_eq!(modes(), [0o644; 3]);
+    assert_eq!(privacy(&store).await, Verdict::Warn);
+    store.close().await.unwrap();
+    let left: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().starts_with("kagzi.db")), "{left:?}");
 }
