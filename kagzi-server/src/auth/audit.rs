@@ -42,6 +42,8 @@ struct Line<'a> {
     run_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     outcome: &'a str,
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Target<'t> {
     pub(crate) namespace: Option<&'t Namespace>,
     pub(crate) run_id: Option<RunId>,
     pub(crate) queue: Option<&'t QueueName>,
+    /// Why, as the caller says.
+    pub(crate) reason: Option<&'t str>,
 }
 
 impl Audit {
@@ -80,6 +84,7 @@ impl Audit {
             namespace: target.namespace.map(ToString::to_string),
             run_id: target.run_id.map(|run_id| run_id.to_string()),
             queue: target.queue.map(ToString::to_string),
+            reason: target.reason.map(ToOwned::to_owned),
             outcome: UNKNOWN,
         });
         Deed { audit: self, line }
@@ -95,6 +100,7 @@ impl Audit {
             namespace = line.namespace,
             run_id = line.run_id,
             queue = line.queue,
+            reason = line.reason,
             outcome = line.outcome,
             "operator action"
         );

@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
-use super::{Auth, Caller, Mode, NoCaller, Target, right};
+use super::{Audited, Auth, Caller, Mode, NoCaller, right};
 use crate::metrics::Metrics;
 use crate::transport::{Peer, host};
 
@@ -130,18 +130,14 @@ impl Auth {
     fn may_call<B>(&self, caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
         let path = request.uri().path();
         let method = path.rsplit('/').next().unwrap_or_default();
-        if path.starts_with(OURS) && right(method).is_some() && !caller.may_ever(method) {
-            return Err(self.deny(&caller, method));
+        // What goes on record is denied once it is read, so that the record says what it was about.
+        let denied_unread = right(method).is_some_and(|right| right.audited == Audited::No);
+        if path.starts_with(OURS) && denied_unread && !caller.may_ever(method) {
+            let refusal = permission_denied(method);
+            tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
+            return Err(refusal);
         }
         Ok(caller)
-    }
-
-    /// Refuses a call before anything is known of what it asks.
-    fn deny(&self, caller: &Caller, method: &str) -> Refusal {
-        let refusal = permission_denied(method);
-        tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
-        self.audit().begin(caller, method, Target::default()).end(refusal.reason());
-        refusal
     }
 
     /// Counts and reports a call of somebody who is not known. Beyond the limit of their address the refusal says

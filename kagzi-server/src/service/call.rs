@@ -80,6 +80,7 @@ impl Services {
                 namespace,
                 run_id: about.and_then(Subject::run_id),
                 queue: about.and_then(Subject::queue),
+                reason: about.and_then(Subject::reason),
             };
             let deed = self.0.auth.audit().begin(&origin.caller, method, target);
             let counted = self.0.metrics.request(method);
@@ -105,6 +106,10 @@ impl Services {
     {
         let method = told.method;
         let in_flight = self.0.drain.admit()?;
+        // Who may never do this learns no more from a request that cannot be read than from another.
+        if read.is_err() && !caller.may_ever(method) {
+            return Err(denied(caller, method));
+        }
         let request = read.map_err(|error| self.refused(told, &error))?;
         // Before anything is looked up: whoever is denied learns nothing of what is there.
         let permission = request.permission(caller, method);

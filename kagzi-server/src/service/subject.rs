@@ -2,8 +2,8 @@
 
 use kagzi_core::{
     BeginStep, CancelRun, Claim, CompleteRun, CompleteStep, DeleteFinished, FailRun, FailStep, Heartbeat,
-    Lease, ListAttempts, ListRuns, Namespace, QueueName, ReleaseRun, RequeueRun, RunId, SetQueueState, Sleep,
-    StartRun, StepId,
+    Lease, ListAttempts, ListRuns, Namespace, QueueChange, QueueName, ReleaseRun, RequeueRun, RunId,
+    SetQueueState, Sleep, StartRun, StepId,
 };
 use kagzi_sdk::wire::{CountRuns, GetRun, Poll};
 
@@ -32,6 +32,11 @@ pub(super) trait Subject {
 
     /// The queue that it is to change, if it is about one.
     fn queue(&self) -> Option<&QueueName> {
+        None
+    }
+
+    /// Why its caller wants it, for the record; nothing if they do not say.
+    fn reason(&self) -> Option<&str> {
         None
     }
 
@@ -163,6 +168,12 @@ impl Subject for SetQueueState {
     }
     fn queue(&self) -> Option<&QueueName> {
         Some(&self.queue)
+    }
+    fn reason(&self) -> Option<&str> {
+        match &self.change {
+            QueueChange::Pause { reason } if !reason.is_empty() => Some(reason),
+            QueueChange::Pause { .. } | QueueChange::Resume => None,
+        }
     }
 }
 

@@ -77,7 +77,12 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
         ..Default::default()
     };
     op.workflows.cancel_workflow(cancel).await.unwrap();
-    let pause = v1::PauseQueueRequest { namespace: namespace(), queue: "q".to_owned(), ..Default::default() };
+    let pause = v1::PauseQueueRequest {
+        namespace: namespace(),
+        queue: "q".to_owned(),
+        reason: "mail is down".to_owned(),
+        ..Default::default()
+    };
     app.workflows.pause_queue(pause.clone()).await.unwrap_err();
     op.workflows.pause_queue(pause).await.unwrap();
     let resume =
@@ -88,10 +93,10 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
 
     let (run, queue) = (Some(("run_id", run_id.as_str())), Some(("queue", "q")));
     let expected = [
-        ("app", "RequeueWorkflow", None, "PERMISSION_DENIED"),
+        ("app", "RequeueWorkflow", run, "PERMISSION_DENIED"),
         ("op", "RequeueWorkflow", run, "WRONG_STATE"),
         ("op", "CancelWorkflow", run, "OK"),
-        ("app", "PauseQueue", None, "PERMISSION_DENIED"),
+        ("app", "PauseQueue", queue, "PERMISSION_DENIED"),
         ("op", "PauseQueue", queue, "OK"),
         ("op", "ResumeQueue", queue, "OK"),
         ("op", "GetServerInfo", None, "OK"),
@@ -107,6 +112,8 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
                 let expected = target.filter(|(kind, _)| *kind == name).map(|(_, value)| value);
                 assert_eq!(line[name].as_str(), expected, "{line}");
             }
+            let reason = (method == "PauseQueue").then_some("mail is down");
+            assert_eq!(line["reason"].as_str(), reason, "{line}");
             assert_eq!(line["credential"].as_str(), Some("token"));
             assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
             assert_eq!(line["namespace"].as_str(), target.map(|_| "default"), "{line}");
