@@ -30,7 +30,7 @@ pub enum ServerError {
     UnknownStore {
         /// The schemes that this program opens.
         built_in: String,
-        /// The URL without its password.
+        /// What was given, in words.
         got: String,
     },
     /// The store did not open.

@@ -31,6 +31,7 @@ mod recent;
 mod retention;
 mod server;
 mod service;
+mod shown;
 mod shutdown;
 mod transport;
 
@@ -42,6 +43,7 @@ pub use config::{
 pub use error::ServerError;
 pub use kagzi_store_sqlite::{Copied, Existing, Restored};
 pub use open::{
-    BUILT_IN, back_up_store, migrate_store, open_store, plan_migration, restore_store, without_password,
+    BUILT_IN, back_up_store, migrate_store, open_store, plan_migration, restore_store, unknown_store,
 };
 pub use server::{Server, ServerHandle, serve};
+pub use shown::{may_hold_a_password, value_may_hold_a_password, without_password};

@@ -28,9 +28,10 @@ use crate::error::ServerError;
 use crate::health::Health;
 use crate::http::{self, Told};
 use crate::metrics::{Metered, Metrics};
-use crate::open::{open_store, without_password};
+use crate::open::open_store;
 use crate::retention::Keeper;
 use crate::service::Services;
+use crate::shown::without_password;
 use crate::shutdown::{Drain, Drained};
 use crate::transport::{Tls, incoming};
 

@@ -521,3 +521,41 @@ fn a_negative_value_is_refused_by_the_name_of_its_field() {
         assert!(said.contains(&format!("invalid value '{}' for '{field}", args.last().unwrap())), "{said}");
     }
 }
+
+#[test]
+fn what_is_no_number_is_refused_with_what_was_expected_and_by_the_name_of_its_field() {
+    let said = |args: &[&str], variable: (&str, &str)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        let output = command.args(args).env(variable.0, variable.1).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said
+    };
+    let told = said(&["serve"], ("KAGZI_MAX_WAITS", "abc"));
+    assert!(told.contains("'abc' for '--max-waits <N>': expected a whole number, 0 or more"), "{told}");
+    let told = said(&["serve", "--max-payload-bytes", "2MiB"], ("X", ""));
+    assert!(told.contains("'2MiB' for '--max-payload-bytes <BYTES>': expected a whole number"), "{told}");
+    let told = said(&["serve"], ("KAGZI_RETRY_FACTOR", "two"));
+    assert!(told.contains("'two' for '--retry-factor <FACTOR>': expected a number"), "{told}");
+}
+
+#[test]
+fn a_server_does_not_start_with_a_variable_that_is_nearly_a_setting() {
+    let serve = |name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+        // It ends at once, for another reason, if the variable is no obstacle.
+        command.args(["serve", "--store", "mysql://h/db"]).env(name, "planted-value");
+        Ended(command.output().unwrap())
+    };
+    let misspelt = serve("KAGZI_ACCESSFILE");
+    assert_eq!(misspelt.code(), Some(2));
+    let told = misspelt.stderr();
+    assert!(told.contains("KAGZI_ACCESSFILE: ") && told.contains("KAGZI_ACCESS_FILE"), "{told}");
+    assert!(!told.contains("schemes built in") && !told.contains("planted-value"), "{told}");
+    let unheard = serve("KAGZI_UNHEARD_OF_THING");
+    let told = unheard.stderr();
+    assert!(told.contains("nobody reads the variable KAGZI_UNHEARD_OF_THING"), "{told}");
+    assert!(told.contains("schemes built in") && !told.contains("planted-value"), "{told}");
+    let told = serve("KAGZI_CONFORMANCE_SEED");
+    assert!(!told.stderr().contains("KAGZI_CONFORMANCE_SEED"), "{}", told.stderr());
+}

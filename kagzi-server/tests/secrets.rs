@@ -233,3 +233,114 @@ async fn planted_secrets_show_nowhere_at_any_level() {
     // What a failed run is told by has details as a payload: they do not show, but can be read.
     assert_shows_none("a failed run", &format!("{error} {error:?}"), &secrets);
 }
+
+/// A password that a URL is planted with; in a base64 text there may be any of its signs.
+const PASSWORD: &str = "planted/Pass+word=";
+
+/// What `kagzi` says to this, with variables and nothing of this process's own settings.
+fn said(args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+    command.args(args).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn however_a_store_is_written_its_password_shows_in_no_refusal() {
+    let secrets = [PASSWORD, "Pass+word"];
+    for url in [
+        "postgres://kagzi:PASSWORD@127.0.0.1:1/db",
+        "postgres://kagzi:ab?PASSWORD@127.0.0.1:1/db",
+        "postgres://kagzi:ab#PASSWORD@127.0.0.1:1/db",
+        "postgres://kagzi:12/PASSWORD@127.0.0.1:1/db",
+        "postgres://kagzi:PASSWORD",
+        "postgres:kagzi:PASSWORD@127.0.0.1:1",
+        "kagzi:PASSWORD@127.0.0.1:1/db",
+        "host=127.0.0.1 user=kagzi password=PASSWORD",
+        "postgres://kagzi@127.0.0.1:1/db?passw%6Frd=PASSWORD",
+        "postgres://kagzi@127.0.0.1:1/db?password=PASSWORD",
+        "postgres://kagzi@127.0.0.1:1/db?pass=PASSWORD",
+        "postgres://kagzi@127.0.0.1:1/db?passwd=PASSWORD",
+        "postgres://kagzi@127.0.0.1:1/db?PASSWORD",
+        "mysql://kagzi:PASSWORD@127.0.0.1:1/db",
+    ] {
+        let url = url.replace("PASSWORD", PASSWORD);
+        for command in ["serve", "migrate", "doctor", "backup"] {
+            let args = if command == "backup" { vec![command, "--to", "/never/made"] } else { vec![command] };
+            let (code, text) = said(&args, &[("KAGZI_STORE", &url), ("KAGZI_LOG_LEVEL", "trace")]);
+            assert_ne!(code, Some(0), "{command} {url}: {text}");
+            assert!(!text.is_empty());
+            assert_shows_none(&format!("{command} of {url}"), &text, &secrets);
+        }
+        // A port that is none is refused for what it is; everything else as a password that everybody can read.
+        let (code, text) = said(&["serve", "--store", &url], &[]);
+        assert_eq!(code, Some(2), "{url}: {text}");
+        assert_shows_none(&format!("serve --store {url}"), &text, &secrets);
+    }
+    let (_, text) = said(&["serve"], &[("KAGZI_STORE", "postgres://kagzi@127.0.0.1:1/db?pass=x")]);
+    assert!(text.contains("got pass;") || text.contains("got pass\n"), "it is refused by name: {text}");
+}
+
+#[test]
+fn passwords_of_other_urls_show_in_no_refusal_and_no_help() {
+    let url = format!("https://kagzi:{PASSWORD}@127.0.0.1:1/?key={PASSWORD}");
+    let variables = [
+        ("KAGZI_STORE", url.as_str()),
+        ("KAGZI_SERVER", &url),
+        ("KAGZI_JWT_KEYS", &url),
+        ("KAGZI_OTLP_ENDPOINT", &url),
+    ];
+    let secrets = [PASSWORD, "Pass+word"];
+    for args in [["serve", "--help"].as_slice(), &["list", "--help"], &["doctor", "--help"], &["--help"]] {
+        let (code, text) = said(args, &variables);
+        assert_eq!(code, Some(0), "{text}");
+        assert_shows_none(&format!("{args:?}"), &text, &secrets);
+    }
+    for address in
+        ["http://kagzi:PASSWORD@127.0.0.1:1", "http://kagzi:a@PASSWORD@127.0.0.1:1", "kagzi:PASSWORD@h"]
+    {
+        for address in [address.replace("PASSWORD", PASSWORD), address.replace("PASSWORD", "planted-word")] {
+            let (code, text) = said(&["list"], &[("KAGZI_SERVER", &address)]);
+            assert!(matches!(code, Some(2 | 4)), "{text}");
+            assert_shows_none(&address, &text, &["planted-word", "Pass+word"]);
+        }
+    }
+    for (flag, field) in [("--jwt-keys", "jwt_keys: "), ("--otlp-endpoint", "otlp_endpoint: ")] {
+        let (code, text) = said(&["serve", flag, &url], &[]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(field) && !text.contains("store: "), "{text}");
+        assert_shows_none(flag, &text, &secrets);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_use_its_files_and_keys_any_more_logs_no_secret_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let access = directory.path().join("access.toml");
+    std::fs::write(&access, "[[principal]]\nname = 'ada'\n").unwrap();
+    let mut kagzi = Command::new(env!("CARGO_BIN_EXE_kagzi"));
+    kagzi.args(["serve", "--listen", "127.0.0.1:0", "--store", "memory:", "--auth-reload-interval", "10ms"]);
+    kagzi.arg("--access-file").arg(&access).args(["--jwt-issuer", "acme", "--jwt-audience", "kagzi"]);
+    kagzi.env("KAGZI_JWT_KEYS", format!("https://u:{STORE_PASSWORD}@127.0.0.1:1/keys?key={WRONG_TOKEN}"));
+    let mut server = kagzi.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let (mut log, mut lines) = (String::new(), BufReader::new(server.stderr.take().unwrap()));
+    let mut read_until = |log: &mut String, expected: &str| {
+        while !log.contains(expected) {
+            assert_ne!(lines.read_line(log).unwrap(), 0, "it ended: {log}");
+        }
+    };
+    // From here on it looks at the file.
+    read_until(&mut log, "keys for JWTs stay");
+    std::fs::write(&access, format!("[[principal]]\nname = 'ada'\ntokens = \"{WRONG_TOKEN}\"\n")).unwrap();
+    read_until(&mut log, "access file is not used");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(log.contains("line 3: ") && log.contains("expected a list"), "{log}");
+    assert!(log.contains("https://***@127.0.0.1:1/keys?key=***"), "{log}");
+    assert_shows_none("the server", &log, &[STORE_PASSWORD, WRONG_TOKEN]);
+    let (code, text) = said(&["serve", "--store", "memory:", "--access-file", access.to_str().unwrap()], &[]);
+    assert_eq!(code, Some(2), "{text}");
+    assert_shows_none("a refused access file", &text, &[WRONG_TOKEN]);
+}

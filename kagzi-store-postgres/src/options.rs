@@ -13,6 +13,7 @@ use crate::route::Servers;
 use crate::statement::{Begin, PIN_DURABILITY};
 
 mod hosts;
+mod parameters;
 
 pub(crate) use hosts::Target;
 
@@ -125,9 +126,9 @@ impl PostgresOptions {
     /// connect to each server, and how to begin transactions.
     pub(crate) fn resolve(mut self) -> Result<(Self, Servers, Begin), StoreError> {
         if !(self.url.starts_with("postgres://") || self.url.starts_with("postgresql://")) {
-            let scheme = self.url.split_once("://").map_or("no scheme", |(scheme, _)| scheme);
-            return Err(refused("url", "postgres://USER@HOST/DATABASE", scheme));
+            return Err(refused("url", "postgres://USER@HOST/DATABASE", "a text that begins otherwise"));
         }
+        parameters::check(&self.url)?;
         let target = self.take_parameters()?;
         self.check()?;
         let settings = self.settings();
@@ -350,6 +351,8 @@ mod tests {
             ("postgres://h/d?target_session_attrs=standby", "target_session_attrs"),
             ("postgres://h/d?target_session_attrs=", "target_session_attrs"),
             ("postgres://a,,b/d?schema=s", "host"),
+            ("postgres://h/d?pass=secret", "parameter"),
+            ("postgres://u:a/secret@h/d", "url"),
             ("postgres://a,b/d?schema=s&port=1,2,3", "port"),
         ] {
             let error = PostgresOptions::new(url).resolve().unwrap_err();

@@ -120,7 +120,7 @@ impl Grpc {
     pub async fn connect(address: &str, options: &GrpcOptions) -> Result<Self, ClientError> {
         let endpoint = endpoint(address, options)?;
         let channel = endpoint.connect().await.map_err(|error| ClientError::Connect {
-            address: address.to_owned(),
+            address: without_user(address),
             problem: root_cause(&error),
         })?;
         Ok(Self::over(channel, endpoint, options))
@@ -154,7 +154,7 @@ impl Grpc {
 }
 
 fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientError> {
-    let refuse = |problem: String| ClientError::Address { address: address.to_owned(), problem };
+    let refuse = |problem: String| ClientError::Address { address: without_user(address), problem };
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| refuse(root_cause(&error)))?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("https") => {
@@ -176,6 +176,19 @@ fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, ClientErro
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024))
+}
+
+/// An address as it may be shown: without a user and a password, which people put there although nobody asks for them,
+/// and without parameters.
+fn without_user(address: &str) -> String {
+    let place = address.rsplit_once('@').map_or(address, |(_, place)| place);
+    let scheme = ["http://", "https://"].into_iter().find(|scheme| address.starts_with(scheme));
+    let (place, hidden) = match (place.len() < address.len(), scheme) {
+        (true, scheme) => (place, format!("{}***@", scheme.unwrap_or_default())),
+        (false, _) => (place, String::new()),
+    };
+    let (place, parameters) = place.split_once('?').map_or((place, ""), |(place, _)| (place, "?***"));
+    format!("{hidden}{place}{parameters}")
 }
 
 fn may_go_plain(endpoint: &Endpoint, options: &GrpcOptions) -> bool {
@@ -409,6 +422,23 @@ impl Transport for Grpc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_shows_no_user_of_an_address() {
+        let refused = |address: &str| endpoint(address, &GrpcOptions::default()).unwrap_err().to_string();
+        for address in ["ftp://u:SECRET@h", "u:SECRET@h:7474", "http://u:SEC/RET@h SECRET@h", "h?key=SECRET"]
+        {
+            let told = refused(address);
+            assert!(!told.contains("SECRET"), "{told}");
+        }
+        for (address, shown) in [
+            ("http://h:7474", "http://h:7474"),
+            ("https://u:a/b@c@h:1", "https://***@h:1"),
+            ("http://h/?key=k", "http://h/?***"),
+        ] {
+            assert_eq!(without_user(address), shown);
+        }
+    }
 
     #[tokio::test]
     async fn addresses_that_are_none_are_refused_with_the_reason() {

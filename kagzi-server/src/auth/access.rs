@@ -23,6 +23,7 @@ use serde::Deserialize;
 use super::caller::{Credential, Principal};
 use super::grant::Grant;
 use super::token::TokenDigest;
+use crate::config::{Values, mistake};
 
 /// Why an access file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -95,11 +96,9 @@ impl Access {
     }
 
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
-        let file: File = toml::from_str(text).map_err(|mut error| {
-            let at = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
-            error.set_input(None);
-            AccessError::Parse { path: path.to_owned(), line, message: error.message().to_owned() }
+        let file: File = toml::from_str(text).map_err(|error| {
+            let (line, message) = mistake(text, error, Values::Hidden);
+            AccessError::Parse { path: path.to_owned(), line, message }
         })?;
         let (mut access, mut names) = (Self::default(), HashSet::new());
         for entry in file.principals {
@@ -130,22 +129,23 @@ impl Access {
             }
             self.tokens.entry(digest.row()).or_default().push((digest, Arc::clone(&principal)));
         }
-        for subject in subjects {
-            if subject.is_empty() || self.subjects.insert(subject.clone(), Arc::clone(&principal)).is_some() {
-                return Err(format!("subjects: {subject:?} is empty or known already"));
+        // What is wrong is told by its place: a token may have been written there by mistake.
+        for (at, subject) in (1..).zip(subjects) {
+            if subject.is_empty() || self.subjects.insert(subject, Arc::clone(&principal)).is_some() {
+                return Err(format!("subjects: number {at} is empty or known already"));
             }
         }
-        for identity in certificates {
+        for (at, identity) in (1..).zip(certificates) {
             let known_kind = ["uri:", "dns:", "cn:"]
                 .iter()
                 .any(|kind| identity.strip_prefix(kind).is_some_and(|name| !name.is_empty()));
             if !known_kind {
                 return Err(format!(
-                    "certificates: expected a name of a certificate after uri:, dns: or cn:, got {identity:?}"
+                    "certificates: expected a name of a certificate after uri:, dns: or cn:, got another beginning at number {at}"
                 ));
             }
-            if self.certificates.insert(identity.clone(), Arc::clone(&principal)).is_some() {
-                return Err(format!("certificates: {identity:?} is known already"));
+            if self.certificates.insert(identity, Arc::clone(&principal)).is_some() {
+                return Err(format!("certificates: number {at} is known already"));
             }
         }
         Ok(())
@@ -218,6 +218,24 @@ mod tests {
             ("[[principal]]\nname = 'a'\n[[principal.grant]]\nrole = 'king'\nnamespaces = ['a']", "line 4"),
             ("[[principal]]\nname = 'a'\n[[principal.grant]]\nrole = 'worker'", "namespaces"),
             ("[[principal]]\nname = 'a'\ntokens = [\"s3cret", "line 3"),
+            (
+                "[[principal]]\nname = 'a'\ntokens = 'kagzi_s3cret'",
+                "line 3: principal.tokens: invalid type: string, expected a list of texts in square brackets",
+            ),
+            ("[[principal]]\nname = 'a'\ntokens = [{ a = 's3cret' }]", "line 3"),
+            ("[[principal]]\nname = 'a'\ntokens = kagzi_s3cret", "line 3"),
+            ("[[principal]]\nname = 'a'\ntokens = 's3cret, expected u32'", "line 3"),
+            ("[[principal]]\nname = 'a'\ntokens = { kagzi_s3cret = 1 }", "line 3"),
+            ("[[principal]]\nname = 'a'\nkagzi_s3cret = 1", "line 3: unknown field, expected one of `name`"),
+            ("[[principal]]\nname = 'a'\nsubjects = 'kagzi_s3cret'", "principal.subjects: "),
+            ("[[principal]]\nname = 'a'\nsubjects = ['kagzi_s3cret', 'kagzi_s3cret']", "number 2"),
+            ("[[principal]]\nname = 'a'\ncertificates = ['kagzi_s3cret']", "number 1"),
+            (
+                "[[principal]]\nname = 'a'\n[[principal.grant]]\nrole = 'kagzi_s3cret'\nnamespaces = ['a']",
+                "line 4",
+            ),
+            ("principal = 'kagzi_s3cret'", "line 1: principal: "),
+            ("'kagzi_s3cret' = 1", "line 1: unknown field, expected "),
         ];
         for (text, expected) in cases {
             let error = parse(text).unwrap_err();

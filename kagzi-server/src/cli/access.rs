@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 use kagzi_sdk::transport::{GrpcOptions, PlaintextTokens, Token};
 use kagzi_sdk::{Client, ClientError, Encryption};
-use kagzi_server::without_password;
+use kagzi_server::{may_hold_a_password, value_may_hold_a_password};
 use tokio::process::Command;
 
 /// Where a server listens unless told otherwise.
@@ -23,7 +23,8 @@ const TOKEN_VARIABLE: &str = "KAGZI_TOKEN";
 #[command(next_help_heading = "Global options")]
 pub struct ServerAccess {
     /// Where the server is.
-    #[arg(long, global = true, env = "KAGZI_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
+    #[arg(long, global = true, env = "KAGZI_SERVER", value_name = "URL", hide_env_values = true,
+        default_value = DEFAULT_SERVER)]
     pub server: String,
     /// A file with the token that the server knows you by; or put the token itself into the variable
     /// `KAGZI_TOKEN`.
@@ -128,13 +129,28 @@ impl ServerAccess {
     }
 }
 
-/// Whether one of a program's arguments is a URL with a password, which every user of the machine can read.
-pub fn shows_a_password(args: impl IntoIterator<Item = OsString>) -> bool {
-    args.into_iter().any(|arg| {
+/// The first of a program's arguments that is a URL with a password, which every user of the machine can read, by the
+/// name of its flag without the dashes; empty if it has none.
+pub fn shown_password(args: impl IntoIterator<Item = OsString>) -> Option<String> {
+    let mut flag = String::new();
+    for arg in args {
         let arg = arg.to_string_lossy();
-        let value = arg.split_once('=').filter(|(flag, _)| flag.starts_with("--")).map(|(_, value)| value);
-        [Some(arg.as_ref()), value].into_iter().flatten().any(|url| without_password(url) != url)
-    })
+        let (name, value) = match arg.strip_prefix("--") {
+            Some(option) => match option.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value),
+                None => {
+                    option.clone_into(&mut flag);
+                    continue;
+                }
+            },
+            None => (std::mem::take(&mut flag), arg.as_ref()),
+        };
+        let is_url = ["store", "server", "jwt-keys", "otlp-endpoint"].contains(&name.as_str());
+        if if is_url { value_may_hold_a_password(value) } else { may_hold_a_password(value) } {
+            return Some(name);
+        }
+    }
+    None
 }
 
 fn lacking(given: &str, other: &str) -> ClientError {
@@ -146,22 +162,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_among_the_arguments_is_noticed() {
-        let shows = |args: &[&str]| shows_a_password(args.iter().map(OsString::from));
-        for args in [
-            ["serve", "--store", "postgres://u:p@h/db"].as_slice(),
-            &["serve", "--store=postgres://u:p@h/db"],
-            &["serve", "--store=postgres://h/db?user=u&password=p"],
+    fn a_password_among_the_arguments_is_noticed_with_the_name_of_its_flag() {
+        let shows = |args: &[&str]| shown_password(args.iter().map(OsString::from));
+        for (args, flag) in [
+            (["serve", "--store", "postgres://u:p@h/db"].as_slice(), "store"),
+            (&["serve", "--store=postgres://u:p@h/db"], "store"),
+            (&["serve", "--store=postgres://h/db?user=u&password=p"], "store"),
+            (&["serve", "--store", "postgres://u:ab/Cd+e=@h/db"], "store"),
+            (&["serve", "--store", "postgres:u:p@h"], "store"),
+            (&["serve", "--store", "u:p@h/db"], "store"),
+            (&["serve", "--store", "host=h password=p"], "store"),
+            (&["serve", "--store", "postgres://h/db?passw%6Frd=p"], "store"),
+            (&["serve", "--jwt-keys", "https://u:p@h/keys"], "jwt-keys"),
+            (&["serve", "--otlp-endpoint=http://u:p@h:4317"], "otlp-endpoint"),
+            (&["list", "--json", "--server", "http://u:p@h"], "server"),
+            (&["start", "postgres://u:p@h/db"], ""),
         ] {
-            assert!(shows(args), "{args:?}");
+            assert_eq!(shows(args).as_deref(), Some(flag), "{args:?}");
         }
         for args in [
             ["serve", "--store", "postgres://u@h/db?sslmode=require"].as_slice(),
+            &["serve", "--store", "postgres://h:5432/db?options=-c%20a=b"],
             &["serve", "--store=sqlite:///a@b:c.db"],
+            &["serve", "--store", "kagzi.db"],
             &["start", "greet", "--input", "\"a=b\"", "--label", "mail=a:b@c"],
             &["list", "--server", "https://h:7474"],
         ] {
-            assert!(!shows(args), "{args:?}");
+            assert_eq!(shows(args), None, "{args:?}");
         }
     }
 }

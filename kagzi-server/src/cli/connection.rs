@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kagzi_core::{Namespace, StoreError};
 use kagzi_sdk::{Client, ClientError};
+use kagzi_server::without_password;
 
 use super::access::ServerAccess;
 use super::error::{CliError, Exit};
@@ -16,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Connection {
     client: Client,
+    /// As it may be shown.
     address: String,
 }
 
@@ -27,12 +29,12 @@ impl Connection {
     /// If the address is none, what is to be shown there cannot be read, or nobody answers.
     pub async fn open(access: &ServerAccess, namespace: &Namespace) -> Result<Self, CliError> {
         let address = access.server.as_str();
-        let explain = |error| explain("could not reach the server", address, &error);
+        let explain = |error| explain("could not reach the server", &without_password(address), &error);
         let options = access.options().map_err(explain)?;
         let client = Client::connect_with(address, &options).await.map_err(explain)?;
         let client = client.in_namespace(namespace).map_err(explain)?.with_patience(PATIENCE);
         let client = access.with_payload_keys(client).map_err(explain)?;
-        Ok(Self { client, address: address.to_owned() })
+        Ok(Self { client, address: without_password(address) })
     }
 
     /// The way to the server.
@@ -44,6 +46,24 @@ impl Connection {
     pub fn explain(&self, what: &'static str) -> impl Fn(ClientError) -> CliError + '_ {
         move |error| explain(what, &self.address, &error)
     }
+
+    /// As [`explain`](Self::explain), for a command that only asks: it has no outcome that could be unknown.
+    pub fn explain_read(&self, what: &'static str) -> impl Fn(ClientError) -> CliError + '_ {
+        move |error| explain_read(what, &self.address, &error)
+    }
+}
+
+fn explain_read(what: &str, address: &str, error: &ClientError) -> CliError {
+    let ClientError::Call(StoreError::OutcomeUnknown { reason }) = error else {
+        return explain(what, address, error);
+    };
+    let remedy = if address.starts_with("http://") {
+        format!("again; if the server at {address} speaks TLS, name it with https://")
+    } else {
+        format!("again; the log of the server at {address} says more")
+    };
+    CliError { exit: Exit::Unavailable, ..CliError::failed(what, format!("no answer came: {reason}")) }
+        .remedy(remedy)
 }
 
 fn explain(what: &str, address: &str, error: &ClientError) -> CliError {
@@ -86,6 +106,21 @@ fn verdict(error: &StoreError, address: &str) -> (Exit, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_without_an_answer_has_no_outcome_and_may_want_tls() {
+        let broke = || StoreError::OutcomeUnknown { reason: "the connection broke: eof".to_owned() }.into();
+        let explained = explain_read("could not list the runs", "http://a:1", &broke());
+        let told = explained.to_string();
+        assert_eq!(explained.exit, Exit::Unavailable);
+        assert!(told.contains("the connection broke: eof") && told.contains("https://"), "{told}");
+        assert!(!told.contains("outcome") && !told.contains("look whether"), "{told}");
+        let told = explain_read("could not list the runs", "https://a:1", &broke()).to_string();
+        assert!(!told.contains("name it with https://"), "{told}");
+        // Whoever asked for a change has to look.
+        let told = explain("could not start the run", "http://a:1", &broke()).to_string();
+        assert!(told.contains("look whether it happened"), "{told}");
+    }
 
     #[test]
     fn only_where_nobody_answers_another_address_is_suggested() {

@@ -10,6 +10,7 @@ mod doctor;
 mod error;
 mod host;
 mod migrate;
+mod numbers;
 mod output;
 mod queue;
 mod read;
@@ -18,6 +19,7 @@ mod start;
 mod store;
 mod token;
 mod utf8;
+mod variables;
 mod view;
 mod wait;
 
@@ -31,7 +33,7 @@ use kagzi_core::Namespace;
 
 use crate::bench::{self, BenchArgs, PartArgs};
 use crate::demo::{self, DemoArgs, WorkerArgs};
-use access::{DEFAULT_SERVER, shows_a_password};
+use access::{DEFAULT_SERVER, shown_password};
 use connection::Connection;
 
 pub use access::ServerAccess;
@@ -144,9 +146,10 @@ pub fn run() -> ExitCode {
             let args: Vec<OsString> = std::env::args_os().collect();
             utf8::refusal(&Cli::command(), &args).unwrap_or(error).exit()
         }
-        Err(error) => error.exit(),
+        Err(error) => numbers::refusal(&mut Cli::command(), &error).unwrap_or(error).exit(),
     };
     let done = check_arguments(&cli.command)
+        .and_then(|()| check_variables(&cli.command))
         .and_then(|()| runtime(&cli.command))
         .and_then(|runtime| runtime.block_on(dispatch(cli)));
     match done {
@@ -161,16 +164,35 @@ pub fn run() -> ExitCode {
 /// A server that runs for months refuses a password that everybody can read meanwhile; a command that ends
 /// soon says what it thinks of it.
 fn check_arguments(command: &Command) -> Result<(), CliError> {
-    if !shows_a_password(std::env::args_os()) {
+    let Some(flag) = shown_password(std::env::args_os()) else { return Ok(()) };
+    let why = "a password among the arguments can be read by whoever lists the processes of this machine";
+    let field = if flag.is_empty() { String::new() } else { format!("{}: ", flag.replace('-', "_")) };
+    let remedy = match flag.as_str() {
+        "jwt-keys" => "the URL in KAGZI_JWT_KEYS or the file of --config",
+        "otlp-endpoint" => "the URL without it, and credentials in OTEL_EXPORTER_OTLP_HEADERS",
+        "server" => "the URL without it, and a token in KAGZI_TOKEN or --token-file",
+        _ => {
+            "the URL without it, and the password in ~/.pgpass or PGPASSWORD; or the URL in KAGZI_STORE or the file of --config"
+        }
+    };
+    if matches!(command, Command::Serve(_)) {
+        return Err(CliError::usage("could not serve", format!("{field}{why}")).remedy(remedy));
+    }
+    complain(format_args!("note: {field}{why}; better: {remedy}"));
+    Ok(())
+}
+
+/// A server that runs for months does not start with a setting that nobody reads; see [`variables`].
+fn check_variables(command: &Command) -> Result<(), CliError> {
+    if !matches!(command, Command::Serve(_)) {
         return Ok(());
     }
-    let why = "a password among the arguments can be read by whoever lists the processes of this machine";
-    if matches!(command, Command::Serve(_)) {
-        return Err(CliError::usage("could not serve", format!("store: {why}")).remedy(
-            "the URL without it, and the password in ~/.pgpass or PGPASSWORD; or the URL in KAGZI_STORE or the file of --config",
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in variables::check(&Cli::command(), set)? {
+        complain(format_args!(
+            "note: nobody reads the variable {name}; `kagzi serve --help` lists those that are read"
         ));
     }
-    complain(format_args!("note: {why}; ~/.pgpass and PGPASSWORD are better places"));
     Ok(())
 }
 

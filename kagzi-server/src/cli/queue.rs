@@ -154,7 +154,7 @@ async fn none_held(args: &PauseArgs, connection: &Connection, output: Output) ->
     let mut said: Option<(u64, Instant)> = None;
     let mut empty_looks = 0;
     loop {
-        let explain = connection.explain("could not look at the queue");
+        let explain = connection.explain_read("could not look at the queue");
         let depths = connection.client().queue_depths().await.map_err(explain)?;
         let running = depths.iter().find(|depth| depth.queue == args.queue).map_or(0, |depth| depth.running);
         // A claim that was under way when the queue was paused may still have taken some after a look.

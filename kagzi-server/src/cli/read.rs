@@ -99,7 +99,7 @@ pub fn payloads(show: bool) -> Payloads {
 
 /// Shows one run.
 pub async fn get(args: &GetArgs, connection: &Connection, output: Output) -> Result<(), CliError> {
-    let explain = connection.explain("could not get the run");
+    let explain = connection.explain_read("could not get the run");
     let record = connection.client().get(args.run).await.map_err(explain)?;
     show_run(&record, payloads(args.show_payloads), output)
 }
@@ -147,7 +147,7 @@ async fn fetch(
     };
     let cursor = args.cursor.map(Cursor::from_text);
     let page = connection.client().list(&filter, args.limit, cursor).await;
-    page.map_err(connection.explain("could not list the runs"))
+    page.map_err(connection.explain_read("could not list the runs"))
 }
 
 fn show_page(
@@ -166,7 +166,7 @@ fn show_page(
 
 /// Shows the history of a run.
 pub async fn steps(args: &StepsArgs, connection: &Connection, output: Output) -> Result<(), CliError> {
-    let explain = connection.explain("could not list the steps of the run");
+    let explain = connection.explain_read("could not list the steps of the run");
     let attempts = connection.client().attempts(args.run).await.map_err(explain)?;
     let payloads = payloads(args.show_payloads);
     let view = AttemptsView {
@@ -184,7 +184,7 @@ pub async fn steps(args: &StepsArgs, connection: &Connection, output: Output) ->
 
 /// Shows how full the queues are.
 pub async fn queues(connection: &Connection, output: Output) -> Result<(), CliError> {
-    let explain = connection.explain("could not look at the queues");
+    let explain = connection.explain_read("could not look at the queues");
     let depths = connection.client().queue_depths().await.map_err(explain)?;
     let view = QueuesView { queues: depths.iter().map(QueueView::from).collect() };
     output.show(&view, |_| {

@@ -140,7 +140,7 @@ async fn requeue_all(
     let mut cursor = None;
     loop {
         let listed = connection.client().list(&filter, PAGE, cursor).await;
-        let page = listed.map_err(connection.explain("could not list the dead letters"))?;
+        let page = listed.map_err(connection.explain_read("could not list the dead letters"))?;
         for run in page.items.iter().filter(|run| wanted(run)) {
             if args.dry_run {
                 progress.view.would_requeue.push(run.run_id.to_string());

@@ -1,6 +1,6 @@
 //! Which value of the command line is not UTF-8: `clap` only says that one is.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::builder::{OsStringValueParser, ValueParser};
 use clap::error::ErrorKind;
@@ -47,14 +47,16 @@ fn blame(arg: &Arg, matches: &ArgMatches) -> Option<String> {
     let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut values = matches.try_get_raw(id).ok().flatten().filter(|_| typed).into_iter().flatten();
     if let Some(value) = values.find(|value| value.to_str().is_none()) {
-        return Some(format!("invalid value '{}' for '{arg}': expected UTF-8", value.display()));
+        return Some(format!("invalid value{} for '{arg}': expected UTF-8", shown(arg, value)));
     }
     // A variable is read even where the command line says otherwise.
     let variable = arg.get_env()?;
     let value = std::env::var_os(variable).filter(|value| value.to_str().is_none())?;
-    Some(format!(
-        "invalid value '{}' of the variable {} for '{arg}': expected UTF-8",
-        value.display(),
-        variable.display()
-    ))
+    let shown = shown(arg, &value);
+    Some(format!("invalid value{shown} of the variable {} for '{arg}': expected UTF-8", variable.display()))
+}
+
+/// The value, unless it is one of those that may hold a secret.
+fn shown(arg: &Arg, value: &OsStr) -> String {
+    if arg.is_hide_env_values_set() { String::new() } else { format!(" '{}'", value.display()) }
 }

@@ -43,7 +43,7 @@ pub async fn wait(
         }
     };
     tokio::select! {
-        ended = finished(&patient, connection) => ended.map_err(connection.explain("could not wait for the run")),
+        ended = finished(&patient, connection) => ended.map_err(connection.explain_read("could not wait for the run")),
         () = out_of_time => Err(given_up(Exit::TimedOut, "--timeout has passed")),
         signal = stop_signal() => Err(given_up(signal.into(), "the wait was broken off")),
     }

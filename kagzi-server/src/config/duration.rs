@@ -1,10 +1,12 @@
 //! Durations as people write them: numbers with units.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use kagzi_core::MAX_DURATION;
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 
 /// The units with their lengths in nanoseconds.
 const UNITS: [(&str, u128); 6] = [
@@ -17,8 +19,7 @@ const UNITS: [(&str, u128); 6] = [
 ];
 
 /// A duration in a setting or on the command line, such as `250ms`, `30s`, `1h30m`, `1.5h` or `7d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length(Duration);
 
 /// A text that is no duration, or one that is longer than any may be.
@@ -48,11 +49,24 @@ impl FromStr for Length {
     }
 }
 
-impl TryFrom<String> for Length {
-    type Error = NotALength;
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(InQuotes)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, NotALength> {
-        text.parse()
+/// Reads a length in a file, and says how one is written to who writes a bare number.
+struct InQuotes;
+
+impl Visitor<'_> for InQuotes {
+    type Value = Length;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a number with a unit, in quotes, such as "7d" or "250ms""#)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Length, E> {
+        text.parse().map_err(E::custom)
     }
 }
 

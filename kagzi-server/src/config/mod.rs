@@ -8,6 +8,7 @@ mod address;
 mod duration;
 mod file;
 mod limits;
+mod mistake;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,11 @@ use kagzi_core::{MAX_BATCH, MAX_DURATION, Namespace, RetryPolicy, Rules, SchemaP
 use kagzi_proto::DEFAULT_MAX_MESSAGE_BYTES;
 use serde::Deserialize;
 
-use crate::open::without_password;
+use crate::shown::without_password;
 use crate::telemetry;
 pub use duration::{Length, NotALength};
 pub use limits::{LoadLimits, RateLimit, Retention};
+pub(crate) use mistake::{Values, mistake};
 pub use settings::{ServeArgs, Settings};
 
 /// No payload may be longer: 512 MiB. One message holds three of them, in less than what a length in the

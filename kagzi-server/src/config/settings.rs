@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::duration::Length;
 use super::{ConfigError, LogFormat, MigrateWhen, ServerConfig, file};
-use crate::open::without_password;
+use crate::shown::without_password;
 
 /// Everything that can be set, as far as it was. The same names serve as flags, variables and keys.
 #[derive(Args, Clone, Default, PartialEq, Deserialize)]
@@ -186,7 +186,7 @@ pub struct Settings {
     #[arg(long, env = "KAGZI_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
     /// The keys that JWTs are verified by, a JSON Web Key Set: a file, or an https:// URL. [default: no JWTs]
-    #[arg(long, env = "KAGZI_JWT_KEYS", value_name = "FILE|URL")]
+    #[arg(long, env = "KAGZI_JWT_KEYS", value_name = "FILE|URL", hide_env_values = true)]
     pub jwt_keys: Option<String>,
     /// Who must have issued JWTs, their `iss`.
     #[arg(long, env = "KAGZI_JWT_ISSUER", value_name = "ISSUER")]
@@ -223,7 +223,7 @@ pub struct Settings {
     pub audit_log: Option<PathBuf>,
     /// Export spans to this OpenTelemetry collector, by OTLP over gRPC; the standard `OTEL_*` variables say
     /// the rest. [default: the one that `OTEL_EXPORTER_OTLP_ENDPOINT` names, else none]
-    #[arg(long, env = "KAGZI_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "KAGZI_OTLP_ENDPOINT", value_name = "URL", hide_env_values = true)]
     pub otlp_endpoint: Option<String>,
     /// How log lines look. [default: text]
     #[arg(long, env = "KAGZI_LOG_FORMAT", value_name = "FORMAT", value_enum)]

@@ -85,6 +85,24 @@ fn a_broken_file_is_refused_without_repeating_what_it_holds() {
 }
 
 #[test]
+fn a_value_of_the_wrong_kind_is_not_repeated_where_it_may_hold_a_password() {
+    for text in [
+        "store_connections = \"postgres://u:secret@h/db\"",
+        "max_batch = \"u:secret@h\"",
+        "insecure = \"kagzi_secret\"",
+        "log_format = \"postgres://u:secret@h/db\"",
+        "default_lease = \"postgres://u:secret@h/db\"",
+    ] {
+        let error = refused(text);
+        let key = text.split(' ').next().unwrap();
+        assert!(
+            error.contains(key) && error.contains("expected ") && !error.contains("secret"),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error = args(&["--config", "no/such.toml"]).into_config().unwrap_err().to_string();
     assert!(error.contains("no/such.toml") && error.contains("--config"), "{error}");
@@ -145,7 +163,7 @@ fn values_outside_their_range_are_refused_by_name() {
         ("max_stream_bytes = 0", "max_stream_bytes: "),
         ("retention_completed = \"0s\"", "retention_completed: expected from 1ms to 100 years"),
         ("retention_failed = \"99999d\"", "retention_failed: "),
-        ("retention_cancelled = 5", "retention_cancelled: "),
+        ("retention_cancelled = 5", "expected a number with a unit, in quotes, such as \"7d\""),
         ("retention_batch = 10001", "retention_batch: expected from 1 to 10000, got 10001"),
         ("retention_interval = \"0s\"", "retention_interval: "),
         ("auth_reload_interval = \"0s\"", "auth_reload_interval: "),

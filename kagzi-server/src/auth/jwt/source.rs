@@ -1,7 +1,8 @@
 //! Where the keys come from: a file, or a URL of their issuer.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tonic::codegen::http::Uri;
 
 use super::NoKeys;
 use super::key::{self, Key};
+use crate::shown::file_or_url;
 
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -31,15 +33,23 @@ pub(super) enum Source {
 }
 
 /// One place, and what was found there last.
-#[derive(Debug)]
 pub(super) struct Origin<P> {
     place: P,
+    /// The place as it may be shown.
+    shown: String,
     last: Mutex<Option<[u8; 32]>>,
 }
 
+/// Without the place, which may hold a password.
+impl<P> fmt::Debug for Origin<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("place", &self.shown).finish_non_exhaustive()
+    }
+}
+
 impl<P> Origin<P> {
-    const fn new(place: P) -> Self {
-        Self { place, last: Mutex::new(None) }
+    const fn new(place: P, shown: String) -> Self {
+        Self { place, shown, last: Mutex::new(None) }
     }
 
     /// Reads what was found, and whether it is something else than the last time.
@@ -56,13 +66,14 @@ impl<P> Origin<P> {
 impl Source {
     /// Reads where the keys are: what looks like a URL is one.
     pub(super) fn of(text: &str) -> Result<Self, String> {
+        let shown = file_or_url(text);
         if !text.contains("://") {
-            return Ok(Self::File(Origin::new(PathBuf::from(text))));
+            return Ok(Self::File(Origin::new(PathBuf::from(text), shown)));
         }
         let uri: Uri = text.parse().map_err(|_| "a URL that is none".to_owned())?;
         match (uri.scheme_str(), uri.host()) {
-            (Some("https"), Some(_)) => Ok(Self::Url(Origin::new(uri))),
-            (Some("http"), Some(host)) if is_here(host) => Ok(Self::Url(Origin::new(uri))),
+            (Some("https"), Some(_)) => Ok(Self::Url(Origin::new(uri, shown))),
+            (Some("http"), Some(host)) if is_here(host) => Ok(Self::Url(Origin::new(uri, shown))),
             // Whoever sits in between would choose the keys.
             (Some("http"), _) => Err("an http:// URL of another machine".to_owned()),
             _ => Err("a URL of another kind".to_owned()),
@@ -82,7 +93,7 @@ impl Source {
         match self {
             Self::File(origin) => origin.read_file(),
             Self::Url(origin) => {
-                let refuse = |problem| NoKeys { place: origin.place.to_string(), problem };
+                let refuse = |problem| NoKeys { place: origin.shown.clone(), problem };
                 let answer = tokio::time::timeout(ANSWER_WITHIN, get(&origin.place)).await;
                 let text = answer.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_WITHIN:?}")));
                 origin.found(&text.map_err(refuse)?).map_err(refuse)
@@ -93,7 +104,7 @@ impl Source {
 
 impl Origin<PathBuf> {
     fn read_file(&self) -> Result<(bool, Vec<Key>), NoKeys> {
-        let refuse = |problem| NoKeys { place: Path::display(&self.place).to_string(), problem };
+        let refuse = |problem| NoKeys { place: self.shown.clone(), problem };
         let text = std::fs::read(&self.place).map_err(|error| refuse(error.to_string()))?;
         self.found(&text).map_err(refuse)
     }

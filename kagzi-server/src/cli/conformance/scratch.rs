@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use kagzi_conformance::{Capability, Fixture, FixtureError, Instance};
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Clock, Rules, SharedStore, StoreError, SystemClock};
-use kagzi_server::{BUILT_IN, ServerError, without_password};
+use kagzi_server::{ServerError, unknown_store, without_password};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{SqliteOptions, SqliteStore};
 
@@ -77,10 +77,7 @@ impl Scratch {
                     prefix,
                 )
             }
-            _ => {
-                let (built_in, got) = (BUILT_IN.to_owned(), without_password(url));
-                return Err(server_failed(WHAT, &ServerError::UnknownStore { built_in, got }));
-            }
+            _ => return Err(server_failed(WHAT, &unknown_store())),
         };
         let (cases, made, ends) = (AtomicU32::new(0), Arc::default(), Arc::default());
         Ok(Self { url: without_password(url), kind, cases, made, ends })
