@@ -46,7 +46,7 @@ fn for_people(message: &str, values: Values) -> String {
         // The parser's own words about the form, or those of a type about a value, which they quote.
         return match (message.find('"'), message.rfind('"')) {
             (Some(from), Some(to)) if !is_shown(message.get(from + 1..to).unwrap_or_default(), values) => {
-                format!("{}what cannot be repeated, since it may be a secret", &message[..from])
+                format!("{}what may be a password, and is not repeated", &message[..from])
             }
             _ => message.to_owned(),
         };
