@@ -133,7 +133,7 @@ fn readers(_: &Path) -> Option<Finding> {
 #[cfg(unix)]
 fn judge_mode(mode: u32) -> Finding {
     let found = format!("the mode of the file is {:04o}", mode & 0o7777);
-    if mode & 0o007 == 0 {
+    if mode & 0o006 == 0 {
         Finding::ok("privacy", found)
     } else {
         let found = format!("{found}: every user of this machine may read it, payloads included");

@@ -106,7 +106,7 @@ impl Auth {
             return Admission::OpenToAll;
         }
         let admitted = match self.authenticate(request.headers(), request.extensions().get::<Peer>()) {
-            Ok(caller) => self.may_call(caller, request),
+            Ok(caller) => may_call(caller, request),
             Err(NoCaller::Refused(refusal)) => Err(self.unknown(refusal, request)),
             Err(NoCaller::UnknownKey) => return Admission::Later,
         };
@@ -119,25 +119,11 @@ impl Auth {
         let caller = self.authenticate_later(&parts.headers, peer.as_ref()).await;
         let request = Request::from_parts(parts.clone(), ());
         let caller = match caller {
-            Ok(caller) => self.may_call(caller, &request)?,
+            Ok(caller) => may_call(caller, &request)?,
             Err(refusal) => return Err(self.unknown(refusal, &request)),
         };
         parts.extensions.insert(caller);
         Ok(Request::from_parts(parts, body))
-    }
-
-    /// Whether there is anything that a caller may do by a call.
-    fn may_call<B>(&self, caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
-        let path = request.uri().path();
-        let method = path.rsplit('/').next().unwrap_or_default();
-        // What goes on record is denied once it is read, so that the record says what it was about.
-        let denied_unread = right(method).is_some_and(|right| right.audited == Audited::No);
-        if path.starts_with(OURS) && denied_unread && !caller.may_ever(method) {
-            let refusal = permission_denied(method);
-            tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
-            return Err(refusal);
-        }
-        Ok(caller)
     }
 
     /// Counts and reports a call of somebody who is not known. Beyond the limit of their address the refusal says
@@ -159,4 +145,18 @@ impl Auth {
         );
         refusal
     }
+}
+
+/// Whether there is anything that a caller may do by a call.
+fn may_call<B>(caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
+    let path = request.uri().path();
+    let method = path.rsplit('/').next().unwrap_or_default();
+    // What goes on record is denied once it is read, so that the record says what it was about.
+    let denied_unread = right(method).is_some_and(|right| right.audited == Audited::No);
+    if path.starts_with(OURS) && denied_unread && !caller.may_ever(method) {
+        let refusal = permission_denied(method);
+        tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
+        return Err(refusal);
+    }
+    Ok(caller)
 }

@@ -135,18 +135,18 @@ pub fn shown_password(args: impl IntoIterator<Item = OsString>) -> Option<String
     let mut flag = String::new();
     for arg in args {
         let arg = arg.to_string_lossy();
-        let (name, value) = match arg.strip_prefix("--") {
-            Some(option) => match option.split_once('=') {
-                Some((name, value)) => (name.to_owned(), value),
-                None => {
-                    option.clone_into(&mut flag);
-                    continue;
-                }
-            },
+        let option = arg.strip_prefix("--").map(|option| (option, option.split_once('=')));
+        let (name, value) = match option {
+            Some((_, Some((name, value)))) => (name.to_owned(), value),
+            Some((option, None)) => {
+                option.clone_into(&mut flag);
+                continue;
+            }
             None => (std::mem::take(&mut flag), arg.as_ref()),
         };
         let is_url = ["store", "server", "jwt-keys", "otlp-endpoint"].contains(&name.as_str());
-        if if is_url { value_may_hold_a_password(value) } else { may_hold_a_password(value) } {
+        let shown = if is_url { value_may_hold_a_password(value) } else { may_hold_a_password(value) };
+        if shown {
             return Some(name);
         }
     }

@@ -33,7 +33,7 @@ pub fn check(command: &Command, set: impl IntoIterator<Item = String>) -> Result
             Some(prefix) => name.starts_with(prefix),
             None => name == **pattern,
         };
-        let read = known.contains(&name) || READ_ELSEWHERE.iter().chain(&OF_CLUSTERS).any(|one| is(&one));
+        let read = known.contains(&name) || READ_ELSEWHERE.iter().chain(&OF_CLUSTERS).any(is);
         if read || !name.starts_with(PREFIX) {
             continue;
         }
