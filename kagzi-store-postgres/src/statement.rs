@@ -115,6 +115,20 @@ impl Patience {
     }
 }
 
+impl Patience {
+    /// Gives a connection back to its pool. The pool asks it for a sign of life first, and would wait for that without
+    /// end if the link died just then: its place would be lost.
+    fn give_back(self, mut connection: PoolConnection<Postgres>) {
+        // Without a runtime there is nobody to wait: the drop of the connection does what can be done.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let returning = connection.return_to_pool();
+        runtime.spawn(async move {
+            // Dropped on the way, the connection is closed, and another may take its place.
+            self.answered(async { Ok(returning.await) }).await.ok();
+        });
+    }
+}
+
 /// An open transaction. Dropped, it is rolled back.
 ///
 /// It is not sqlx's own: when a caller goes away while that one begins, the BEGIN is sent and forgotten,
@@ -192,10 +206,12 @@ impl Tx<'_> {
 
     /// After the transaction has ended.
     fn give_back(&mut self) {
-        if let Held::Pooled(connection) = std::mem::replace(&mut self.held, Held::Nothing)
-            && self.spent
-        {
-            drop(connection.detach());
+        if let Held::Pooled(connection) = std::mem::replace(&mut self.held, Held::Nothing) {
+            if self.spent {
+                drop(connection.detach());
+            } else {
+                self.patience.give_back(connection);
+            }
         }
     }
 }
@@ -217,6 +233,8 @@ impl Drop for Tx<'_> {
             // Whatever was under way ends first. The pool does not get back what cannot be rolled back.
             if patience.answered(connection.execute("ROLLBACK")).await.is_err() {
                 drop(connection.detach());
+            } else {
+                patience.give_back(connection);
             }
         });
     }
@@ -234,10 +252,12 @@ impl Lent {
         // Cannot be: it is given back below.
         let Some(connection) = &mut self.connection else { return Err(sqlx::Error::WorkerCrashed) };
         let answer = self.patience.answered(query.0.fetch_all(&mut **connection)).await;
-        if let Some(connection) = self.connection.take()
-            && answer.as_ref().is_err_and(speaks_against_the_server)
-        {
-            drop(connection.detach());
+        if let Some(connection) = self.connection.take() {
+            if answer.as_ref().is_err_and(speaks_against_the_server) {
+                drop(connection.detach());
+            } else {
+                self.patience.give_back(connection);
+            }
         }
         answer
     }
@@ -256,6 +276,8 @@ impl Drop for Lent {
         runtime.spawn(async move {
             if patience.answered(connection.ping()).await.is_err() {
                 drop(connection.detach());
+            } else {
+                patience.give_back(connection);
             }
         });
     }
