@@ -84,6 +84,9 @@ pub struct PostgresStore {
 /// A connection that nobody used for so long is tried before it is used.
 const RESTED: Duration = Duration::from_secs(1);
 
+/// How long a connection that has rested may take to answer before it counts as dead.
+const PONG_WITHIN: Duration = Duration::from_millis(500);
+
 /// What all operations share.
 struct Inner {
     pool: Sessions,
@@ -209,10 +212,13 @@ fn pools(options: &PostgresOptions, route: Arc<Route>) -> Pools {
             .test_before_acquire(false)
             .before_acquire(|connection, resting| {
                 Box::pin(async move {
-                    if resting.idle_for > RESTED {
-                        connection.ping().await?;
+                    if resting.idle_for <= RESTED {
+                        return Ok(true);
                     }
-                    Ok(true)
+                    // One that does not answer is closed, and another is had: a link that died in silence
+                    // would else hold the caller for as long as it may wait for any connection.
+                    let pong = tokio::time::timeout(PONG_WITHIN, connection.ping()).await;
+                    Ok(pong.is_ok_and(|pong| pong.is_ok()))
                 })
             })
             .connect_lazy_with(connect)
