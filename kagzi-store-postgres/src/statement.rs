@@ -124,7 +124,11 @@ impl Patience {
         let returning = connection.return_to_pool();
         runtime.spawn(async move {
             // Dropped on the way, the connection is closed, and another may take its place.
-            self.answered(async { Ok(returning.await) }).await.ok();
+            let returned = async {
+                returning.await;
+                Ok(())
+            };
+            self.answered(returned).await.ok();
         });
     }
 }
