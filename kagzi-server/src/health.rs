@@ -18,9 +18,9 @@ use crate::breaker::{Breaker, Stalled};
 /// The shortest time between two looks at the store, however many calls report it away.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a look may take. One slow answer under load is no reason to refuse every call: it counts
-/// only if no call was answered meanwhile.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a look may take: less than a second, so that who called when it began is told within one. One slow answer
+/// under load is no reason to refuse every call: it counts only if no call was answered meanwhile.
+const PATIENCE: Duration = Duration::from_millis(900);
 
 /// How long a look may take when calls wait already and none is answered.
 const PATIENCE_WHEN_STALLED: Duration = Duration::from_millis(350);
@@ -41,7 +41,7 @@ pub(crate) struct Health {
 enum Question {
     /// For the next due moment: cheap, and unlike the time it is read from the data in every backend.
     Reads,
-    /// Whether it can write as well. Asked where there is a doubt.
+    /// Whether it can write as well. Asked where there is a doubt, and where nobody has written of late.
     Writes,
 }
 
@@ -96,18 +96,24 @@ impl Health {
                 (Question::Writes, PATIENCE)
             } else {
                 tokio::select! {
+                    // What calls found out is told at once.
                     () = self.breaker.opened() => continue,
                     () = self.in_doubt(looked) => (Question::Writes, PATIENCE),
                     stalled = self.breaker.stalled() => match stalled {
                         Stalled::Everything => (Question::Writes, PATIENCE_WHEN_STALLED),
                         Stalled::Writes => (Question::Writes, PATIENCE),
                     },
-                    () = sleep(interval) => (Question::Reads, PATIENCE),
+                    () = sleep(interval) => (self.regular_question(interval), PATIENCE),
                 }
             };
             self.look(store, question, patience).await;
             looked = Instant::now();
         }
+    }
+
+    /// A store that nobody writes to is asked whether it would take a write, since nobody else would find out.
+    fn regular_question(&self, interval: Duration) -> Question {
+        if self.breaker.has_written_within(interval) { Question::Reads } else { Question::Writes }
     }
 
     async fn in_doubt(&self, looked: Instant) {
@@ -122,7 +128,17 @@ impl Health {
                 Question::Writes => store.probe().await,
             }
         };
-        let status = match timeout(patience, answer).await {
+        let closed = !self.breaker.is_open();
+        let looked = tokio::select! {
+            biased;
+            looked = timeout(patience, answer) => looked,
+            // Calls have found out in the meantime.
+            () = self.breaker.opened(), if closed => {
+                self.tell_once(ServingStatus::NotServing).await;
+                return ServingStatus::NotServing;
+            }
+        };
+        let status = match looked {
             Ok(Ok(())) => {
                 if question == Question::Writes {
                     self.breaker.note_write();

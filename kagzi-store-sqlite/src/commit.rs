@@ -33,6 +33,9 @@ use crate::rows::drop_cached_pages;
 const LISTEN_EVERY: Duration = Duration::from_millis(25);
 /// How often it looks whether somebody waits.
 const LOOK_FOR_WAITERS_EVERY: Duration = Duration::from_millis(50);
+/// A writer that has waited for so long for another process is kept out: whoever asks whether the store takes writes
+/// hears it, although the operations in line wait on, up to the busy timeout.
+const KEPT_OUT_AFTER: Duration = Duration::from_millis(300);
 /// A batch whose answers hold more than this is committed as far as it got: they wait in memory.
 const MOST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
@@ -182,6 +185,7 @@ pub(crate) struct WriterOptions {
 /// The handle on the writer thread.
 pub(crate) struct Writer {
     line: Arc<Line>,
+    kept_out: watch::Receiver<bool>,
     ended: watch::Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -191,7 +195,8 @@ impl Writer {
     pub(crate) fn start(connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
         let line = Arc::new(Queue::new(options.queue_bound, options.queue_bound_bytes));
         let (ending, ended) = watch::channel(());
-        let scribe = Scribe::new(Arc::clone(&line), connection, options)?;
+        let (keeping_out, kept_out) = watch::channel(false);
+        let scribe = Scribe::new(Arc::clone(&line), connection, keeping_out, options)?;
         let thread = std::thread::Builder::new()
             .name("kagzi-sqlite".to_owned())
             .spawn(move || {
@@ -201,7 +206,7 @@ impl Writer {
             .map_err(|error| {
                 error::unavailable(format!("no thread for the writer could be started: {error}"))
             })?;
-        Ok(Self { line, ended, thread: Mutex::new(Some(thread)) })
+        Ok(Self { line, kept_out, ended, thread: Mutex::new(Some(thread)) })
     }
 
     /// Runs `work`, which carries `size_bytes` of payloads, in the next batch; answers once that is
@@ -218,6 +223,26 @@ impl Writer {
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::OutcomeUnknown { reason: "the writer ended before it answered".to_owned() })
         })
+    }
+
+    /// The same for an operation that only shows whether the store takes writes: it is not done, and says so, as
+    /// soon as another process keeps the writer out.
+    pub(crate) async fn try_out<F>(&self, work: F) -> Result<(), StoreError>
+    where
+        F: FnMut(&mut Tx<'_>) -> Result<(), Error> + Send + 'static,
+    {
+        let mut kept_out = self.kept_out.clone();
+        let kept_out = async {
+            // A writer that has ended answers by itself.
+            if kept_out.wait_for(|kept_out| *kept_out).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = self.perform(0, work) => answer,
+            () = kept_out => Err(error::kept_out()),
+        }
     }
 
     /// Takes no more work, finishes what is in line, and waits until the file is closed.
@@ -256,6 +281,8 @@ struct Scribe {
     held: Held,
     data_version: i64,
     place: Place,
+    /// True while another process has kept this one waiting for [`KEPT_OUT_AFTER`] or longer.
+    kept_out: watch::Sender<bool>,
 }
 
 impl Drop for Scribe {
@@ -266,7 +293,12 @@ impl Drop for Scribe {
 }
 
 impl Scribe {
-    fn new(line: Arc<Line>, connection: Connection, options: WriterOptions) -> Result<Self, StoreError> {
+    fn new(
+        line: Arc<Line>,
+        connection: Connection,
+        kept_out: watch::Sender<bool>,
+        options: WriterOptions,
+    ) -> Result<Self, StoreError> {
         // Now, before anybody can wait: what others write from here on will be heard.
         let data_version = data_version(&connection).map_err(|error| nothing_happened(&error))?;
         let place = Place::of(&connection)
@@ -279,6 +311,7 @@ impl Scribe {
             held: Held::default(),
             data_version,
             place,
+            kept_out,
         })
     }
 
@@ -385,14 +418,22 @@ impl Scribe {
     /// regular naps than SQLite's own, which favour whoever came last.
     fn begin(&self) -> rusqlite::Result<()> {
         let started = Instant::now();
-        loop {
+        let begun = loop {
             match run_cached(&self.connection, "BEGIN IMMEDIATE") {
                 Err(error) if is_busy(&error) && started.elapsed() < self.options.busy_timeout => {
+                    self.tell_kept_out(started.elapsed() >= KEPT_OUT_AFTER);
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                outcome => return outcome,
+                outcome => break outcome,
             }
-        }
+        };
+        // Also if it gave up: whoever asks then waits for the next try.
+        self.tell_kept_out(false);
+        begun
+    }
+
+    fn tell_kept_out(&self, now: bool) {
+        self.kept_out.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
 
     fn roll_back(&mut self) {

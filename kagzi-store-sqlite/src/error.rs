@@ -103,6 +103,13 @@ pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), retry_after: RETRY_AFTER }
 }
 
+/// Another process has the lock, and nobody knows for how long.
+pub(crate) fn kept_out() -> StoreError {
+    unavailable(
+        "another process holds the file, and keeps this one from writing to it; find out which, and close it",
+    )
+}
+
 /// The store was closed.
 pub(crate) fn closed() -> StoreError {
     unavailable("the store is closed")

@@ -217,7 +217,7 @@ impl Store for SqliteStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.writer.perform(0, |tx| schema::rewrite_version(tx.connection)).await
+        self.writer.try_out(|tx| schema::rewrite_version(tx.connection)).await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

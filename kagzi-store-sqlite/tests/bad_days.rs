@@ -87,6 +87,32 @@ async fn a_file_locked_by_another_process_is_told_and_work_goes_on_when_it_is_fr
     assert_eq!(runs(&store).await, 1);
 }
 
+/// Only what never happens is waited for so long.
+const NEVER: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn who_asks_hears_of_a_lock_though_operations_wait_on_for_it_and_they_are_done_when_it_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let patient = options(directory.path()).busy_timeout(10 * NEVER);
+    let store = std::sync::Arc::new(SqliteStore::open(patient).await.unwrap());
+    let other = rusqlite::Connection::open(directory.path().join("kagzi.db")).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let waiting = tokio::spawn({
+        let store = std::sync::Arc::clone(&store);
+        async move { start(&store, 10).await }
+    });
+    for _ in 0..3 {
+        let told = tokio::time::timeout(NEVER, store.probe()).await.expect("it does not wait for the lock");
+        assert_unavailable(&told.unwrap_err(), "another process holds the file");
+    }
+    assert_eq!(runs(&store).await, 0, "reads go on");
+    assert!(!waiting.is_finished());
+    other.execute_batch("ROLLBACK").unwrap();
+    tokio::time::timeout(NEVER, waiting).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(NEVER, store.probe()).await.unwrap().unwrap();
+    assert_eq!(runs(&store).await, 1);
+}
+
 /// Bytes in the middle of every page: where its cells are.
 fn spoil(path: &Path, spoil: impl Fn(&mut [u8])) {
     let mut bytes = fs::read(path).unwrap();

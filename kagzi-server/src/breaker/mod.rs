@@ -40,12 +40,11 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 
 /// If calls are in flight and none is answered for so long, the store is looked at. Together with the
-/// patience of that look it is less than a second: nobody waits longer for a store that has gone.
+/// patience of that look it is less than a second: nobody waits longer for a store that has gone. The same holds for
+/// those that write, and for those that look for something to write, while others are answered: a file that another
+/// process has locked, a disk that takes nothing, a database whose standby has gone, and whose commits wait for it. There
+/// the look has longer, unless it is told what is wrong, since a write may wait for another for good reasons.
 const STALLED: Duration = Duration::from_millis(450);
-
-/// The same for calls that write, while others are answered: a database whose standby has gone, and whose commits
-/// wait for it, or a disk that takes nothing. Longer, since a write may wait for another for good reasons.
-const WRITES_STALLED: Duration = Duration::from_millis(1500);
 
 /// How often that is checked.
 const TICK: Duration = Duration::from_millis(50);
@@ -62,6 +61,8 @@ struct Inner {
     calls: Pulse,
     /// Those of them that write, of which only success counts as an answer: a refusal writes nothing.
     writes: Pulse,
+    /// Those that look for something to write.
+    finds: Pulse,
     /// What was wrong with the store when it was last found away.
     why: Mutex<String>,
     /// Ends the wait of calls in flight.
@@ -92,7 +93,7 @@ struct Opening {
 pub(crate) enum Stalled {
     /// No call at all.
     Everything,
-    /// Nothing that writes.
+    /// Nothing that writes, or nothing that looks for something to write.
     Writes,
 }
 
@@ -105,6 +106,7 @@ impl Breaker {
             failures: Operation::ALL.iter().map(|_| AtomicU32::new(0)).collect(),
             calls: Pulse::new(),
             writes: Pulse::new(),
+            finds: Pulse::new(),
             why: Mutex::default(),
             cut: Notify::new(),
             opened: Notify::new(),
@@ -154,6 +156,12 @@ impl Breaker {
     /// The store has written.
     pub(crate) fn note_write(&self) {
         self.0.writes.note_answer();
+        self.0.finds.note_answer();
+    }
+
+    /// Whether the store has written within `limit`.
+    pub(crate) fn has_written_within(&self, limit: Duration) -> bool {
+        self.0.writes.unanswered_for() < limit
     }
 
     /// The store is well.
@@ -192,9 +200,15 @@ impl Breaker {
         }
     }
 
-    /// Ready when it has opened, once for each time.
+    /// Ready when it has opened, for the one who looks at the store: at once if that was while nobody waited here. An
+    /// opening that is over again is not told. Cancel safe.
     pub(crate) async fn opened(&self) {
-        self.0.opened.notified().await;
+        loop {
+            self.0.opened.notified().await;
+            if self.is_open() {
+                return;
+            }
+        }
     }
 
     /// Ready when calls wait for the store and it answers none of them, or none that writes.
@@ -204,15 +218,19 @@ impl Breaker {
             if self.0.calls.is_stalled(STALLED) {
                 return Stalled::Everything;
             }
-            if self.0.writes.is_stalled(WRITES_STALLED) {
+            if self.writes_are_stalled() {
                 return Stalled::Writes;
             }
         }
     }
 
-    /// Whether calls were answered within `limit`, and those that write within their own.
+    /// Whether calls were answered within `limit`, and those that write meanwhile.
     pub(crate) fn answers_within(&self, limit: Duration) -> bool {
-        self.0.calls.unanswered_for() < limit && !self.0.writes.is_stalled(WRITES_STALLED)
+        self.0.calls.unanswered_for() < limit && !self.writes_are_stalled()
+    }
+
+    fn writes_are_stalled(&self) -> bool {
+        self.0.writes.is_stalled(STALLED) || self.0.finds.is_stalled(STALLED)
     }
 
     /// Ready when the breaker opens from now on, polled before or not.
@@ -226,7 +244,12 @@ impl Breaker {
 
     /// Counts a call while it waits for the store.
     fn wait(&self, kind: Kind) -> (Waiting<'_>, Option<Waiting<'_>>) {
-        (self.0.calls.wait(), (kind == Kind::Write).then(|| self.0.writes.wait()))
+        let also = match kind {
+            Kind::Read => None,
+            Kind::Write => Some(self.0.writes.wait()),
+            Kind::Find => Some(self.0.finds.wait()),
+        };
+        (self.0.calls.wait(), also)
     }
 
     /// Takes down how a call ended.
@@ -240,8 +263,10 @@ impl Breaker {
             }
             Ok(_) | Err(_) => {
                 self.0.calls.note_answer();
-                if kind == Kind::Write && answer.is_ok() {
-                    self.note_write();
+                match kind {
+                    Kind::Write if answer.is_ok() => self.note_write(),
+                    Kind::Find => self.0.finds.note_answer(),
+                    Kind::Read | Kind::Write => {}
                 }
                 if failures.load(Ordering::Relaxed) > 0 {
                     failures.store(0, Ordering::Relaxed);

@@ -27,6 +27,8 @@ enum Weather {
     RefusesWrites,
     /// Only what reads is answered, and what finds nothing to write: commits wait for a standby that has gone.
     HangsWrites,
+    /// Only what reads is answered, and a look hears why: another process has locked the file.
+    Locked,
 }
 
 /// A store that follows the weather, and counts the calls that reach it.
@@ -51,10 +53,11 @@ impl Moody {
         let weather = *self.weather.lock().unwrap();
         match weather {
             Weather::Fair => Ok(()),
-            Weather::RefusesWrites | Weather::HangsWrites if reads => Ok(()),
+            Weather::RefusesWrites | Weather::HangsWrites | Weather::Locked if reads => Ok(()),
             Weather::HangsWrites if ["claim", "reap", "delete_finished"].contains(&name) => Ok(()),
+            Weather::Locked if name != "probe" => std::future::pending().await,
             Weather::Hangs | Weather::HangsWrites => std::future::pending().await,
-            Weather::Refuses | Weather::RefusesWrites => Err(StoreError::Unavailable {
+            Weather::Refuses | Weather::RefusesWrites | Weather::Locked => Err(StoreError::Unavailable {
                 reason: "the test says so".to_owned(),
                 retry_after: Duration::from_millis(500),
             }),
@@ -147,6 +150,19 @@ fn watched() -> Bench {
 
 fn namespace() -> Namespace {
     Namespace::new("n").unwrap()
+}
+
+fn a_claim() -> Claim {
+    Claim {
+        namespace: namespace(),
+        queues: vec![QueueName::new("empty").unwrap()],
+        workflow_types: Vec::new(),
+        worker_id: WorkerId::new("w").unwrap(),
+        lease_length: Duration::from_secs(30),
+        limit: 1,
+        steps_limit: 1,
+        operation: OperationId::generate(),
+    }
 }
 
 fn a_start() -> StartRun {
@@ -324,23 +340,13 @@ async fn a_store_whose_writes_hang_is_away_though_it_answers_all_others() {
     bench.moody.turn(Weather::HangsWrites);
     let store = Arc::clone(&bench.store);
     let others = tokio::spawn(async move {
-        let claim = Claim {
-            namespace: namespace(),
-            queues: vec![QueueName::new("empty").unwrap()],
-            workflow_types: Vec::new(),
-            worker_id: WorkerId::new("w").unwrap(),
-            lease_length: Duration::from_secs(30),
-            limit: 1,
-            steps_limit: 1,
-            operation: OperationId::generate(),
-        };
         loop {
-            store.claim(claim.clone()).await.ok();
+            store.claim(a_claim()).await.ok();
             store.next_due().await.ok();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    let within = WRITES_STALLED + Duration::from_secs(2);
+    let within = STALLED + Duration::from_secs(1);
     let cut_off = tokio::time::timeout(within, bench.start()).await.expect("somebody looks");
     assert!(matches!(cut_off, Err(StoreError::OutcomeUnknown { .. })), "{cut_off:?}");
     assert_eq!(bench.health.status(), ServingStatus::NotServing);
@@ -353,4 +359,79 @@ async fn a_store_whose_writes_hang_is_away_though_it_answers_all_others() {
     assert_eq!(bench.health.status(), ServingStatus::Serving);
     bench.start().await.unwrap();
     others.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_locked_while_it_reads_is_away_within_a_second_for_whoever_writes_or_looks_for_work()
+{
+    for starts in [true, false] {
+        let bench = watched();
+        bench.start().await.unwrap();
+        tokio::time::sleep(INTERVAL / 2).await;
+        let store = Arc::clone(&bench.store);
+        let reads = tokio::spawn(async move {
+            loop {
+                store.next_due().await.ok();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        bench.moody.turn(Weather::Locked);
+        let locked = Instant::now();
+        let cut_off = async {
+            if starts { bench.start().await.map(drop) } else { bench.store.claim(a_claim()).await.map(drop) }
+        };
+        let cut_off = tokio::time::timeout(Duration::from_secs(1), cut_off).await.expect("somebody looks");
+        assert!(matches!(cut_off, Err(StoreError::OutcomeUnknown { .. })), "{cut_off:?}");
+        while bench.health.status() == ServingStatus::Serving {
+            tokio::task::yield_now().await;
+            assert!(locked.elapsed() < Duration::from_secs(1));
+        }
+        bench.moody.turn(Weather::Fair);
+        tokio::time::sleep(LONGEST_DELAY).await;
+        assert_eq!(bench.health.status(), ServingStatus::Serving);
+        reads.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_calls_find_out_while_a_look_is_under_way_is_told_at_once() {
+    let bench = watched();
+    bench.moody.turn(Weather::Hangs);
+    let looks = bench.moody.calls("probe");
+    bench.health.doubt();
+    while bench.moody.calls("probe") == looks {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.moody.turn(Weather::Refuses);
+    let before = Instant::now();
+    bench.fail_until_it_opens().await;
+    while bench.health.status() != ServingStatus::NotServing {
+        tokio::task::yield_now().await;
+        assert_eq!(before.elapsed(), Duration::ZERO, "nobody waits for the look");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_nobody_writes_to_is_asked_whether_it_would_take_a_write() {
+    let bench = watched();
+    let mut looks = Vec::new();
+    for weather in [Weather::Fair, Weather::RefusesWrites] {
+        bench.moody.turn(weather);
+        tokio::time::sleep(2 * INTERVAL).await;
+        looks.push((bench.moody.calls("probe"), bench.health.status()));
+    }
+    assert_eq!(looks[0].1, ServingStatus::Serving);
+    assert!(looks[0].0 >= 1, "{looks:?}");
+    assert_eq!(looks[1].1, ServingStatus::NotServing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_written_to_is_not_asked_for_a_write_of_the_server() {
+    let bench = watched();
+    for _ in 0..20 {
+        bench.start().await.unwrap();
+        tokio::time::sleep(INTERVAL / 4).await;
+    }
+    assert_eq!(bench.moody.calls("probe"), 0);
+    assert!(bench.moody.calls("next_due") >= 4);
 }

@@ -25,6 +25,7 @@ fn bench() -> Bench {
     let scribe = Scribe::new(
         Arc::new(Queue::new(100, 1 << 20)),
         schema::open_writer(&options).unwrap(),
+        watch::Sender::new(false),
         WriterOptions {
             rules: Rules::default(),
             clock: Arc::new(SystemClock),
