@@ -151,12 +151,13 @@ async fn drained(args: &PauseArgs, connection: &Connection, output: Output) -> R
 }
 
 async fn none_held(args: &PauseArgs, connection: &Connection, output: Output) -> Result<(), CliError> {
+    let held = held(args);
     let mut said: Option<(u64, Instant)> = None;
     let mut empty_looks = 0;
     loop {
         let explain = connection.explain_read("could not look at the queue");
-        let depths = connection.client().queue_depths().await.map_err(explain)?;
-        let running = depths.iter().find(|depth| depth.queue == args.queue).map_or(0, |depth| depth.running);
+        // Of this queue alone: how many runs the others hold is nobody's question here.
+        let running = connection.client().count(&held).await.map_err(explain)?;
         // A claim that was under way when the queue was paused may still have taken some after a look.
         empty_looks = if running == 0 { empty_looks + 1 } else { 0 };
         if empty_looks == EMPTY_LOOKS {
@@ -170,14 +171,14 @@ async fn none_held(args: &PauseArgs, connection: &Connection, output: Output) ->
     }
 }
 
+/// Which runs are held.
+fn held(args: &PauseArgs) -> RunFilter {
+    RunFilter { states: vec![RunState::Running], queue: Some(args.queue.clone()), ..RunFilter::default() }
+}
+
 /// The runs that are still held, the first of them by name; nothing if they cannot be listed.
 async fn held_now(args: &PauseArgs, connection: &Connection) -> Option<String> {
-    let filter = RunFilter {
-        states: vec![RunState::Running],
-        queue: Some(args.queue.clone()),
-        ..RunFilter::default()
-    };
-    let page = connection.client().list(&filter, NAMED, None).await.ok()?;
+    let page = connection.client().list(&held(args), NAMED, None).await.ok()?;
     let named = page.items.iter().map(|run| match &run.worker_id {
         Some(worker) => format!("{} ({worker})", run.run_id),
         None => run.run_id.to_string(),

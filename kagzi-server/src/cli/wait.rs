@@ -71,8 +71,12 @@ async fn finished(run: &RunHandle, connection: &Connection) -> Result<RunRecord,
     }
 }
 
-/// The pause of a run's queue, if it is paused and the caller may see that.
+/// The pause of a run's queue, if it is paused and the caller may see that. Only a run that is due waits for it, and
+/// only for such a one are the queues looked at, which costs a count of the live runs.
 async fn pause(run: &Run, connection: &Connection) -> Option<Pause> {
+    if run.state != RunState::Pending {
+        return None;
+    }
     let depths = connection.client().queue_depths().await.ok()?;
     depths.into_iter().find(|depth| depth.queue == run.queue)?.pause
 }
