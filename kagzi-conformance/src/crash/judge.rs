@@ -5,30 +5,41 @@ use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{
-    ListRuns, ManualClock, OperationId, PageRequest, Run, RunFilter, RunId, RunState, SharedStore,
+    ListRuns, Namespace, OperationId, PageRequest, Run, RunFilter, RunId, RunState, SharedStore,
     StartOutcome, StartRun, Store, StoreError,
 };
 use tokio::task::JoinSet;
 
+use super::lapsed::{self, Lapsed};
 use super::script::{Rows, Script, length, rules};
 use super::writer::WRITERS;
 use crate::scenario::differ::{self, Difference, by_name, fields};
 use crate::scenario::{Snapshot, equal};
 use crate::violation::{Verdict, Violation};
 
-/// What the child said: how many operations of each script were acknowledged.
+/// What the child said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Acknowledged(BTreeMap<usize, usize>);
+pub(super) struct Acknowledged {
+    /// How many operations of each script were acknowledged.
+    scripts: BTreeMap<usize, usize>,
+    /// How many runs its reaps said that they treated.
+    reaped: usize,
+}
 
 impl Acknowledged {
-    /// Notes a line of the child, `script place`.
+    /// Notes a line of the child: `script place`, or `reaped count`.
     pub(super) fn note(&mut self, line: &str) -> Result<(), String> {
+        if let Some(count) = line.trim().strip_prefix("reaped ").and_then(|count| count.parse::<usize>().ok())
+        {
+            self.reaped += count;
+            return Ok(());
+        }
         let numbers = line
             .trim()
             .split_once(' ')
             .and_then(|(script, place)| Some((script.parse::<usize>().ok()?, place.parse::<usize>().ok()?)));
         let (script, place) = numbers.ok_or_else(|| format!("an unexpected line of the writer: {line:?}"))?;
-        let count = self.0.entry(script).or_default();
+        let count = self.scripts.entry(script).or_default();
         if *count != place {
             return Err(format!("script {script} acknowledged {place} after {count} operations"));
         }
@@ -36,17 +47,17 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// How many operations were acknowledged.
+    /// How many operations of scripts were acknowledged.
     pub(super) fn total(&self) -> usize {
-        self.0.values().sum()
+        self.scripts.values().sum()
     }
 
     /// The scripts of which anything may be there: those acknowledged, and the one that each writer may
     /// have begun after it ended the last.
     fn scripts(&self) -> BTreeMap<usize, usize> {
-        let mut scripts = self.0.clone();
+        let mut scripts = self.scripts.clone();
         for writer in 0..WRITERS {
-            let ended = |number: &usize| self.0.get(number) == Some(&length(*number));
+            let ended = |number: &usize| self.scripts.get(number) == Some(&length(*number));
             let reached = (writer..).step_by(WRITERS).find(|number| !ended(number));
             if let Some(reached) = reached {
                 scripts.entry(reached).or_insert(0);
@@ -68,7 +79,7 @@ fn unanswered(what: &str, error: &StoreError) -> Violation {
 }
 
 async fn expected(script: &Script) -> Result<Expected, Violation> {
-    let reference = MemoryStore::new(Arc::new(ManualClock::default()), rules());
+    let reference = MemoryStore::new(Arc::new(lapsed::clock()), rules());
     let failed = |error| unanswered("a script over the reference store", &error);
     let mut expected =
         Expected { rows: vec![script.rows(&reference).await.map_err(failed)?], answers: Vec::new() };
@@ -94,7 +105,7 @@ impl Part {
 }
 
 /// Judges everything that a round left in the store, then plays every script to its end and judges
-/// again. Gives the runs as they stand at last.
+/// again. Gives the runs of the scripts as they stand at last.
 pub(super) async fn judge(
     store: &SharedStore,
     round: &str,
@@ -110,9 +121,23 @@ pub(super) async fn judge(
     let first = parts.first().map(|part| part.script.clone()).ok_or("no script was played")?;
     let present = at_one_time(store, &parts, recovered).await?;
     let told = |violation: Violation| violation.to_string();
-    nothing_else(&**store, &first, present.into_iter().flatten().collect()).await.map_err(told)?;
+    let namespace = first.namespace();
+    nothing_else(&**store, namespace, present.into_iter().flatten().collect()).await.map_err(told)?;
     at_one_time(store, &parts, goes_on).await?;
-    all_runs(&**store, &first).await.map_err(told)
+    all_runs(&**store, namespace).await.map_err(told)
+}
+
+/// The same for the runs that a reaper worked on.
+pub(super) async fn judge_lapsed(
+    store: &SharedStore,
+    lapsed: &Lapsed,
+    acknowledged: &Acknowledged,
+) -> Result<Vec<Run>, String> {
+    let told = |violation: Violation| violation.to_string();
+    let present = lapsed.recovered(&**store, acknowledged.reaped).await.map_err(told)?;
+    nothing_else(&**store, lapsed.namespace(), present).await.map_err(told)?;
+    lapsed.go_on(&**store).await.map_err(told)?;
+    all_runs(&**store, lapsed.namespace()).await.map_err(told)
 }
 
 /// Does something about every script, all at one time: the store may share commits among them.
@@ -183,13 +208,12 @@ pub(super) fn same_runs(rule: &str, expected: &[Run], seen: &[Run]) -> Verdict {
 }
 
 /// The listings and counts hold these runs and no other; each index agrees with the rows.
-async fn nothing_else(store: &dyn Store, script: &Script, mut present: Vec<Run>) -> Verdict {
-    let mut listed = all_runs(store, script).await?;
+async fn nothing_else(store: &dyn Store, namespace: &Namespace, mut present: Vec<Run>) -> Verdict {
+    let mut listed = all_runs(store, namespace).await?;
     present.sort_by_key(|run| run.run_id);
     listed.sort_by_key(|run| run.run_id);
     same_runs("the listing holds the runs that are there, and no other [9, 15]", &present, &listed)?;
     let failed = |error| unanswered("reading after a crash", &error);
-    let namespace = script.namespace();
     for state in RunState::ALL {
         let filter = RunFilter { states: vec![state], ..RunFilter::default() };
         let counted = store.count_runs(namespace, &filter).await.map_err(failed)?;
@@ -248,10 +272,10 @@ async fn keys_stay_bound(store: &dyn Store, script: &Script) -> Verdict {
     equal("the key names its run after a crash [7, 9]", &vec![(run_id, StartOutcome::Existing)], &seen)
 }
 
-/// Every run of the round, over all pages.
-pub(super) async fn all_runs(store: &dyn Store, script: &Script) -> Result<Vec<Run>, Violation> {
+/// Every run of a namespace, over all pages.
+pub(super) async fn all_runs(store: &dyn Store, namespace: &Namespace) -> Result<Vec<Run>, Violation> {
     let mut request = ListRuns {
-        namespace: script.namespace().clone(),
+        namespace: namespace.clone(),
         filter: RunFilter::default(),
         page: PageRequest::first(100),
     };
@@ -275,7 +299,7 @@ mod tests {
 
     /// A store in which script `number` was played up to `places` operations, and so many acknowledged.
     async fn judged(played: &[(usize, usize)], acknowledged: &[(usize, usize)]) -> Result<Vec<Run>, String> {
-        let store: SharedStore = Arc::new(MemoryStore::new(Arc::new(ManualClock::default()), rules()));
+        let store: SharedStore = Arc::new(MemoryStore::new(Arc::new(lapsed::clock()), rules()));
         for (number, places) in played {
             let script = Script::new(ROUND, SEED, *number).unwrap();
             for place in 0..*places {
@@ -333,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_of_which_half_is_there_is_found() {
-        let store: SharedStore = Arc::new(MemoryStore::new(Arc::new(ManualClock::default()), rules()));
+        let store: SharedStore = Arc::new(MemoryStore::new(Arc::new(lapsed::clock()), rules()));
         let mut starts = Script::new(ROUND, SEED, 0).unwrap().starts().unwrap();
         starts.truncate(2);
         store.start(starts).await.unwrap();
@@ -345,6 +369,11 @@ mod tests {
     fn acknowledgements_out_of_order_are_refused() {
         let mut said = Acknowledged::default();
         said.note("3 0\n").unwrap();
-        assert!(said.note("3 2").is_err() && said.note("nonsense").is_err());
+        assert!(
+            said.note("3 2").is_err() && said.note("nonsense").is_err() && said.note("reaped x").is_err()
+        );
+        said.note("reaped 2\n").unwrap();
+        said.note("reaped 3\n").unwrap();
+        assert_eq!((said.total(), said.reaped), (1, 5));
     }
 }

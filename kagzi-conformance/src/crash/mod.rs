@@ -7,12 +7,15 @@
 //! and nothing else is. Last, every script goes on from its last acknowledgement, which sends the
 //! operation in flight once more: each answer is the one that a store that never crashed gives
 //! (invariant 8). All rounds play on the same data. Time stands still, so that rows agree to the last field.
+//! A ninth task reaps: an hour before, the round had made runs whose leases, naps and deadlines ran out since
+//! ([`lapsed`]).
 //!
 //! Where the database is a server, rounds of the same kind kill the server instead.
 //!
 //! The places are empty once, so one more test opens them eight times at that moment ([`openers`]).
 
 mod judge;
+mod lapsed;
 mod openers;
 mod rounds;
 mod script;

@@ -55,7 +55,7 @@ async fn one_place(fixture: &Arc<dyn CrashFixture>, round: &str) -> Result<(), S
     let runs = judge(first, round, SEED, &acknowledged).await?;
     let script = Script::new(round, SEED, 0).map_err(|error| error.to_string())?;
     for store in stores {
-        let same = all_runs(&*store, &script)
+        let same = all_runs(&*store, script.namespace())
             .await
             .and_then(|listed| same_runs("what one server wrote every other reads [9]", &runs, &listed));
         same.map_err(|violation| violation.to_string())?;

@@ -4,11 +4,12 @@ use std::io::{self, BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kagzi_core::{ManualClock, Run, SharedStore};
+use kagzi_core::{ManualClock, Namespace, Run, SharedStore};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
-use super::judge::{Acknowledged, all_runs, judge, same_runs};
+use super::judge::{Acknowledged, all_runs, judge, judge_lapsed, same_runs};
+use super::lapsed::{self, Lapsed};
 use super::script::{Script, rules};
 use super::writer::{self, Task};
 use super::{CRASH_ROUNDS_VARIABLE, CRASH_SEED_VARIABLE, CrashFixture, CrashPlace, DatabaseProcess, openers};
@@ -128,7 +129,7 @@ impl Asked {
 
 /// A round that was judged, to be looked at once more when all are over.
 struct Judged {
-    script: Script,
+    namespace: Namespace,
     runs: Vec<Run>,
 }
 
@@ -150,14 +151,14 @@ fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Resul
                 task.seed, task.seed
             )
         };
-        judged.push(one_round(&runtime, fixture, &mut place, &task, victim).map_err(told)?);
+        judged.extend(one_round(&runtime, fixture, &mut place, &task, victim).map_err(told)?);
     }
     // Later crashes took nothing from earlier rounds.
     runtime.block_on(async {
         let store = open(fixture, &place.address()).await.map_err(|error| error.to_string())?;
-        for Judged { script, runs } in &judged {
-            let told = |violation: Violation| format!("{violation}\nround     {}", script.namespace());
-            let now = all_runs(&*store, script).await.map_err(told)?;
+        for Judged { namespace, runs } in &judged {
+            let told = |violation: Violation| format!("{violation}\nnamespace {namespace}");
+            let now = all_runs(&*store, namespace).await.map_err(told)?;
             same_runs("a later crash takes nothing from an earlier round [9]", runs, &now).map_err(told)?;
         }
         store.close().await.map_err(|error| error.to_string())
@@ -166,7 +167,16 @@ fn all_rounds(fixture: &dyn CrashFixture, victim: Victim, asked: Asked) -> Resul
 
 /// Opens the data at `address` as crash rounds do.
 pub(super) async fn open(fixture: &dyn CrashFixture, address: &str) -> Result<SharedStore, FixtureError> {
-    fixture.open(address, Arc::new(ManualClock::default()), rules()).await
+    fixture.open(address, Arc::new(lapsed::clock()), rules()).await
+}
+
+/// Makes runs that will have lapsed when the data are opened next.
+async fn make_lapsed(fixture: &dyn CrashFixture, task: &Task) -> Result<Lapsed, FixtureError> {
+    let lapsed = Lapsed::of(&task.round, task.seed)?;
+    let store = fixture.open(&task.address, Arc::new(ManualClock::default()), rules()).await?;
+    lapsed.make(&*store).await?;
+    store.close().await?;
+    Ok(lapsed)
 }
 
 fn one_round(
@@ -175,8 +185,10 @@ fn one_round(
     place: &mut Box<dyn CrashPlace>,
     task: &Task,
     victim: Victim,
-) -> Result<Judged, String> {
+) -> Result<[Judged; 2], String> {
     let enough = fastrand::Rng::with_seed(task.seed).usize(1..=MOST);
+    let lapsed = runtime.block_on(make_lapsed(fixture, task));
+    let lapsed = lapsed.map_err(|error| format!("before the writer: {error}"))?;
     let mut acknowledged = Acknowledged::default();
     let mut child = Killed::on_drop(task).map_err(|error| format!("the writer does not start: {error}"))?;
     child.listen(&mut acknowledged, enough)?;
@@ -196,10 +208,12 @@ fn one_round(
     runtime.block_on(async {
         let opened = open(fixture, &task.address).await;
         let store = opened.map_err(|error| format!("the data cannot be opened after the crash: {error}"))?;
+        let reaped = judge_lapsed(&store, &lapsed, &acknowledged).await?;
         let runs = judge(&store, &task.round, task.seed, &acknowledged).await?;
         store.close().await.map_err(|error| format!("closing: {error}"))?;
         let script = Script::new(&task.round, task.seed, 0).map_err(|error| error.to_string())?;
-        Ok(Judged { script, runs })
+        let lapsed = Judged { namespace: lapsed.namespace().clone(), runs: reaped };
+        Ok([Judged { namespace: script.namespace().clone(), runs }, lapsed])
     })
 }
 

@@ -13,14 +13,14 @@ use uuid::Builder;
 use crate::scenario::Snapshot;
 
 /// The moment in front of every id, in milliseconds: that of the default [`ManualClock`](kagzi_core::ManualClock).
-const MILLIS: u64 = 1_767_225_600_000;
+pub(super) const MILLIS: u64 = 1_767_225_600_000;
 
 const LEASE: Duration = Duration::from_secs(30);
 
 /// The largest output, in bytes: several pages of any database.
 const LARGEST: usize = 12_000;
 
-/// The rules of crash rounds: failures are retried at once, so that no clock needs to be turned.
+/// The rules of crash rounds: failures are retried at once, so that no clock needs to be turned for scripts.
 pub(super) fn rules() -> Rules {
     let default_retry = RetryPolicy { first_delay: Duration::ZERO, ..RetryPolicy::default() };
     Rules { default_retry, ..Rules::default() }
@@ -114,7 +114,7 @@ pub(super) struct Script {
     play: &'static [Operation],
 }
 
-/// The rows of the run and its siblings, each if it is there.
+/// The rows of runs, each if it is there.
 pub(super) type Rows = Vec<Option<Snapshot>>;
 
 impl Script {
@@ -282,26 +282,35 @@ impl Script {
 
     /// What the store holds of the run and its siblings.
     pub(super) async fn rows(&self, store: &dyn Store) -> Result<Rows, StoreError> {
-        let mut rows = Vec::new();
-        for run_id in self.runs()? {
-            let record = match store.get_run(&self.namespace, run_id).await {
-                Ok(record) => record,
-                Err(StoreError::RunNotFound { .. }) => {
-                    rows.push(None);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let (namespace, scope) = (self.namespace.clone(), AttemptScope::All);
-            let request = ListAttempts { namespace, run_id, scope, page: PageRequest::first(1000) };
-            let attempts = store.list_attempts(&request).await?.items;
-            rows.push(Some(Snapshot { record, attempts }));
-        }
-        Ok(rows)
+        snapshots(store, &self.namespace, &self.runs()?).await
     }
 
     /// Where its runs are: the round's own namespace.
     pub(super) fn namespace(&self) -> &Namespace {
         &self.namespace
     }
+}
+
+/// What the store holds of runs.
+pub(super) async fn snapshots(
+    store: &dyn Store,
+    namespace: &Namespace,
+    runs: &[RunId],
+) -> Result<Rows, StoreError> {
+    let mut rows = Vec::new();
+    for &run_id in runs {
+        let record = match store.get_run(namespace, run_id).await {
+            Ok(record) => record,
+            Err(StoreError::RunNotFound { .. }) => {
+                rows.push(None);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let (namespace, scope) = (namespace.clone(), AttemptScope::All);
+        let request = ListAttempts { namespace, run_id, scope, page: PageRequest::first(1000) };
+        let attempts = store.list_attempts(&request).await?.items;
+        rows.push(Some(Snapshot { record, attempts }));
+    }
+    Ok(rows)
 }
