@@ -23,6 +23,7 @@ mod listing;
 mod locked;
 mod notify;
 mod options;
+mod pool;
 mod pools;
 mod queues;
 mod reads;
@@ -36,11 +37,11 @@ mod schema;
 mod server;
 mod statement;
 mod steps;
+mod told;
 mod turns;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::decide::{AttemptWrite, Effects};
@@ -68,6 +69,7 @@ use crate::runs::StartCommitter;
 use crate::schema::Prepared;
 use crate::statement::{Begin, PIN_DURABILITY, Patience, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
+use crate::told::TimeTold;
 use crate::turns::{OneByOne, Sweeps};
 
 /// A store on Postgres.
@@ -81,12 +83,6 @@ pub struct PostgresStore {
     reads: Gatherer<ReadRun>,
 }
 
-/// A connection that nobody used for so long is tried before it is used.
-const RESTED: Duration = Duration::from_secs(1);
-
-/// How long a connection that has rested may take to answer before it counts as dead.
-const PONG_WITHIN: Duration = Duration::from_millis(500);
-
 /// What all operations share.
 struct Inner {
     pool: Sessions,
@@ -95,6 +91,7 @@ struct Inner {
     partitions: u16,
     rules: Rules,
     clock: Option<Arc<dyn Clock>>,
+    time_told: TimeTold,
     hub: WakeHub,
     counters: Arc<StoreCounters>,
     notifier: Option<Notifier>,
@@ -132,6 +129,7 @@ impl PostgresStore {
             partitions,
             rules: options.rules,
             clock: options.clock,
+            time_told: TimeTold::default(),
             hub,
             counters: Arc::clone(&counters),
             notifier,
@@ -206,19 +204,6 @@ fn pools(options: &PostgresOptions, route: Arc<Route>) -> Pools {
                         connection.execute(PIN_DURABILITY.in_session).await?;
                     }
                     route.check_for_pool(connection).await
-                })
-            })
-            // A connection that has rested may have died since, with its server; one in use shows it.
-            .test_before_acquire(false)
-            .before_acquire(|connection, resting| {
-                Box::pin(async move {
-                    if resting.idle_for <= RESTED {
-                        return Ok(true);
-                    }
-                    // One that does not answer is closed, and another is had: a link that died in silence
-                    // would else hold the caller for as long as it may wait for any connection.
-                    let pong = tokio::time::timeout(PONG_WITHIN, connection.ping()).await;
-                    Ok(pong.is_ok_and(|pong| pong.is_ok()))
                 })
             })
             .connect_lazy_with(connect)

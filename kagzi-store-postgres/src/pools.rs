@@ -1,14 +1,13 @@
-//! A pool of connections to the server that the store works with.
+//! The pool of the server that the store works with.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
 use tokio::time::sleep;
 
+use crate::pool::{Pool, Pooled};
 use crate::route::Route;
 
 /// Who waits for a connection for so long has the servers asked.
@@ -23,7 +22,7 @@ pub(crate) struct Pools {
 }
 
 struct Held {
-    pool: PgPool,
+    pool: Arc<Pool>,
     /// The server that it connects to.
     at: usize,
     closed: bool,
@@ -36,18 +35,18 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// Pools as `make` makes them.
+    /// Pools whose connections are opened as `make` says.
     pub(crate) fn new(
         route: Arc<Route>,
         make: impl Fn(PgConnectOptions) -> PgPool + Send + Sync + 'static,
     ) -> Self {
         let at = route.at();
-        let pool = make(route.server(at).cloned().unwrap_or_default());
+        let pool = Pool::new(make(route.server(at).cloned().unwrap_or_default()));
         Self { route, make: Box::new(make), held: RwLock::new(Held { pool, at, closed: false }) }
     }
 
     /// A connection of the pool to the server that the store works with.
-    pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    pub(crate) async fn acquire(&self) -> Result<Pooled, sqlx::Error> {
         if self.route.is_fixed() {
             self.now().acquire().await.map_err(|error| self.route.told(error))
         } else {
@@ -57,7 +56,7 @@ impl Pools {
 
     /// A connection that listens.
     pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
-        self.following(async |pool| PgListener::connect_with(&pool).await).await
+        self.following(async |pool| pool.listener().await).await
     }
 
     /// Something speaks against the server: all are asked again.
@@ -66,28 +65,28 @@ impl Pools {
     }
 
     /// The pool of now.
-    pub(crate) fn now(&self) -> PgPool {
+    pub(crate) fn now(&self) -> Arc<Pool> {
         let at = self.route.at();
         {
             let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
             if held.at == at || held.closed {
-                return held.pool.clone();
+                return Arc::clone(&held.pool);
             }
         }
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if let (false, Some(server)) = (held.at == at || held.closed, self.route.server(at)) {
-            let left = std::mem::replace(&mut held.pool, (self.make)(server.clone()));
+            let left = std::mem::replace(&mut held.pool, Pool::new((self.make)(server.clone())));
             held.at = at;
             // From here on it gives out nothing; what is idle in it is closed, what is at work later.
             tokio::spawn(async move { left.close().await });
         }
-        held.pool.clone()
+        Arc::clone(&held.pool)
     }
 
     /// Asks the pool of now, and the next one if the store moves meanwhile. Each has its own patience.
     async fn following<T>(
         &self,
-        ask: impl AsyncFn(PgPool) -> Result<T, sqlx::Error>,
+        ask: impl AsyncFn(Arc<Pool>) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         let mut moves = self.route.moves();
         loop {
@@ -126,7 +125,7 @@ impl Pools {
         let pool = {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
             held.closed = true;
-            held.pool.clone()
+            Arc::clone(&held.pool)
         };
         pool.close().await;
     }

@@ -144,6 +144,16 @@ impl Inner {
         Ok(row.try_get::<Moment, _>("now")?.0)
     }
 
+    /// The time for what is started now: that of the database, asked once for many starts.
+    async fn now_of_starts(&self) -> Result<Timestamp, Fault> {
+        if let Some(now) = self.time_told.now().filter(|_| self.clock.is_none()) {
+            return Ok(now);
+        }
+        let now = self.read_now().await?;
+        self.time_told.note(now);
+        Ok(now)
+    }
+
     /// The time without asking the database, for hints only.
     pub(crate) fn now_roughly(&self) -> Timestamp {
         self.clock.as_ref().map_or_else(|| SystemClock.now(), |clock| clock.now())
@@ -151,7 +161,7 @@ impl Inner {
 
     /// Inserts single starts of one partition together; answers the ids of the runs that are new.
     async fn commit_starts(&self, partition: i16, batch: &[Arc<StartRun>]) -> Result<HashSet<Uuid>, Fault> {
-        let now = self.read_now().await?;
+        let now = self.now_of_starts().await?;
         let mut new: Vec<(Run, &Payload)> =
             batch.iter().map(|start| (decide::new_run(start, now), &start.input)).collect();
         // Two batches that bring the same keys must insert them in one order.
@@ -189,7 +199,7 @@ impl Inner {
     }
 
     async fn start_all_once(&self, batch: &[StartRun]) -> Result<(Vec<Started>, Vec<Run>), Fault> {
-        let now = self.read_now().await?;
+        let now = self.now_of_starts().await?;
         let mut tx = self.pool.begin().await?;
         let mut by_partition: BTreeMap<i16, Vec<usize>> = BTreeMap::new();
         for (index, start) in batch.iter().enumerate() {

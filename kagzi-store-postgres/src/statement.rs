@@ -10,20 +10,20 @@
 //! A link may die in silence: a firewall forgets it, a database is replaced by another machine. Neither
 //! sqlx nor the system tells for a quarter of an hour or for ever. So nothing here waits for an answer much
 //! longer than the database itself allows a statement (see [`Patience`]), and a connection that gave none is
-//! let go of; it is not asked again, since the pool would wait for that answer without end.
+//! let go of.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::ConnectionStats;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgListener, PgRow};
 use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
 use tokio::runtime::Handle;
 
 use crate::Inner;
 use crate::error::{Fault, is_connection_lost, is_read_only};
+use crate::pool::Pooled;
 use crate::pools::Pools;
 
 /// Statements that let no answer out before its commit is durable, whatever the server's default says:
@@ -115,24 +115,6 @@ impl Patience {
     }
 }
 
-impl Patience {
-    /// Gives a connection back to its pool. The pool asks it for a sign of life first, and would wait for that without
-    /// end if the link died just then: its place would be lost.
-    fn give_back(self, mut connection: PoolConnection<Postgres>) {
-        // Without a runtime there is nobody to wait: the drop of the connection does what can be done.
-        let Ok(runtime) = Handle::try_current() else { return };
-        let returning = connection.return_to_pool();
-        runtime.spawn(async move {
-            // Dropped on the way, the connection is closed, and another may take its place.
-            let returned = async {
-                returning.await;
-                Ok(())
-            };
-            self.answered(returned).await.ok();
-        });
-    }
-}
-
 /// An open transaction. Dropped, it is rolled back.
 ///
 /// It is not sqlx's own: when a caller goes away while that one begins, the BEGIN is sent and forgotten,
@@ -150,7 +132,7 @@ pub(crate) struct Tx<'c> {
 }
 
 enum Held<'c> {
-    Pooled(PoolConnection<Postgres>),
+    Pooled(Pooled),
     /// Its owner closes it where the transaction does not end in order.
     Borrowed(&'c mut PgConnection),
     /// The transaction has ended.
@@ -210,12 +192,10 @@ impl Tx<'_> {
 
     /// After the transaction has ended.
     fn give_back(&mut self) {
-        if let Held::Pooled(connection) = std::mem::replace(&mut self.held, Held::Nothing) {
-            if self.spent {
-                drop(connection.detach());
-            } else {
-                self.patience.give_back(connection);
-            }
+        if let (Held::Pooled(connection), false) =
+            (std::mem::replace(&mut self.held, Held::Nothing), self.spent)
+        {
+            connection.keep();
         }
     }
 }
@@ -227,18 +207,13 @@ fn speaks_against_the_server(error: &sqlx::Error) -> bool {
 impl Drop for Tx<'_> {
     fn drop(&mut self) {
         let Held::Pooled(mut connection) = std::mem::replace(&mut self.held, Held::Nothing) else { return };
-        let (false, Ok(runtime)) = (self.spent, Handle::try_current()) else {
-            // Nobody is left to roll back, or to be heard; the server does when the connection closes.
-            drop(connection.detach());
-            return;
-        };
+        // Nobody is left to roll back, or to be heard; the server does when the connection closes.
+        let (false, Ok(runtime)) = (self.spent, Handle::try_current()) else { return };
         let patience = self.patience;
         runtime.spawn(async move {
             // Whatever was under way ends first. The pool does not get back what cannot be rolled back.
-            if patience.answered(connection.execute("ROLLBACK")).await.is_err() {
-                drop(connection.detach());
-            } else {
-                patience.give_back(connection);
+            if patience.answered(connection.execute("ROLLBACK")).await.is_ok() {
+                connection.keep();
             }
         });
     }
@@ -247,7 +222,7 @@ impl Drop for Tx<'_> {
 /// A connection for one statement that is a transaction of its own.
 struct Lent {
     /// Nothing once it was given back.
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Pooled>,
     patience: Patience,
 }
 
@@ -256,12 +231,11 @@ impl Lent {
         // Cannot be: it is given back below.
         let Some(connection) = &mut self.connection else { return Err(sqlx::Error::WorkerCrashed) };
         let answer = self.patience.answered(query.0.fetch_all(&mut **connection)).await;
-        if let Some(connection) = self.connection.take() {
-            if answer.as_ref().is_err_and(speaks_against_the_server) {
-                drop(connection.detach());
-            } else {
-                self.patience.give_back(connection);
-            }
+        // Any other error leaves it open what the server says next.
+        if let (Some(connection), Ok(_) | Err(sqlx::Error::Database(_))) = (self.connection.take(), &answer)
+            && !answer.as_ref().is_err_and(speaks_against_the_server)
+        {
+            connection.keep();
         }
         answer
     }
@@ -269,19 +243,14 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Whoever asked went away before the answer. The pool would wait for what is under way, without end if
-        // the link is dead, so it gets the connection back only after that.
-        let Some(mut connection) = self.connection.take() else { return };
-        let Ok(runtime) = Handle::try_current() else {
-            drop(connection.detach());
+        // Whoever asked went away before the answer, which comes first.
+        let (Some(mut connection), Ok(runtime)) = (self.connection.take(), Handle::try_current()) else {
             return;
         };
         let patience = self.patience;
         runtime.spawn(async move {
-            if patience.answered(connection.ping()).await.is_err() {
-                drop(connection.detach());
-            } else {
-                patience.give_back(connection);
+            if patience.answered(connection.ping()).await.is_ok() {
+                connection.keep();
             }
         });
     }
@@ -334,9 +303,7 @@ impl Sessions {
     /// How many connections are open, and at work.
     pub(crate) fn stats(&self) -> ConnectionStats {
         let pool = self.pools.now();
-        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-        let limit = pool.options().get_max_connections();
-        ConnectionStats { in_use: pool.size().saturating_sub(idle), idle, limit }
+        ConnectionStats { in_use: pool.in_use(), idle: pool.idle(), limit: pool.most() }
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
@@ -374,7 +341,7 @@ impl Sessions {
 
     /// How many connections there may be at once.
     pub(crate) fn most(&self) -> u32 {
-        self.pools.now().options().get_max_connections()
+        self.pools.now().most()
     }
 
     /// Whether a pooler stands between here and the server, as far as the options say.

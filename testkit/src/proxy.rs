@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -67,6 +68,7 @@ pub struct Proxy {
     address: SocketAddr,
     orders: Arc<watch::Sender<Orders>>,
     numbers: Arc<watch::Sender<u64>>,
+    requests: Arc<AtomicU64>,
     _listening: JoinSet<()>,
 }
 
@@ -82,9 +84,10 @@ impl Proxy {
         let orders = Orders { server, link: Link::Open, order: 0, cut_below: 0, dead_below: 0 };
         let orders = Arc::new(watch::Sender::new(orders));
         let numbers = Arc::new(watch::Sender::new(0));
+        let requests = Arc::new(AtomicU64::new(0));
         let mut listening = JoinSet::new();
-        listening.spawn(listen(listener, Arc::clone(&orders), Arc::clone(&numbers)));
-        Ok(Self { address, orders, numbers, _listening: listening })
+        listening.spawn(listen(listener, Arc::clone(&orders), Arc::clone(&numbers), Arc::clone(&requests)));
+        Ok(Self { address, orders, numbers, requests, _listening: listening })
     }
 
     /// Where it listens.
@@ -167,6 +170,12 @@ impl Proxy {
         *self.numbers.borrow()
     }
 
+    /// How many chunks of at most 16 KiB came from clients since the proxy was made. For a client that sends
+    /// a small request in one piece and waits for its answer, this counts the round trips.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Waits until this many connections were accepted since the proxy was made.
     pub async fn accepted(&self, connections: u64) {
         // The sender lives in this handle, so waiting cannot fail.
@@ -178,18 +187,28 @@ impl Proxy {
     }
 }
 
-async fn listen(listener: TcpListener, orders: Arc<watch::Sender<Orders>>, numbers: Arc<watch::Sender<u64>>) {
+async fn listen(
+    listener: TcpListener,
+    orders: Arc<watch::Sender<Orders>>,
+    numbers: Arc<watch::Sender<u64>>,
+    requests: Arc<AtomicU64>,
+) {
     let mut carried = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let number = *numbers.borrow();
         numbers.send_replace(number + 1);
-        carried.spawn(carry(client, number, orders.subscribe()));
+        carried.spawn(carry(client, number, orders.subscribe(), Arc::clone(&requests)));
         while carried.try_join_next().is_some() {}
     }
 }
 
 /// Carries one connection to its end.
-async fn carry(client: TcpStream, number: u64, mut orders: watch::Receiver<Orders>) {
+async fn carry(
+    client: TcpStream,
+    number: u64,
+    mut orders: watch::Receiver<Orders>,
+    requests: Arc<AtomicU64>,
+) {
     let mut cut = orders.clone();
     let carried = async {
         let Ok(now) = orders.wait_for(|orders| orders.link != Link::BlackHole).await.map(|orders| *orders)
@@ -207,7 +226,10 @@ async fn carry(client: TcpStream, number: u64, mut orders: watch::Receiver<Order
         server.set_nodelay(true).ok();
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let way = |direction| Way { direction, number, orders: orders.clone(), order: 0, left: 0 };
+        let way = |direction| {
+            let requests = Arc::clone(&requests);
+            Way { direction, number, orders: orders.clone(), order: 0, left: 0, requests }
+        };
         tokio::select! {
             () = way(Direction::Up).carry(from_client, to_server) => {}
             () = way(Direction::Down).carry(from_server, to_client) => {}
@@ -227,6 +249,7 @@ struct Way {
     /// The order under which bytes are counted, and how many are left.
     order: u64,
     left: u64,
+    requests: Arc<AtomicU64>,
 }
 
 impl Way {
@@ -242,6 +265,9 @@ impl Way {
             let Some(link) = self.flows().await else { return };
             if read == 0 {
                 return;
+            }
+            if self.direction == Direction::Up {
+                self.requests.fetch_add(1, Ordering::Relaxed);
             }
             let chunk = &buffer[..read];
             match link {
