@@ -1,5 +1,7 @@
 //! Why a server could not start or go on.
 
+use std::time::Duration;
+
 use kagzi_core::StoreError;
 
 use crate::auth::AccessError;
@@ -41,6 +43,18 @@ pub enum ServerError {
         /// What the backend said.
         source: StoreError,
     },
+    /// The store was away when the server started, and has stayed so.
+    #[error(
+        "store {url}: it has not opened within start_timeout ({waited:?}): {source}; see that it runs and can be reached, or wait longer with --start-timeout or KAGZI_START_TIMEOUT"
+    )]
+    StoreStayedAway {
+        /// The URL without its password.
+        url: String,
+        /// For how long the server has waited.
+        waited: Duration,
+        /// What the backend said last.
+        source: StoreError,
+    },
     /// Somebody else listens there.
     #[error(
         "address {address} is in use; stop who listens there (another kagzi server?), or choose another with --listen or KAGZI_LISTEN"
@@ -72,4 +86,30 @@ pub enum ServerError {
     /// A task of the server panicked or was aborted.
     #[error("a task of the server ended early: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl ServerError {
+    /// Whether the store is only away: to open it may succeed later.
+    pub(crate) const fn is_for_now(&self) -> bool {
+        matches!(self, Self::OpenStore { source, .. } if source.is_retryable())
+    }
+
+    /// Why the store is away, for callers: nothing that tells where it is.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::OpenStore {
+                source: StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason },
+                ..
+            } => reason.clone(),
+            _ => "the log of the server says why".to_owned(),
+        }
+    }
+
+    /// The same of a store that was waited for.
+    pub(crate) fn for_so_long(self, waited: Duration) -> Self {
+        match self {
+            Self::OpenStore { url, source } => Self::StoreStayedAway { url, waited, source },
+            other => other,
+        }
+    }
 }

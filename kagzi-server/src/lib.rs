@@ -28,11 +28,13 @@ mod metrics;
 mod open;
 mod rate;
 mod recent;
+mod reload;
 mod retention;
 mod server;
 mod service;
 mod shown;
 mod shutdown;
+mod start;
 mod transport;
 
 pub use auth::{AccessError, NewToken, NoRandomness};
@@ -45,5 +47,6 @@ pub use kagzi_store_sqlite::{Copied, Existing, Restored};
 pub use open::{
     BUILT_IN, back_up_store, migrate_store, open_store, plan_migration, restore_store, unknown_store,
 };
+pub use reload::Reload;
 pub use server::{Server, ServerHandle, serve};
 pub use shown::{may_hold_a_password, value_may_hold_a_password, without_password};

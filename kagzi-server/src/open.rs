@@ -33,6 +33,15 @@ pub async fn open_store(config: &ServerConfig) -> Result<SharedStore, ServerErro
     }
 }
 
+/// What the backend of a configuration calls itself, whether its store can be had or not.
+pub(crate) fn backend(config: &ServerConfig) -> Result<&'static str, ServerError> {
+    Ok(match Opening::of(config)? {
+        Opening::Memory => "memory",
+        Opening::Sqlite(_) => "sqlite",
+        Opening::Postgres(_) => "postgres",
+    })
+}
+
 /// What bringing the schema of a store up to date would take; nothing is changed.
 ///
 /// # Errors

@@ -28,11 +28,12 @@ use crate::error::ServerError;
 use crate::health::Health;
 use crate::http::{self, Told};
 use crate::metrics::{Metered, Metrics};
-use crate::open::open_store;
+use crate::reload::Reload;
 use crate::retention::Keeper;
 use crate::service::Services;
 use crate::shown::without_password;
 use crate::shutdown::{Drain, Drained};
+use crate::start::{Opened, Waiting, open_or_wait};
 use crate::transport::{Tls, incoming};
 
 /// How many bytes one call may send ahead of what was read.
@@ -53,13 +54,17 @@ pub struct Server {
     config: ServerConfig,
     security: Security,
     store: SharedStore,
+    /// While the store is away.
+    waiting: Option<Waiting>,
+    reload: Reload,
     listener: TcpListener,
     local_addr: SocketAddr,
     http: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Server {
-    /// Opens the store and takes the address.
+    /// Opens the store and takes the address. A store that is away is waited for while the server
+    /// [runs](Self::run), unless `start_timeout` is zero: until it is there, calls are refused with a delay.
     ///
     /// # Errors
     ///
@@ -67,10 +72,11 @@ impl Server {
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let security = Security::of(&config)?;
         resolve(&config.listen, security.lacks).await?;
-        // The address last: who sees it taken may count on a server that will serve.
-        let store = open_store(&config).await?;
+        // The address last: who sees it taken may count on a server that will serve, once its store is there.
+        let opened = open_or_wait(&config).await?;
+        let store = opened.store.clone();
         match Listening::begin(&config, &security).await {
-            Ok(listening) => Ok(Self::over(config, security, store, listening)),
+            Ok(listening) => Ok(Self::over(config, security, opened, listening)),
             Err(refused) => {
                 if let Err(error) = store.close().await {
                     tracing::warn!(%error, "the store did not close cleanly");
@@ -88,12 +94,13 @@ impl Server {
     pub async fn bind_over(config: ServerConfig, store: SharedStore) -> Result<Self, ServerError> {
         let security = Security::of(&config)?;
         let listening = Listening::begin(&config, &security).await?;
-        Ok(Self::over(config, security, store, listening))
+        Ok(Self::over(config, security, Opened { store, waiting: None }, listening))
     }
 
-    fn over(config: ServerConfig, security: Security, store: SharedStore, listening: Listening) -> Self {
+    fn over(config: ServerConfig, security: Security, opened: Opened, listening: Listening) -> Self {
+        let Opened { store, waiting } = opened;
         let Listening { calls: (listener, local_addr), http } = listening;
-        Self { config, security, store, listener, local_addr, http }
+        Self { config, security, store, waiting, reload: Reload::default(), listener, local_addr, http }
     }
 
     /// The address it listens on, with the port that was taken.
@@ -111,6 +118,11 @@ impl Server {
         &self.store
     }
 
+    /// Tells the server, while it runs, to read its files again at once.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
     /// Serves until `shutdown` is ready, drains, and closes the store.
     ///
     /// Dropping the future ends the server without draining: nothing acknowledged is lost, but
@@ -118,7 +130,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServerError`] if the transport breaks down or the store does not close.
+    /// [`ServerError`] if the transport breaks down, the store does not come or does not close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let (reporter, health_service) = health_reporter();
         let drain = Drain::default();
@@ -160,11 +172,19 @@ impl Server {
             namespaces = self.config.namespaces.len(),
             authentication = self.config.access_file.is_some(),
             tls = tls.is_some(),
-            "serving"
+            "{}",
+            if self.waiting.is_some() { "listening; the store is waited for" } else { "serving" }
         );
+        let opening = async {
+            match self.waiting {
+                Some(waiting) => waiting.run().await,
+                None => std::future::pending().await,
+            }
+        };
         // It answers until the very end: whoever asks while the server drains hears that it does.
         let http = http::serve(self.http.map(|(listener, _)| listener), told);
-        let fresh = keep_fresh(&auth, tls.as_ref(), self.config.auth_reload_interval);
+        let interval = self.config.auth_reload_interval;
+        let fresh = keep_fresh(&auth, tls.as_ref(), interval, &self.reload, &metrics);
         let keeper =
             Keeper::new(store.clone(), metrics.clone(), &self.config.namespaces, &self.config.retention);
         let work = async {
@@ -192,6 +212,7 @@ impl Server {
         tokio::select! {
             served = transport => served?,
             served = http => served.map_err(ServerError::Http)?,
+            given_up = opening => match given_up? {},
             () = work => {}
         }
         self.store.close().await.map_err(ServerError::CloseStore)?;
@@ -203,13 +224,13 @@ impl Server {
     pub fn spawn(self) -> ServerHandle {
         let (local_addr, http_addr) = (self.local_addr, self.http_addr());
         let scheme = if self.security.tls.is_some() { "https" } else { "http" };
-        let store = self.store.clone();
+        let (store, reload) = (self.store.clone(), self.reload());
         let (shutdown, ordered) = oneshot::channel();
         let task = tokio::spawn(self.run(async {
             // A dropped handle orders the shutdown too.
             ordered.await.ok();
         }));
-        ServerHandle { local_addr, http_addr, scheme, store, shutdown, task }
+        ServerHandle { local_addr, http_addr, scheme, store, reload, shutdown, task }
     }
 }
 
@@ -221,6 +242,7 @@ pub struct ServerHandle {
     http_addr: Option<SocketAddr>,
     scheme: &'static str,
     store: SharedStore,
+    reload: Reload,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
 }
@@ -244,6 +266,11 @@ impl ServerHandle {
     /// The store below.
     pub const fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// Tells the server to read its files again at once.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Shuts the server down and waits for its end.
@@ -310,14 +337,14 @@ impl Security {
 }
 
 /// Goes by what the files of access and TLS say now. Never returns.
-async fn keep_fresh(auth: &Auth, tls: Option<&Tls>, interval: Duration) {
+async fn keep_fresh(auth: &Auth, tls: Option<&Tls>, interval: Duration, reload: &Reload, metrics: &Metrics) {
     let tls = async {
         match tls {
-            Some(tls) => tls.keep_fresh(interval).await,
+            Some(tls) => tls.keep_fresh(interval, reload.ear(), metrics).await,
             None => std::future::pending().await,
         }
     };
-    tokio::join!(auth.keep_fresh(interval), tls);
+    tokio::join!(auth.keep_fresh(interval, reload, metrics), tls);
 }
 
 /// The addresses that an address of the configuration stands for, if the server may listen there.

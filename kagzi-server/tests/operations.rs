@@ -116,6 +116,44 @@ fn who_only_looks_makes_no_file() {
     }
 }
 
+#[test]
+fn a_server_whose_store_stays_away_ends_when_it_has_waited_as_long_as_it_was_told() {
+    let refused = |timeout: &str| {
+        let output = kagzi(&[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            "postgres://u@127.0.0.1:1/db",
+            "--start-timeout",
+            timeout,
+        ]);
+        assert_eq!(output.status.code(), Some(4), "{}", told(&output));
+        told(&output)
+    };
+    let waited = refused("500ms");
+    assert!(waited.contains("listening on ") && waited.contains("within start_timeout (500ms)"), "{waited}");
+    assert!(waited.contains("the store does not open yet"), "{waited}");
+    let at_once = refused("0s");
+    assert!(!at_once.contains("listening on ") && at_once.contains("cannot be reached"), "{at_once}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_does_not_wait_for_a_database_that_does_not_exist_or_a_user_whom_it_does_not_know() {
+    let database = database().await;
+    let url = database.url();
+    let user = url.split_once("://").unwrap().1.split([':', '@']).next().unwrap();
+    for (url, expected) in [
+        (url.replace(database.name(), "no_database_of_this_name"), "a database that exists"),
+        (url.replacen(&format!("://{user}"), "://nobody_of_this_name", 1), "a user whom the server lets in"),
+    ] {
+        let args = ["serve", "--listen", "127.0.0.1:0", "--start-timeout", "20s", "--store", &url];
+        let refused = kagzi(&args);
+        assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+        assert!(told(&refused).contains(expected), "{}", told(&refused));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_is_migrated_when_told_and_examined() {
     let database = database().await;

@@ -68,6 +68,21 @@ impl Fault {
         }
     }
 
+    /// The answer to whoever opens a store: what the server will refuse again, however often it is asked, is a mistake
+    /// in the URL, or in how the server was prepared for it.
+    pub(crate) fn on_opening(self, context: &'static str) -> StoreError {
+        if let Self::Before(error) = &self
+            && let Some(expected) = code(error).as_deref().and_then(mistake)
+        {
+            return StoreError::InvalidArgument {
+                field: "url".to_owned(),
+                expected: expected.to_owned(),
+                got: format!("what Postgres refuses: {}", said(error)),
+            };
+        }
+        self.into_store_error(context)
+    }
+
     /// The answer to the caller.
     pub(crate) fn into_store_error(self, context: &'static str) -> StoreError {
         match self {
@@ -162,6 +177,16 @@ pub(crate) fn said(error: &sqlx::Error) -> Cow<'_, str> {
     match error {
         sqlx::Error::Database(error) => error.message().into(),
         other => other.to_string().into(),
+    }
+}
+
+/// What whoever opens a store should have given, by the SQLSTATE of a refusal that does not pass.
+fn mistake(code: &str) -> Option<&'static str> {
+    match code {
+        "3D000" => Some("a database that exists: create it, or name another"),
+        "42501" => Some("a user with rights on the database and the schema: grant them, or name another"),
+        _ if code.starts_with("28") => Some("a user whom the server lets in, and the right password"),
+        _ => None,
     }
 }
 

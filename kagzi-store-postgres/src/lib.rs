@@ -103,16 +103,16 @@ impl PostgresStore {
     /// # Errors
     ///
     /// [`StoreError::InvalidArgument`] for an option outside its range, a number of partitions that is
-    /// not the schema's, a schema with tables of another program, a pooler that was not named, or a server older than
-    /// Postgres 14; [`StoreError::SchemaMismatch`] for a schema of a newer version, or of an older one under
-    /// [`SchemaPolicy::Require`];
-    /// [`StoreError::Unavailable`] if the server cannot be reached or refuses.
+    /// not the schema's, a schema with tables of another program, a pooler that was not named, a server older than
+    /// Postgres 14, or a user, password or database that the server refuses; [`StoreError::SchemaMismatch`] for a
+    /// schema of a newer version, or of an older one under [`SchemaPolicy::Require`];
+    /// [`StoreError::Unavailable`] if the server cannot be reached, or cannot work now.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let (options, servers, begin) = options.resolve()?;
         let route = Route::new(servers);
         let partitions = prepare(&options, &route, &begin)
             .await
-            .map_err(|fault| fault.into_store_error("preparing the schema"))?
+            .map_err(|fault| fault.on_opening("preparing the schema"))?
             .partitions;
         let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
         let patience = Patience::beyond(options.statement_timeout);
@@ -159,7 +159,7 @@ impl PostgresStore {
             connection.close().await?;
             Ok::<_, Fault>(migration)
         };
-        look.await.map_err(|fault| fault.into_store_error("planning a migration"))
+        look.await.map_err(|fault| fault.on_opening("planning a migration"))
     }
 
     /// Brings the schema up to date, all of it or none, and does no more. Whoever does so at the same time
@@ -172,7 +172,7 @@ impl PostgresStore {
         let (mut options, servers, begin) = options.resolve()?;
         options.schema_policy = SchemaPolicy::Migrate;
         let prepared = prepare(&options, &Route::new(servers), &begin).await;
-        Ok(prepared.map_err(|fault| fault.into_store_error("migrating"))?.migration)
+        Ok(prepared.map_err(|fault| fault.on_opening("migrating"))?.migration)
     }
 
     /// Over how many partitions the schema spreads its runs.

@@ -19,12 +19,12 @@ use futures::stream::FuturesUnordered;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::said;
 use crate::options::Target;
 
-/// How long the servers are given to answer when all are asked.
+/// How long a server is given to answer, or all of them when all are asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the others are waited for once one will do: only a server that has vanished takes so long.
@@ -140,7 +140,8 @@ impl Route {
     /// A connection to the server that the store works with from now on.
     pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         if let [server] = self.servers.each.as_slice() {
-            let mut connection = PgConnection::connect_with(server).await?;
+            let connected = timeout(PATIENCE, PgConnection::connect_with(server)).await;
+            let mut connection = connected.unwrap_or_else(|_| Err(no_answer()))?;
             self.check(&mut connection).await?;
             return Ok(connection);
         }
@@ -314,6 +315,11 @@ impl Route {
         // It is never left half changed, so a panic elsewhere does not spoil it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_answer() -> sqlx::Error {
+    let message = format!("no answer within {PATIENCE:?}");
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message))
 }
 
 /// What the error says about servers that will not do, if it is of that kind.

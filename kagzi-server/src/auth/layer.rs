@@ -74,7 +74,7 @@ where
                 let (mut inner, auth) = (std::mem::replace(&mut self.inner, clone), self.auth.clone());
                 let metrics = self.metrics.clone();
                 Either::Right(Box::pin(async move {
-                    match auth.admit_later(request).await {
+                    match auth.admit_later(request, &metrics).await {
                         Ok(request) => inner.call(request).await,
                         Err(refusal) => {
                             metrics.refused(&refusal);
@@ -113,10 +113,10 @@ impl Auth {
         admitted.map_or_else(Admission::Refused, Admission::Known)
     }
 
-    async fn admit_later<B>(&self, request: Request<B>) -> Result<Request<B>, Refusal> {
+    async fn admit_later<B>(&self, request: Request<B>, metrics: &Metrics) -> Result<Request<B>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let peer = parts.extensions.get::<Peer>().cloned();
-        let caller = self.authenticate_later(&parts.headers, peer.as_ref()).await;
+        let caller = self.authenticate_later(&parts.headers, peer.as_ref(), metrics).await;
         let request = Request::from_parts(parts.clone(), ());
         let caller = match caller {
             Ok(caller) => may_call(caller, &request)?,

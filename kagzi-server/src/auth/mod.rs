@@ -28,6 +28,8 @@ use tonic::codegen::http::header::AUTHORIZATION;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::metrics::{Metrics, NamedFile};
+use crate::reload::{Ear, Look, Reload};
 use crate::transport::Peer;
 use access::Access;
 use caller::{Credential, Principal};
@@ -36,7 +38,7 @@ use jwt::{Fault, Jwt, Verified};
 use token::TokenDigest;
 
 pub use access::AccessError;
-pub(crate) use audit::{Audit, TARGET as AUDIT_TARGET, Target};
+pub(crate) use audit::{Audit, Deed, TARGET as AUDIT_TARGET, Target};
 pub(crate) use caller::Caller;
 pub(crate) use grant::Area;
 pub(crate) use layer::AuthLayer;
@@ -132,7 +134,8 @@ impl Auth {
             Mode::Open(anyone) => return Ok(someone(anyone, address)),
             Mode::Closed(closed) => closed,
         };
-        let (credential, until) = match (bearer(headers)?, peer.and_then(|peer| peer.names.as_ref())) {
+        let certificate = peer.and_then(|peer| Some((peer.names.as_ref()?, peer.until)));
+        let (credential, until) = match (bearer(headers)?, certificate) {
             // What a call shows by itself counts, and must be right: a certificate does not mend it.
             (Some(token), _) => match closed.jwt.as_ref().filter(|_| Jwt::looks_like_one(token)) {
                 Some(jwt) => match jwt.verify(token) {
@@ -142,7 +145,7 @@ impl Auth {
                 },
                 None => (Credential::Token(TokenDigest::of(token)), None),
             },
-            (None, Some(names)) => (Credential::Certificate(Arc::clone(names)), None),
+            (None, Some((names, until))) => (Credential::Certificate(Arc::clone(names)), until),
             (None, None) => return Err(unauthenticated("none").into()),
         };
         Ok(closed.caller(credential, until, address)?)
@@ -150,16 +153,23 @@ impl Auth {
 
     /// Who makes a call that shows a JWT signed by a key that was not known, once the keys were looked at
     /// again.
-    async fn authenticate_later(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, Refusal> {
+    async fn authenticate_later(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        metrics: &Metrics,
+    ) -> Result<Caller, Refusal> {
         let jwt = match &self.0.mode {
             Mode::Closed(closed) => closed.jwt.as_ref(),
             Mode::Open(_) => None,
         };
         let Some(jwt) = jwt else { return self.unseen() };
-        jwt.look_for_new_keys().await;
+        jwt.look_for_new_keys(metrics).await;
         self.authenticate(headers, peer).map_err(|nobody| match nobody {
             NoCaller::Refused(refusal) => refusal,
-            NoCaller::UnknownKey if jwt.has_keys() => unauthenticated("a JWT of a key that is not known"),
+            NoCaller::UnknownKey if jwt.keys_were_had() => {
+                unauthenticated("a JWT of a key that is not known")
+            }
             NoCaller::UnknownKey => {
                 unavailable("the keys that JWTs are verified by cannot be had", NO_KEYS_YET)
             }
@@ -180,37 +190,48 @@ impl Auth {
         Changes(Some(access))
     }
 
-    /// Looks at the files every `interval`, and goes by what they say now. A file that cannot be used
-    /// changes nothing, and is reported. Never returns.
-    pub(crate) async fn keep_fresh(&self, interval: Duration) {
-        let Mode::Closed(closed) = &self.0.mode else { return std::future::pending().await };
-        let keys = async {
-            match &closed.jwt {
-                Some(jwt) => jwt.keep_fresh(interval).await,
-                None => std::future::pending().await,
+    /// Looks at the files every `interval` and when told, and goes by what they say now. A file that cannot be used
+    /// changes nothing, and is reported. When told, the audit log is opened anew. Never returns.
+    pub(crate) async fn keep_fresh(&self, interval: Duration, reload: &Reload, metrics: &Metrics) {
+        let access = async {
+            match &self.0.mode {
+                Mode::Closed(closed) => closed.keep_fresh(interval, reload.ear(), metrics).await,
+                Mode::Open(_) => std::future::pending().await,
             }
         };
-        tokio::join!(closed.keep_fresh(interval), keys);
+        let keys = async {
+            if let Mode::Closed(closed) = &self.0.mode
+                && let Some(jwt) = &closed.jwt
+            {
+                jwt.keep_fresh(interval, reload.ear(), metrics).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::join!(self.0.audit.keep_fresh(reload.ear(), metrics), access, keys);
     }
 }
 
 impl Closed {
-    async fn keep_fresh(&self, interval: Duration) {
+    async fn keep_fresh(&self, interval: Duration, mut ear: Ear, metrics: &Metrics) {
         // Not what stands there by now: to open the store takes its time, and who was struck out meanwhile is out.
         let mut known = Some(self.first);
         loop {
-            tokio::time::sleep(interval).await;
+            let look = ear.told_or_after(interval).await;
             let text = Access::text(&self.path);
             let now: Option<[u8; 32]> = text.as_ref().ok().map(|text| Sha256::digest(text).into());
-            if now == known {
+            let changed = now != known;
+            if !changed && look == Look::Again {
                 continue;
             }
             known = now;
-            match text.and_then(|text| Access::parse(&self.path, &text)) {
-                Ok(access) => {
+            let read = text.and_then(|text| Access::parse(&self.path, &text));
+            metrics.file_is_usable(NamedFile::AccessFile, read.is_ok());
+            match read {
+                Ok(access) if changed => {
                     self.access.send_replace(Arc::new(access));
                     tracing::info!("the access file has changed, and counts from now on");
                 }
+                Ok(_) => tracing::info!("the access file is as it was"),
                 Err(error) => tracing::error!(%error, "the changed access file is not used"),
             }
         }

@@ -84,8 +84,13 @@ async fn serve(config: Option<PathBuf>, namespace: Namespace) -> Result<(), CliE
     let given = ServeArgs { config, ..ServeArgs::default() }
         .into_config()
         .map_err(|why| CliError::usage("could not use the settings of the bench's server", why))?;
-    let config =
-        ServerConfig { listen: "127.0.0.1:0".to_owned(), store, namespaces: vec![namespace], ..given };
+    let config = ServerConfig {
+        listen: "127.0.0.1:0".to_owned(),
+        store,
+        namespaces: vec![namespace],
+        start_timeout: Duration::ZERO,
+        ..given
+    };
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let failed = |error| server_failed("could not start the server of the bench", &error);
     let server = Server::bind(config).await.map_err(failed)?;

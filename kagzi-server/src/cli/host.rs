@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use kagzi_core::{Namespace, StoreError};
 use kagzi_server::telemetry::{self, Export, TelemetryError, Traces};
-use kagzi_server::{Exposure, ServeArgs, Server, ServerConfig, ServerError};
+use kagzi_server::{Exposure, Reload, ServeArgs, Server, ServerConfig, ServerError};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -54,6 +54,7 @@ pub fn server_failed(what: &str, error: &ServerError) -> CliError {
             StoreError::Unavailable { .. } => Exit::Unavailable,
             _ => Exit::Failed,
         },
+        ServerError::StoreStayedAway { .. } => Exit::Unavailable,
         _ => Exit::Failed,
     };
     CliError { exit, ..CliError::failed(what, error) }
@@ -66,14 +67,20 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let refused = |error| server_failed("could not serve", &error);
     let config = args.into_config().map_err(|error| refused(error.into()))?;
     let traces = log(&config)?;
+    // Before anything takes its time: from here on SIGHUP ends nothing.
+    let hangups = Hangups::new();
     let server = Server::bind(config).await.map_err(refused)?;
+    let reload = server.reload();
     let http = server.http_addr().map(|address| address.to_string());
     let view = ServeView { address: server.local_addr().to_string(), http };
     output.show(&view, |view| {
         let http = view.http.as_ref().map(|address| format!("\nHTTP on {address}")).unwrap_or_default();
         format!("listening on {}{http}", view.address)
     })?;
-    run_until_told(server, traces).await
+    tokio::select! {
+        ended = run_until_told(server, traces) => ended,
+        never = hangups.reload(&reload) => never,
+    }
 }
 
 /// Runs a server with nothing to set up, and says what to do next.
@@ -87,6 +94,8 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         store: sqlite_url(&database, "name another file with --db")?,
         namespaces: vec![namespace.clone()],
         exposure: if args.insecure { Exposure::Insecure } else { Exposure::Guarded },
+        // Whoever sits before it sees at once what is wrong, and starts it again.
+        start_timeout: Duration::ZERO,
         log_level: "warn".to_owned(),
         ..ServerConfig::default()
     };
@@ -191,11 +200,48 @@ async fn run_until_told(server: Server, traces: Traces) -> Result<(), CliError> 
         stop_signal().await
     };
     tokio::select! {
-        ended = work => ended.map_err(|error| server_failed("could not go on serving", &error)),
+        ended = work => ended.map_err(|error| match error {
+            ServerError::StoreStayedAway { .. } | ServerError::OpenStore { .. } => {
+                server_failed("could not serve", &error)
+            }
+            error => server_failed("could not go on serving", &error),
+        }),
         signal = told_again => Err(CliError {
             exit: signal.into(),
             ..CliError::failed("the server did not drain", "it was told to stop a second time")
         }),
+    }
+}
+
+/// How a process is asked to read its files again: by SIGHUP, as those who rotate logs send it.
+struct Hangups(#[cfg(unix)] std::io::Result<tokio::signal::unix::Signal>);
+
+impl Hangups {
+    #[cfg(unix)]
+    fn new() -> Self {
+        Self(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()))
+    }
+
+    #[cfg(not(unix))]
+    const fn new() -> Self {
+        Self()
+    }
+
+    /// Passes each of them on. Never returns.
+    async fn reload<T>(self, reload: &Reload) -> T {
+        #[cfg(unix)]
+        match self.0 {
+            Ok(mut hangups) => {
+                while hangups.recv().await.is_some() {
+                    tracing::info!("SIGHUP: the files are read again, and the audit log is opened anew");
+                    reload.now();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "SIGHUP cannot be heard, and would end this process"),
+        }
+        #[cfg(not(unix))]
+        let _ = reload;
+        std::future::pending().await
     }
 }
 

@@ -36,6 +36,10 @@ pub struct Settings {
     /// older one, and `kagzi migrate` does it. [default: on-start]
     #[arg(long, env = "KAGZI_MIGRATE", value_name = "WHEN", value_enum)]
     pub migrate: Option<MigrateWhen>,
+    /// For how long a server that starts waits for a store that is away, with its health NOT_SERVING; with 0s it
+    /// ends at once. [default: 1m]
+    #[arg(long, env = "KAGZI_START_TIMEOUT", value_name = "DURATION", allow_hyphen_values = true)]
+    pub start_timeout: Option<Length>,
     /// The namespaces that are served, separated by commas (a list in the file). [default: default]
     #[arg(long, env = "KAGZI_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
     pub namespaces: Option<Vec<String>>,
@@ -253,6 +257,7 @@ impl Settings {
             store: self.store.or(other.store),
             store_connections: self.store_connections.or(other.store_connections),
             migrate: self.migrate.or(other.migrate),
+            start_timeout: self.start_timeout.or(other.start_timeout),
             namespaces: self.namespaces.or(other.namespaces),
             max_payload_bytes: self.max_payload_bytes.or(other.max_payload_bytes),
             max_failure_message_bytes: self.max_failure_message_bytes.or(other.max_failure_message_bytes),

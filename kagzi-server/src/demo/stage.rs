@@ -73,6 +73,7 @@ impl Stage {
             store,
             namespaces: vec![namespace.clone()],
             drain_timeout: DRAIN,
+            start_timeout: Duration::ZERO,
             ..ServerConfig::default()
         };
         let server = Server::bind(config).await;

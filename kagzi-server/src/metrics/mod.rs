@@ -5,6 +5,7 @@
 
 mod breaker;
 mod depths;
+mod files;
 mod label;
 mod lifecycle;
 mod metered;
@@ -26,6 +27,8 @@ use prometheus_client::registry::Registry;
 use breaker::BreakerFigures;
 pub(crate) use breaker::BreakerState;
 use depths::Depths;
+use files::FileFigures;
+pub(crate) use files::NamedFile;
 pub(crate) use label::Label;
 use label::{Book, Described};
 use lifecycle::Lifecycle;
@@ -56,6 +59,7 @@ struct Figures {
     collect_failures: Counter,
     requests: Requests,
     breaker: BreakerFigures,
+    files: FileFigures,
 }
 
 impl Metrics {
@@ -75,6 +79,7 @@ impl Metrics {
         let (depths, collect_failures) = Depths::register(&mut book);
         let requests = Requests::register(&mut book);
         let breaker = BreakerFigures::register(&mut book);
+        let files = FileFigures::register(&mut book);
         StoreFigures::register(&mut book, Arc::clone(store));
         let (registry, described) = book.close();
         Self(Arc::new(Figures {
@@ -87,6 +92,7 @@ impl Metrics {
             collect_failures,
             requests,
             breaker,
+            files,
         }))
     }
 

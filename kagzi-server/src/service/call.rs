@@ -11,7 +11,7 @@ use super::load::Excess;
 use super::permission::{self, Permission, Place};
 use super::subject::Subject;
 use super::told::{Origin, Told, trace_of};
-use crate::auth::{Caller, Target};
+use crate::auth::{Caller, Deed, Target};
 
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
@@ -82,9 +82,9 @@ impl Services {
                 queue: about.and_then(Subject::queue),
                 reason: about.and_then(Subject::reason),
             };
-            let deed = self.0.auth.audit().begin(&origin.caller, method, target);
+            let deed = self.0.auth.audit().begin(&self.0.metrics, &origin.caller, method, target);
             let counted = self.0.metrics.request(method);
-            let outcome = self.perform(&origin.caller, &told, read, act).await;
+            let outcome = self.perform(&origin.caller, &told, &deed, read, act).await;
             counted.end(&outcome);
             deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
             told.ended(&span, &outcome);
@@ -97,6 +97,7 @@ impl Services {
         &self,
         caller: &Caller,
         told: &Told,
+        deed: &Deed<'_>,
         read: Result<D, StoreError>,
         act: impl FnOnce(D) -> F,
     ) -> Result<O, Refusal>
@@ -132,6 +133,7 @@ impl Services {
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
+        deed.announce()?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
         drop((admitted, in_flight));
         Ok(answer)

@@ -103,6 +103,7 @@ mod tests {
 
     use tokio::sync::oneshot;
 
+    use super::super::soon;
     use super::*;
 
     fn host(last: u8) -> IpAddr {
@@ -119,7 +120,7 @@ mod tests {
         (handshake, gone)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_address_has_few_places_and_the_others_shake_hands_meanwhile() {
         let mut handshakes = Handshakes::new();
         for _ in 0..MOST_OF_ONE {
@@ -130,13 +131,13 @@ mod tests {
         }
         for answer in 2..200 {
             assert_eq!(handshakes.begin(host(2), ready(Some(answer))), Begun::Yes);
-            assert_eq!(handshakes.next().await, answer);
+            assert_eq!(soon(handshakes.next()).await, answer);
         }
         assert_eq!(handshakes.hosts.len(), MOST_OF_ONE);
         assert_eq!(handshakes.of_each.len(), 1, "who has none is forgotten");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_place_is_free_again_when_its_handshake_failed() {
         let mut handshakes = Handshakes::up_to(10, 2);
         for _ in 0..2 {
@@ -144,12 +145,12 @@ mod tests {
         }
         assert_eq!(handshakes.begin(host(1), ready(None)), Begun::No);
         assert_eq!(handshakes.begin(host(2), ready(Some(2))), Begun::Yes);
-        assert_eq!(handshakes.next().await, 2);
+        assert_eq!(soon(handshakes.next()).await, 2);
         assert_eq!(handshakes.begin(host(1), ready(Some(3))), Begun::Yes);
-        assert_eq!(handshakes.next().await, 3);
+        assert_eq!(soon(handshakes.next()).await, 3);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn where_all_are_taken_the_oldest_of_the_address_with_the_most_gives_way() {
         let mut handshakes = Handshakes::up_to(4, 3);
         let [(first, first_gone), (second, mut second_gone), (third, _), (other, mut other_gone)] =
@@ -159,8 +160,8 @@ mod tests {
             assert_eq!(handshakes.begin(host(1), handshake), Begun::Yes);
         }
         assert_eq!(handshakes.begin(host(3), ready(Some(3))), Begun::InsteadOfOneOf(host(1)));
-        assert_eq!(handshakes.next().await, 3);
-        first_gone.await.unwrap_err();
+        assert_eq!(soon(handshakes.next()).await, 3);
+        soon(first_gone).await.unwrap_err();
         for left in [&mut second_gone, &mut other_gone] {
             assert_eq!(left.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         }

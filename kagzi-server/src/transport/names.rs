@@ -5,14 +5,10 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
+use super::der::{OBJECT_IDENTIFIER, PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, element};
+
 /// The object identifier of a common name, 2.5.4.3.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const UTF8_STRING: u8 = 0x0c;
-const PRINTABLE_STRING: u8 = 0x13;
 
 /// The names in a certificate that was verified, the most telling first: `uri:` and `dns:` of its
 /// subject alternative names. Only where there are none, its common name as `cn:`, since authorities
@@ -49,18 +45,6 @@ fn common_name(mut distinguished: &[u8]) -> Option<&str> {
         }
     }
     found.filter(|name| !name.is_empty())
-}
-
-/// The content of the DER element at the beginning, and what follows it.
-fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, rest) = input.split_first()?;
-    let (length, rest) = match rest.split_first()? {
-        (short @ 0..=0x7f, rest) => (usize::from(*short), rest),
-        (0x81, [length, rest @ ..]) => (usize::from(*length), rest),
-        (0x82, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
-        _ => return None,
-    };
-    (*found == tag).then(|| rest.split_at_checked(length)).flatten()
 }
 
 #[cfg(test)]

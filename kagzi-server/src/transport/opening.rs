@@ -62,6 +62,7 @@ mod tests {
     use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, advance};
 
+    use super::super::soon;
     use super::*;
 
     struct Opened(Opening, DuplexStream);
@@ -86,7 +87,7 @@ mod tests {
     async fn a_client_that_says_nothing_or_too_little_has_its_time_and_no_more() {
         let began = Instant::now();
         let (_client, mut server) = connection();
-        let error = server.read_u8().await.unwrap_err();
+        let error = soon(server.read_u8()).await.unwrap_err();
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WITHIN.as_secs()));
 
         // One byte a second does not help.
@@ -118,13 +119,13 @@ mod tests {
         client.write_all(&[b'P'; PREFACE_BYTES - 1]).await.unwrap();
         advance(WITHIN / 2).await;
         client.write_all(b"P").await.unwrap();
-        server.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+        soon(server.read_exact(&mut [0; PREFACE_BYTES])).await.unwrap();
         let later = async {
             tokio::time::sleep(100 * WITHIN).await;
             client.write_all(b"later").await.unwrap();
         };
         let mut said = [0; 5];
-        let (heard, ()) = tokio::join!(server.read_exact(&mut said), later);
+        let (heard, ()) = soon(async { tokio::join!(server.read_exact(&mut said), later) }).await;
         assert_eq!(heard.unwrap(), 5);
     }
 
@@ -132,6 +133,6 @@ mod tests {
     async fn a_client_that_goes_away_is_told_from_one_that_is_silent() {
         let (client, mut server) = connection();
         drop(client);
-        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(soon(server.read(&mut [0; 1])).await.unwrap(), 0);
     }
 }

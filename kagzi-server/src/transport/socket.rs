@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::connections::Counted;
+use super::expiry::{self, Expiry};
 use super::opening::Opening;
 use super::{Peer, names};
 
@@ -18,6 +19,8 @@ use super::{Peer, names};
 pub(crate) struct Socket {
     stream: Stream,
     opening: Opening,
+    /// Of the client's certificate, if it showed one.
+    expiry: Option<Expiry>,
     peer: Peer,
     /// Held, not read.
     _counted: Counted,
@@ -30,16 +33,21 @@ enum Stream {
 
 impl Socket {
     pub(super) fn plain(stream: TcpStream, address: SocketAddr, counted: Counted) -> Self {
-        let peer = Peer { address: Some(address), names: None };
-        Self { stream: Stream::Plain(stream), opening: Opening::from_now(), peer, _counted: counted }
+        let peer = Peer { address: Some(address), names: None, until: None };
+        Self::of(Stream::Plain(stream), peer, counted)
     }
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr, counted: Counted) -> Self {
         let certificates = stream.get_ref().1.peer_certificates();
-        let names = certificates.and_then(|chain| chain.first()).map(names::of);
-        let peer = Peer { address: Some(address), names };
-        let stream = Stream::Tls(Box::new(stream));
-        Self { stream, opening: Opening::from_now(), peer, _counted: counted }
+        let certificate = certificates.and_then(|chain| chain.first());
+        let (names, until) = (certificate.map(names::of), certificate.map(expiry::of));
+        let peer = Peer { address: Some(address), names, until };
+        Self::of(Stream::Tls(Box::new(stream)), peer, counted)
+    }
+
+    fn of(stream: Stream, peer: Peer, counted: Counted) -> Self {
+        let expiry = peer.until.map(Expiry::of);
+        Self { stream, opening: Opening::from_now(), expiry, peer, _counted: counted }
     }
 }
 
@@ -53,7 +61,12 @@ impl Connected for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, opening, .. } = self.get_mut();
+        let Self { stream, opening, expiry, .. } = self.get_mut();
+        if let Some(expiry) = expiry
+            && let Err(expired) = expiry.poll(cx)
+        {
+            return Poll::Ready(Err(expired));
+        }
         opening.poll_read(cx, buf, |cx, buf| match stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ConfigError, ServerConfig};
+use crate::metrics::{Metrics, NamedFile};
+use crate::reload::{Ear, Look};
 
 /// What the files should hold.
 const CERTIFICATES: &str = "a PEM file with certificates";
@@ -71,24 +73,28 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.current.borrow()))
     }
 
-    /// Looks at the files every `interval`, and goes by what they say now. Files that cannot be used
+    /// Looks at the files every `interval` and when told, and goes by what they say now. Files that cannot be used
     /// change nothing, and are reported. Never returns.
-    pub(crate) async fn keep_fresh(&self, interval: Duration) {
+    pub(crate) async fn keep_fresh(&self, interval: Duration, mut ear: Ear, metrics: &Metrics) {
         // Not what stands there by now: to open the store takes its time, and the files may have changed meanwhile.
         let mut known = Some(self.first);
         loop {
-            tokio::time::sleep(interval).await;
+            let look = ear.told_or_after(interval).await;
             let contents = self.files.read();
             let now = contents.as_ref().ok().map(Contents::fingerprint);
-            if now == known {
+            let changed = now != known;
+            if !changed && look == Look::Again {
                 continue;
             }
             known = now;
-            match contents.and_then(|contents| self.files.rules(&contents)) {
-                Ok(rules) => {
+            let rules = contents.and_then(|contents| self.files.rules(&contents));
+            metrics.file_is_usable(NamedFile::TlsCert, rules.is_ok());
+            match rules {
+                Ok(rules) if changed => {
                     self.current.send_replace(Arc::new(rules));
                     tracing::info!("the TLS certificate has changed: new connections get the new one");
                 }
+                Ok(_) => tracing::info!("the TLS certificate is as it was"),
                 Err(error) => tracing::error!(%error, "the changed TLS files are not used"),
             }
         }

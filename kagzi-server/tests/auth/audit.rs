@@ -4,8 +4,11 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use kagzi_proto::v1;
+use kagzi_server::ServerConfig;
 use serde_json::Value;
+use tonic::Code;
 use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
 
 use crate::support::*;
 
@@ -92,12 +95,17 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
     op.admin.delete_finished(v1::DeleteFinishedRequest::default()).await.unwrap_err();
 
     let (run, queue) = (Some(("run_id", run_id.as_str())), Some(("queue", "q")));
+    // What is denied is not announced, nor what changes nothing.
     let expected = [
         ("app", "RequeueWorkflow", run, "PERMISSION_DENIED"),
+        ("op", "RequeueWorkflow", run, "BEGINS"),
         ("op", "RequeueWorkflow", run, "WRONG_STATE"),
+        ("op", "CancelWorkflow", run, "BEGINS"),
         ("op", "CancelWorkflow", run, "OK"),
         ("app", "PauseQueue", queue, "PERMISSION_DENIED"),
+        ("op", "PauseQueue", queue, "BEGINS"),
         ("op", "PauseQueue", queue, "OK"),
+        ("op", "ResumeQueue", queue, "BEGINS"),
         ("op", "ResumeQueue", queue, "OK"),
         ("op", "GetServerInfo", None, "OK"),
         ("op", "DeleteFinished", None, "PERMISSION_DENIED"),
@@ -118,6 +126,10 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
             assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
             assert_eq!(line["namespace"].as_str(), target.map(|_| "default"), "{line}");
         }
+        for pair in lines.windows(2) {
+            let announced = pair[0]["outcome"] == "BEGINS";
+            assert_eq!(pair[0]["action"] == pair[1]["action"], announced, "{name}: {pair:?}");
+        }
     }
     assert!(lines(&files, "log").iter().all(|line| line["target"] == "kagzi::audit"));
     #[cfg(unix)]
@@ -125,4 +137,116 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(&record).unwrap().permissions().mode() & 0o777, 0o600);
     }
+}
+
+fn pause(queue: &str) -> v1::PauseQueueRequest {
+    v1::PauseQueueRequest { namespace: "default".to_owned(), queue: queue.to_owned(), ..Default::default() }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_cannot_be_put_on_record_is_not_done_and_the_rest_goes_on() {
+    let (files, op) = (Files::new(), known("op", &["role = 'admin'\nnamespaces = ['default']"]));
+    let record = files.path("audit.jsonl");
+    // Where every write finds a full disk.
+    std::os::unix::fs::symlink("/dev/full", &record).unwrap();
+    let server = serve(ServerConfig {
+        access_file: Some(files.write("access.toml", &op.entry)),
+        audit_log: Some(record.clone()),
+        http_listen: Some("127.0.0.1:0".to_owned()),
+        ..config()
+    })
+    .await;
+    let mut op = Caller::with_token(&server, &op.token).await;
+    let run_id = op.workflows.start_workflow(start("default", "q", "t")).await.unwrap().into_inner().run_id;
+    let namespace = || "default".to_owned();
+    let cancel =
+        v1::CancelWorkflowRequest { namespace: namespace(), run_id: run_id.clone(), ..Default::default() };
+    let requeue =
+        v1::RequeueWorkflowRequest { namespace: namespace(), run_id: run_id.clone(), ..Default::default() };
+    let resume =
+        v1::ResumeQueueRequest { namespace: namespace(), queue: "q".to_owned(), ..Default::default() };
+    let before = Some(kagzi_proto::Timestamp { seconds: 1, nanos: 0 });
+    let delete = v1::DeleteFinishedRequest { namespace: namespace(), before, ..Default::default() };
+    let refusals = [
+        op.workflows.pause_queue(pause("q")).await.map(drop),
+        op.workflows.resume_queue(resume).await.map(drop),
+        op.workflows.cancel_workflow(cancel.clone()).await.map(drop),
+        op.workflows.requeue_workflow(requeue).await.map(drop),
+        op.admin.delete_finished(delete).await.map(drop),
+    ];
+    for refused in refusals {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        assert!(refused.message().contains("audit log"), "{refused:?}");
+        assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
+    }
+    op.admin.get_server_info(v1::GetServerInfoRequest {}).await.unwrap();
+    let get = v1::GetWorkflowRequest { namespace: namespace(), run_id, ..Default::default() };
+    let run = op.workflows.get_workflow(get).await.unwrap().into_inner().record.unwrap().run.unwrap();
+    assert_eq!(run.state(), v1::RunState::Pending, "it is not cancelled");
+    let depths = v1::GetQueueDepthsRequest { namespace: namespace() };
+    let queues = op.workflows.get_queue_depths(depths).await.unwrap().into_inner().queues;
+    assert!(queues[0].pause.is_none(), "{queues:?}");
+    let page = async || kagzi_testkit::http_get(server.http_addr().unwrap(), "/metrics").await.unwrap();
+    let unusable = |page: &str| page.contains("kagzi_file_unusable{file=\"audit_log\"} 1\n");
+    let before = page().await;
+    assert!(unusable(&before) && !before.contains("kagzi_audit_failures_total 0\n"), "{before}");
+
+    std::fs::remove_file(&record).unwrap();
+    server.reload().now();
+    soon(async { while op.workflows.cancel_workflow(cancel.clone()).await.is_err() {} }).await;
+    let lines = lines(&files, "audit.jsonl");
+    assert_eq!(lines[lines.len() - 2]["outcome"], "BEGINS", "{lines:?}");
+    assert_eq!(lines[lines.len() - 1]["outcome"], "OK", "{lines:?}");
+    assert!(!unusable(&page().await));
+}
+
+/// As those who rotate logs do: the file is moved away, and the server told.
+#[cfg(unix)]
+#[tokio::test]
+async fn by_sighup_a_server_opens_its_audit_log_anew_and_reads_its_files_again() {
+    let files = Files::new();
+    let op = known("op", &["role = 'operator'\nnamespaces = ['default']"]);
+    let late = known("late", &["role = 'operator'\nnamespaces = ['default']"]);
+    let access = files.write("access.toml", &op.entry);
+    let record = files.path("audit.jsonl");
+    let served = Served::new(
+        &files,
+        &[
+            "--access-file",
+            access.to_str().unwrap(),
+            "--audit-log",
+            record.to_str().unwrap(),
+            "--auth-reload-interval",
+            "1h",
+        ],
+    );
+    let channel =
+        Channel::from_shared(format!("http://{}", served.address)).unwrap().connect().await.unwrap();
+    let by = |known: &Known| Caller::over(&channel, Some(format!("Bearer {}", known.token)));
+    let (mut by_op, mut by_late) = (by(&op), by(&late));
+    by_op.workflows.pause_queue(pause("before")).await.unwrap();
+    assert_eq!(code(by_late.workflows.pause_queue(pause("before")).await), Code::Unauthenticated);
+
+    std::fs::rename(&record, files.path("audit.jsonl.1")).unwrap();
+    files.write("access.toml", format!("{}{}", op.entry, late.entry));
+    let told = Command::new("kill").args(["-HUP", &served.child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    soon(async { while code(by_late.workflows.pause_queue(pause("after")).await) != Code::Ok {} }).await;
+    soon(async {
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    by_op.workflows.pause_queue(pause("at last")).await.unwrap();
+    let queues = |name: &str| -> Vec<String> {
+        lines(&files, name).iter().map(|line| line["queue"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(queues("audit.jsonl.1")[..2], ["before", "before"]);
+    assert_eq!(queues("audit.jsonl").iter().filter(|queue| *queue == "at last").count(), 2);
+    // Whatever came between is in one of the two, and whole.
+    let all = [queues("audit.jsonl.1"), queues("audit.jsonl")].concat();
+    assert_eq!(all.iter().filter(|queue| *queue == "after").count(), 2, "{all:?}");
 }

@@ -184,6 +184,35 @@ async fn keys_in_a_file_are_exchanged_without_a_restart_and_a_broken_file_change
 }
 
 #[tokio::test]
+async fn a_set_that_was_emptied_takes_all_keys_back_and_an_empty_file_is_a_mistake_that_shows() {
+    let (files, issuer) = (Files::new(), Issuer::new("k"));
+    let with_http = ServerConfig {
+        http_listen: Some("127.0.0.1:0".to_owned()),
+        ..with_keys(&files, in_file(&files, &[&issuer]))
+    };
+    let server = serve(with_http).await;
+    let mut ada = Caller::with_token(&server, &issuer.token("acme|ada", HOUR)).await;
+    assert_eq!(code(ada.ask().await), Code::Ok);
+    let page = async || kagzi_testkit::http_get(server.http_addr().unwrap(), "/metrics").await.unwrap();
+    let shows = async |line: &str| soon(async { while !page().await.contains(line) {} }).await;
+    shows("kagzi_jwt_keys{algorithm=\"EdDSA\"} 1\n").await;
+    shows("kagzi_file_unusable{file=\"jwt_keys\"} 0\n").await;
+
+    // Nobody says by it that there are no keys: somebody was cut off while writing.
+    files.write("keys.json", "");
+    shows("kagzi_file_unusable{file=\"jwt_keys\"} 1\n").await;
+    assert_eq!(code(ada.ask().await), Code::Ok);
+    assert!(page().await.contains("kagzi_jwt_keys{algorithm=\"EdDSA\"} 1\n"));
+
+    files.write("keys.json", set(&[]));
+    soon(async { while code(ada.ask().await) != Code::Unauthenticated {} }).await;
+    shows("kagzi_jwt_keys{algorithm=\"EdDSA\"} 0\n").await;
+    shows("kagzi_file_unusable{file=\"jwt_keys\"} 0\n").await;
+    in_file(&files, &[&issuer]);
+    soon(async { while code(ada.ask().await) != Code::Ok {} }).await;
+}
+
+#[tokio::test]
 async fn keys_behind_a_url_are_exchanged_without_a_restart() {
     let (files, old, new) = (Files::new(), Issuer::new("old"), Issuer::new("new"));
     let keys = KeyServer::new(set(&[&old])).await;

@@ -4,6 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
 };
+use time::OffsetDateTime;
 
 /// An authority of the test's own.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -36,6 +37,14 @@ impl Authority {
     pub fn client(&self, name: SanType) -> Identity {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![name];
+        self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A certificate of a client with one alternative name, until a moment.
+    pub fn client_until(&self, name: SanType, not_after: OffsetDateTime) -> Identity {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![name];
+        params.not_after = not_after;
         self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 

@@ -102,6 +102,32 @@ async fn tokens_and_certificates_get_in_side_by_side_and_strangers_of_either_kin
 }
 
 #[tokio::test]
+async fn a_certificate_that_expires_while_its_connection_lasts_lets_nobody_in_any_more_and_the_connection_ends()
+ {
+    let (files, ours) = (Files::new(), Authority::new("ours"));
+    let access =
+        format!("[[principal]]\nname = \"w\"\ncertificates = [\"dns:w\"]\n[[principal.grant]]\n{ADMIN}\n");
+    let server = serve_tls(&files, &ours, &ours, &access).await;
+    let soon_over = time::OffsetDateTime::now_utc() + std::time::Duration::from_secs(3);
+    let brief = ours.client_until(SanType::DnsName("w".try_into().unwrap()), soon_over);
+    let client = Client::connect_with(server.url(), &options(&ours, Some(&brief), None)).await.unwrap();
+    let client = client.with_patience(std::time::Duration::ZERO);
+    client.queue_depths().await.unwrap();
+    let refused = async |when: fn(&str) -> bool| {
+        loop {
+            match client.queue_depths().await.map_err(|error| error.to_string()) {
+                Err(said) if when(&said) => return said,
+                _ => {}
+            }
+        }
+    };
+    let first = soon(refused(|_| true)).await;
+    assert!(first.contains("one that has expired"), "{first}");
+    // On another connection it does not even get through the handshake.
+    soon(refused(|said| !said.contains("one that has expired"))).await;
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let (files, old, new) = (Files::new(), Authority::new("old"), Authority::new("new"));
     let ada = known("ada", &[ADMIN]);

@@ -77,6 +77,11 @@ pub const ALL: &[Case] = &[
         only_on: Some(Database::Postgres),
     },
     Case {
+        name: "a_server_that_starts_before_its_postgres_is_alive_and_not_ready_and_serves_once_it_is_there",
+        play: |world| Box::pin(away::not_there_yet(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
         name: "a_primary_killed_under_load_is_followed_to_its_synchronous_standby_and_nothing_acknowledged_is_lost",
         play: |world| Box::pin(failover::followed(world)),
         only_on: Some(Database::Postgres),

@@ -9,6 +9,7 @@ mod claims;
 mod key;
 mod source;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -16,9 +17,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::config::{ConfigError, ServerConfig};
+use crate::metrics::{Metrics, NamedFile};
 use crate::recent::Recent;
+use crate::reload::{Ear, Look};
 use claims::{Rules, verify};
-use key::Key;
+use key::{Algorithm, Key};
 use source::Source;
 
 pub(crate) use claims::{Fault, Verified};
@@ -37,6 +40,10 @@ pub(crate) struct Jwt {
     source: Source,
     rules: Rules,
     keys: RwLock<Arc<Vec<Key>>>,
+    /// Whether they were ever had. That there is none may be what was said.
+    had: AtomicBool,
+    /// Why they could not be had the last time, if they could not.
+    problem: Mutex<Option<String>>,
     /// Tokens whose signature and claims were right, by their digest; how long they count is in them.
     verified: Mutex<Recent<[u8; 32], Verified>>,
     /// When the keys were last asked for. Whoever asks holds it.
@@ -69,6 +76,9 @@ impl Jwt {
         };
         let source = Source::of(keys).map_err(refused)?;
         let now = source.read_now().transpose().map_err(|error| refused(error.to_string()))?;
+        if now.as_ref().is_some_and(Vec::is_empty) {
+            return Err(refused("a set without a key that signs by EdDSA, ES256 or RS256".to_owned()));
+        }
         Ok(Some(Self {
             source,
             rules: Rules {
@@ -77,7 +87,9 @@ impl Jwt {
                 subject_claim: config.jwt_subject_claim.clone(),
                 leeway: config.jwt_leeway,
             },
+            had: AtomicBool::new(now.is_some()),
             keys: RwLock::new(Arc::new(now.unwrap_or_default())),
+            problem: Mutex::default(),
             verified: Mutex::new(Recent::new(GENERATION)),
             asked: tokio::sync::Mutex::default(),
             refresh: config.jwt_refresh_interval,
@@ -116,49 +128,85 @@ impl Jwt {
     }
 
     /// Whether there is a key at all.
-    pub(crate) fn has_keys(&self) -> bool {
+    fn has_keys(&self) -> bool {
         !self.keys().is_empty()
     }
 
+    /// Whether the keys were ever had, be it to hear that there is none.
+    pub(crate) fn keys_were_had(&self) -> bool {
+        self.had.load(Ordering::Relaxed)
+    }
+
     /// Asks for the keys, unless somebody has just done so.
-    pub(crate) async fn look_for_new_keys(&self) {
+    pub(crate) async fn look_for_new_keys(&self, metrics: &Metrics) {
         let mut asked = self.asked.lock().await;
         if asked.is_some_and(|asked| asked.elapsed() < PAUSE_BETWEEN_FETCHES) {
             return;
         }
         *asked = Some(Instant::now());
-        self.fetch().await;
+        self.fetch(Look::Again, metrics).await;
     }
 
-    async fn fetch(&self) {
-        match self.source.read().await {
-            Ok((changed, keys)) => {
-                if changed {
-                    tracing::info!(keys = keys.len(), "the keys for JWTs have changed");
-                    *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-                    self.remembered().clear();
-                }
+    async fn fetch(&self, look: Look, metrics: &Metrics) {
+        let read = self.source.read().await;
+        metrics.file_is_usable(NamedFile::JwtKeys, read.is_ok());
+        let problem = read.as_ref().err().map(ToString::to_string);
+        let before = std::mem::replace(
+            &mut *self.problem.lock().unwrap_or_else(PoisonError::into_inner),
+            problem.clone(),
+        );
+        match read {
+            Ok((true, keys)) => self.go_by(keys, metrics),
+            Ok((false, _)) if before.is_some() || look == Look::Told => {
+                tracing::info!("the keys for JWTs are as they were");
             }
+            Ok((false, _)) => {}
+            // Once, not at every look.
+            Err(_) if before == problem && look == Look::Again => {}
             Err(error) => tracing::error!(%error, "the keys for JWTs stay as they are"),
         }
     }
 
+    /// A set without a key of use is a word of the issuer like any other: all keys were taken back.
+    fn go_by(&self, keys: Vec<Key>, metrics: &Metrics) {
+        if keys.is_empty() {
+            tracing::warn!(
+                "the keys for JWTs were all taken back: nobody gets in by a JWT until there is a new one"
+            );
+        } else {
+            tracing::info!(keys = keys.len(), "the keys for JWTs have changed");
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.had.store(true, Ordering::Relaxed);
+        self.remembered().clear();
+        self.count(metrics);
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let keys = self.keys();
+        for algorithm in Algorithm::ALL {
+            let of_it = keys.iter().filter(|key| key.algorithm == algorithm).count();
+            metrics.jwt_keys(algorithm.name(), of_it);
+        }
+    }
+
     /// Asks for the keys again and again: those in a file every `interval`, those behind a URL as often as
-    /// they are to be refreshed, and soon again while there are none. Never returns.
-    pub(crate) async fn keep_fresh(&self, interval: Duration) {
+    /// they are to be refreshed, and soon again while there are none; both at once when told. Never returns.
+    pub(crate) async fn keep_fresh(&self, interval: Duration, mut ear: Ear, metrics: &Metrics) {
+        self.count(metrics);
         loop {
             let pause = match &self.source {
                 Source::File(_) => interval,
                 Source::Url(_) if self.has_keys() => self.refresh,
                 Source::Url(_) => {
-                    self.look_for_new_keys().await;
+                    self.look_for_new_keys(metrics).await;
                     if self.has_keys() { self.refresh } else { self.refresh.min(PAUSE_BETWEEN_FETCHES) }
                 }
             };
-            tokio::time::sleep(pause).await;
+            let look = ear.told_or_after(pause).await;
             let mut asked = self.asked.lock().await;
             *asked = Some(Instant::now());
-            self.fetch().await;
+            self.fetch(look, metrics).await;
         }
     }
 }
@@ -178,6 +226,8 @@ mod tests {
             std::fs::write(file.path(), json!({ "keys": keys }).to_string()).unwrap();
         };
         publish(&[one.jwk("one")]);
+        let store: kagzi_core::SharedStore = Arc::new(kagzi_core::memory::MemoryStore::default());
+        let metrics = Metrics::new(&store);
         let jwt = Jwt::of(&ServerConfig {
             jwt_keys: Some(file.path().display().to_string()),
             jwt_issuer: Some("joe".to_owned()),
@@ -192,15 +242,15 @@ mod tests {
         assert_eq!(jwt.verify(&by_two), Err(Fault::UnknownKey));
 
         publish(&[two.jwk("two")]);
-        jwt.look_for_new_keys().await;
+        jwt.look_for_new_keys(&metrics).await;
         assert!(jwt.verify(&by_two).is_ok());
         assert_eq!(jwt.verify(&by_one), Err(Fault::UnknownKey), "it was seen before, and its key is gone");
 
         publish(&[one.jwk("one")]);
-        jwt.look_for_new_keys().await;
+        jwt.look_for_new_keys(&metrics).await;
         assert!(jwt.verify(&by_one).is_err(), "they were read just now");
         tokio::time::advance(PAUSE_BETWEEN_FETCHES).await;
-        jwt.look_for_new_keys().await;
+        jwt.look_for_new_keys(&metrics).await;
         assert!(jwt.verify(&by_one).is_ok() && jwt.verify(&by_two).is_err());
     }
 }

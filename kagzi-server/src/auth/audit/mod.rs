@@ -1,0 +1,194 @@
+//! The record of what operators did, or tried to, whatever the log level: a line when an action ends, and before that one
+//! that announces it, if it changes anything. An action that cannot be announced is not done: whoever fills a disk, or
+//! moves a file away, does not act off the record by it.
+
+mod file;
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use kagzi_core::{Namespace, OperationId, QueueName, RunId, Timestamp};
+use kagzi_sdk::wire::error::{Refusal, unavailable};
+use serde::Serialize;
+
+use super::{Audited, Caller, right};
+use crate::config::{ConfigError, ServerConfig};
+use crate::metrics::{Metrics, NamedFile};
+use crate::reload::Ear;
+use file::LogFile;
+
+/// The target of the lines; `telemetry` lets them through whatever the log level.
+pub(crate) const TARGET: &str = "kagzi::audit";
+
+/// The outcome of an action that is about to be done.
+const BEGINS: &str = "BEGINS";
+
+/// The outcome of an action whose caller did not wait for it: it may have been done or not.
+const UNKNOWN: &str = "CALLER_GONE";
+
+/// When an operator should try again whose action could not be put on record: somebody has to free a disk first.
+const NOT_ON_RECORD: Duration = Duration::from_secs(5);
+
+/// Where the record goes, beside the log.
+#[derive(Debug, Default)]
+pub(crate) struct Audit {
+    file: Option<LogFile>,
+}
+
+/// One action, put on record when it ends.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Deed<'a> {
+    audit: &'a Audit,
+    metrics: &'a Metrics,
+    announced: bool,
+    line: Option<Line<'a>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Line<'a> {
+    time: String,
+    /// The same in both lines of an action.
+    action: String,
+    principal: &'a str,
+    credential: &'static str,
+    peer: Option<String>,
+    method: &'a str,
+    namespace: Option<String>,
+    run_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    outcome: &'a str,
+}
+
+/// What an action is about, as far as the request could be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Target<'t> {
+    pub(crate) namespace: Option<&'t Namespace>,
+    pub(crate) run_id: Option<RunId>,
+    pub(crate) queue: Option<&'t QueueName>,
+    /// Why, as the caller says.
+    pub(crate) reason: Option<&'t str>,
+}
+
+impl Audit {
+    pub(crate) fn of(config: &ServerConfig) -> Result<Self, ConfigError> {
+        let Some(path) = &config.audit_log else { return Ok(Self::default()) };
+        let file = LogFile::open(path).map_err(|error| ConfigError::Invalid {
+            key: "audit_log".to_owned(),
+            expected: "a file that can be written to".to_owned(),
+            got: format!("{}: {error}", path.display()),
+        })?;
+        Ok(Self { file: Some(file) })
+    }
+
+    /// Begins an action; nothing comes of it unless it is one of those that are put on record.
+    pub(crate) fn begin<'a>(
+        &'a self,
+        metrics: &'a Metrics,
+        caller: &'a Caller,
+        method: &'a str,
+        target: Target<'_>,
+    ) -> Deed<'a> {
+        let audited = right(method).map_or(Audited::No, |right| right.audited);
+        let line = (audited != Audited::No).then(|| Line {
+            time: now(),
+            action: OperationId::generate().to_string(),
+            principal: caller.name(),
+            credential: caller.credential.kind(),
+            peer: caller.peer.map(|peer| peer.to_string()),
+            method,
+            namespace: target.namespace.map(ToString::to_string),
+            run_id: target.run_id.map(|run_id| run_id.to_string()),
+            queue: target.queue.map(ToString::to_string),
+            reason: target.reason.map(ToOwned::to_owned),
+            outcome: UNKNOWN,
+        });
+        Deed { audit: self, metrics, announced: audited == Audited::Announced, line }
+    }
+
+    /// Opens the file anew when told, since it may have been moved away. If that fails, the one that is open goes on.
+    /// Never returns.
+    pub(crate) async fn keep_fresh(&self, mut ear: Ear, metrics: &Metrics) {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        loop {
+            ear.told().await;
+            let reopened = file.reopen();
+            metrics.file_is_usable(NamedFile::AuditLog, reopened.is_ok());
+            match reopened {
+                Ok(()) => tracing::info!("the audit log was opened anew"),
+                Err(error) => {
+                    tracing::error!(%error, "the audit log could not be opened anew; the open one goes on");
+                }
+            }
+        }
+    }
+
+    fn write(&self, line: &Line<'_>, metrics: &Metrics) -> io::Result<()> {
+        tracing::info!(
+            target: TARGET,
+            action = line.action,
+            principal = line.principal,
+            credential = line.credential,
+            peer = line.peer,
+            method = line.method,
+            namespace = line.namespace,
+            run_id = line.run_id,
+            queue = line.queue,
+            reason = line.reason,
+            outcome = line.outcome,
+            "operator action"
+        );
+        let Some(file) = &self.file else { return Ok(()) };
+        let written = serde_json::to_string(line).map_err(io::Error::from).and_then(|text| file.add(text));
+        metrics.file_is_usable(NamedFile::AuditLog, written.is_ok());
+        if let Err(error) = &written {
+            metrics.audit_failed();
+            tracing::error!(target: TARGET, %error, "the audit log could not be written");
+        }
+        written
+    }
+}
+
+fn now() -> String {
+    Timestamp::from(SystemTime::now()).to_string()
+}
+
+impl Deed<'_> {
+    /// Puts on record that the action is about to be done, if it changes anything.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of an action that cannot be put on record.
+    pub(crate) fn announce(&self) -> Result<(), Refusal> {
+        let Some(line) = self.line.as_ref().filter(|_| self.announced) else { return Ok(()) };
+        let announcement = Line { time: now(), outcome: BEGINS, ..line.clone() };
+        self.audit.write(&announcement, self.metrics).map_err(|_| {
+            let cause = "the audit log cannot be written, and no operator acts off the record; see the log of the server";
+            unavailable(cause, NOT_ON_RECORD)
+        })
+    }
+
+    /// Ends the action: `OK`, or the reason why not.
+    pub(crate) fn end(mut self, outcome: &str) {
+        if let Some(line) = self.line.take() {
+            self.tell(&Line { time: now(), outcome, ..line });
+        }
+    }
+
+    /// What cannot be written is reported by [`Audit::write`]; the next action is not done.
+    fn tell(&self, line: &Line<'_>) {
+        self.audit.write(line, self.metrics).ok();
+    }
+}
+
+/// Who goes away while their action is done does not keep it off the record.
+impl Drop for Deed<'_> {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            self.tell(&line);
+        }
+    }
+}
