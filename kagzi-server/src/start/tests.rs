@@ -7,6 +7,20 @@ use super::*;
 /// Nobody listens there.
 const AWAY: &str = "postgres://u@127.0.0.1:1/db";
 
+/// Fails a test that would hang instead of letting it. By the clock on the wall: who tries without a pause keeps the
+/// paused one from going on.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    let (over, never) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_mins(1));
+        over.send(()).ok();
+    });
+    tokio::select! {
+        done = work => done,
+        _ = never => panic!("it would hang"),
+    }
+}
+
 fn waits_for(store: &str, start_timeout: Duration) -> ServerConfig {
     ServerConfig { store: store.to_owned(), start_timeout, ..ServerConfig::default() }
 }
@@ -23,8 +37,8 @@ async fn a_store_that_stays_away_is_waited_for_as_long_as_the_setting_says_and_n
         assert!(!away.to_string().contains("u@127"), "callers need not know where it is: {away}");
         let waiting = opened.waiting.unwrap();
         let began = waiting.began;
-        let given_up = tokio::time::timeout(2 * patience, waiting.run()).await.expect("it is bounded");
-        let error = given_up.unwrap_err();
+        let given_up = soon(tokio::time::timeout(2 * patience, waiting.run())).await;
+        let error = given_up.expect("it is bounded").unwrap_err();
         assert!(began.elapsed() >= patience, "{:?}", began.elapsed());
         assert!(
             matches!(error, ServerError::StoreStayedAway { waited, .. } if waited == patience),
