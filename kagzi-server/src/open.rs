@@ -114,9 +114,11 @@ impl Opening {
         let url = config.store.as_str();
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
         match scheme.as_str() {
-            "memory" => Ok(Self::Memory),
+            "memory" => undivided(config).map(|()| Self::Memory).map_err(failed(config)),
             "sqlite" => sqlite(config).map(Self::Sqlite).map_err(failed(config)),
-            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(postgres(config)))),
+            "postgres" | "postgresql" => {
+                postgres(config).map(Box::new).map(Self::Postgres).map_err(failed(config))
+            }
             _ => Err(unknown_store()),
         }
     }
@@ -131,7 +133,20 @@ pub fn unknown_store() -> ServerError {
     }
 }
 
+/// Refuses to spread runs where a store has one place for all of them.
+fn undivided(config: &ServerConfig) -> Result<(), StoreError> {
+    match config.store_partitions {
+        None | Some(1) => Ok(()),
+        Some(other) => Err(StoreError::InvalidArgument {
+            field: "partitions".to_owned(),
+            expected: "1, or none: only a postgres:// store spreads its runs over partitions".to_owned(),
+            got: other.to_string(),
+        }),
+    }
+}
+
 fn sqlite(config: &ServerConfig) -> Result<SqliteOptions, StoreError> {
+    undivided(config)?;
     let options = SqliteOptions::from_url(&config.store)?.rules(config.rules.clone()).schema(config.schema);
     Ok(match config.store_connections {
         // One more connection writes.
@@ -140,30 +155,43 @@ fn sqlite(config: &ServerConfig) -> Result<SqliteOptions, StoreError> {
     })
 }
 
-fn postgres(config: &ServerConfig) -> PostgresOptions {
+fn postgres(config: &ServerConfig) -> Result<PostgresOptions, StoreError> {
     let mut options = PostgresOptions::new(&config.store);
+    if let Some(partitions) = config.store_partitions {
+        options.partitions = Some(u16::try_from(partitions).map_err(|_| StoreError::InvalidArgument {
+            field: "partitions".to_owned(),
+            expected: format!("from 1 to {}", PostgresOptions::MAX_PARTITIONS),
+            got: partitions.to_string(),
+        })?);
+    }
     options.rules = config.rules.clone();
     options.schema_policy = config.schema;
     if let Some(connections) = config.store_connections {
         options.max_connections = connections;
     }
-    options
+    Ok(options)
 }
 
 /// A backend's error as the server's, with options under the names of the settings.
 fn failed(config: &ServerConfig) -> impl Fn(StoreError) -> ServerError {
     let url = without_password(&config.store);
+    // A number in the URL goes by its name there.
+    let partitions = if config.store_partitions.is_some() { "store_partitions" } else { "partitions" };
     move |error| {
-        let source = as_setting(as_setting(error, "readers"), "max_connections");
-        ServerError::OpenStore { url: url.clone(), source }
+        let names = [
+            ("readers", "store_connections"),
+            ("max_connections", "store_connections"),
+            ("partitions", partitions),
+        ];
+        ServerError::OpenStore { url: url.clone(), source: names.into_iter().fold(error, as_setting) }
     }
 }
 
-/// An error about the option of a backend that `store_connections` sets, under that name.
-fn as_setting(error: StoreError, option: &str) -> StoreError {
+/// An error about the option of a backend that a setting sets, under the setting's name.
+fn as_setting(error: StoreError, (option, setting): (&str, &str)) -> StoreError {
     match error {
         StoreError::InvalidArgument { field, expected, got } if field == option => {
-            StoreError::InvalidArgument { field: "store_connections".to_owned(), expected, got }
+            StoreError::InvalidArgument { field: setting.to_owned(), expected, got }
         }
         other => other,
     }
@@ -191,7 +219,7 @@ mod tests {
     async fn a_store_that_does_not_open_is_named_without_its_password() {
         let cases = [
             ("postgres://u:secret@127.0.0.1:1/db", "postgres://u:***@127.0.0.1:1/db"),
-            ("postgres://u:secret@h/db?partitions=0", "partitions: expected from 1 to 1024"),
+            ("postgres://u:secret@h/db?partitions=0", "partitions: expected from 1 to 4096"),
             ("postgres://u:ab/secret@127.0.0.1:1/db", "postgres://u:***@127.0.0.1:1/db"),
             ("postgres://u:12/secret@127.0.0.1:1/db", "written as %xx"),
             ("postgres://u:ab?secret@127.0.0.1:1/db", "postgres://u:***@127.0.0.1:1/db"),
@@ -203,6 +231,29 @@ mod tests {
             let config = ServerConfig { store: url.to_owned(), ..ServerConfig::default() };
             let error = open_store(&config).await.unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn partitions_are_refused_by_the_name_of_the_setting_with_both_numbers_and_where_there_are_none() {
+        let refused = async |store: &str, partitions| {
+            let config = ServerConfig {
+                store: store.to_owned(),
+                store_partitions: Some(partitions),
+                ..ServerConfig::default()
+            };
+            open_store(&config).await.unwrap_err().to_string()
+        };
+        for (store, partitions, expected) in [
+            ("memory:", 7, "store_partitions: expected 1, or none: only a postgres:// store"),
+            ("sqlite://never-made.db", 7, "store_partitions: expected 1, or none: only a postgres:// store"),
+            ("postgres://u@127.0.0.1:1/db", 0, "store_partitions: expected from 1 to 4096, got 0"),
+            ("postgres://u@127.0.0.1:1/db", 4097, "store_partitions: expected from 1 to 4096, got 4097"),
+            ("postgres://u@127.0.0.1:1/db", 70_000, "store_partitions: expected from 1 to 4096, got 70000"),
+            ("postgres://u@127.0.0.1:1/db?partitions=8", 7, "store_partitions: expected 7"),
+        ] {
+            let told = refused(store, partitions).await;
+            assert!(told.contains(expected), "{store} {partitions}: {told}");
         }
     }
 

@@ -15,6 +15,7 @@ fn toml() -> impl Strategy<Value = String> {
         Just("listen"),
         Just("store"),
         Just("store_connections"),
+        Just("store_partitions"),
         Just("namespaces"),
         Just("max_payload_bytes"),
         Just("default_lease"),

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 fn kagzi(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
-    for variable in ["KAGZI_STORE", "KAGZI_STORE_CONNECTIONS", "KAGZI_CONFIG", "KAGZI_MIGRATE"] {
+    for variable in
+        ["KAGZI_STORE", "KAGZI_STORE_CONNECTIONS", "KAGZI_STORE_PARTITIONS", "KAGZI_CONFIG", "KAGZI_MIGRATE"]
+    {
         command.env_remove(variable);
     }
     command.args(args).output().unwrap()

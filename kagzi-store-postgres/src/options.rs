@@ -58,9 +58,9 @@ pub struct PostgresOptions {
     /// libpq it is `read-write` unless said otherwise where several hosts are named, since the store is of
     /// no use on a standby, and `any` where there is one.
     pub url: String,
-    /// Over how many partitions a **new** schema spreads its runs: 1 to 1,024. A schema keeps the
-    /// number it was made with; naming another one for it later is refused. Nothing: 1 for a new
-    /// schema, whatever it has for an existing one.
+    /// Over how many partitions a **new** schema spreads its runs: 1 to 4,096. A schema keeps the
+    /// number it was made with; naming another one for it later is refused, and so is a URL that says another
+    /// than this field. Nothing: 1 for a new schema, whatever it has for an existing one.
     pub partitions: Option<u16>,
     /// The schema of the tables, made if it does not exist: a lower-case identifier. Nothing: the first
     /// of the connection's search path, which is `public` unless configured otherwise.
@@ -100,6 +100,9 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
+    /// The most partitions: more than any cluster has nodes, and few enough that a look at each ends soon.
+    pub const MAX_PARTITIONS: u16 = 4096;
+
     /// The defaults, for the database at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -194,10 +197,7 @@ impl PostgresOptions {
         let (base, mut kept, mut target) = (base.to_owned(), Vec::new(), None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()).map(str::to_owned).collect::<Vec<_>>() {
             match pair.split_once('=').unwrap_or((&pair, "")) {
-                ("partitions", value) => {
-                    let number = value.parse().map_err(|_| refused("partitions", "from 1 to 1024", value))?;
-                    self.partitions = Some(number);
-                }
+                ("partitions", value) => self.partitions = Some(self.partitions_of_url(value)?),
                 ("schema", value) => self.schema = Some(value.to_owned()),
                 ("pooler", "none") => self.pooler = Pooler::None,
                 ("pooler", "transaction") => self.pooler = Pooler::Transaction,
@@ -210,6 +210,19 @@ impl PostgresOptions {
         Ok(target)
     }
 
+    /// The number that the URL says, which the field must not contradict.
+    fn partitions_of_url(&self, value: &str) -> Result<u16, StoreError> {
+        let expected = format!("from 1 to {}", Self::MAX_PARTITIONS);
+        let number = value.parse().map_err(|_| refused("partitions", &expected, value))?;
+        match self.partitions {
+            Some(other) if other != number => {
+                let expected = format!("{other} in the URL too, or no number there");
+                Err(refused("partitions", &expected, value))
+            }
+            _ => Ok(number),
+        }
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         let within = |field: &str, value: usize, low: usize, high: usize| {
             if (low..=high).contains(&value) {
@@ -218,7 +231,7 @@ impl PostgresOptions {
                 Err(refused(field, &format!("from {low} to {high}"), &value.to_string()))
             }
         };
-        within("partitions", self.partitions.unwrap_or(1).into(), 1, 1024)?;
+        within("partitions", self.partitions.unwrap_or(1).into(), 1, Self::MAX_PARTITIONS.into())?;
         within("max_connections", self.max_connections as usize, 2, 1000)?;
         within("lanes", self.lanes, 1, 64)?;
         within("max_batch", self.max_batch, 1, 10_000)?;
@@ -321,6 +334,16 @@ mod tests {
     }
 
     #[test]
+    fn a_field_and_a_url_that_say_different_numbers_of_partitions_are_refused_with_both() {
+        let options = |url: &str| PostgresOptions { partitions: Some(32), ..PostgresOptions::new(url) };
+        let (agreed, ..) = options("postgres://h/d?partitions=32").resolve().unwrap();
+        assert_eq!(agreed.partitions, Some(32));
+        assert_eq!(options("postgres://h/d").resolve().unwrap().0.partitions, Some(32));
+        let told = options("postgres://h/d?partitions=7").resolve().unwrap_err().to_string();
+        assert!(told.contains("partitions: expected 32") && told.contains("got 7"), "{told}");
+    }
+
+    #[test]
     fn several_hosts_are_servers_that_differ_in_nothing_else_and_must_take_writes() {
         let resolve = |url: &str| PostgresOptions::new(url).resolve().unwrap().1;
         let servers = resolve("postgres://u:S3CRET@a,b:5433/d?schema=s1&application_name=x&sslmode=require");
@@ -344,6 +367,11 @@ mod tests {
         for (url, wanted) in [
             ("mysql://h/d", "url"),
             ("postgres://h/d?partitions=0", "partitions"),
+            ("postgres://h/d?partitions=-1", "partitions"),
+            ("postgres://h/d?partitions=4097", "partitions"),
+            ("postgres://h/d?partitions=65536", "partitions"),
+            ("postgres://h/d?partitions=7&partitions=8", "partitions"),
+            ("postgres://h/d?partitions=", "partitions"),
             ("postgres://h/d?partitions=x", "partitions"),
             ("postgres://h/d?schema=A;drop", "schema"),
             ("postgres://h/d?pooler=session", "pooler"),
@@ -361,6 +389,8 @@ mod tests {
                 "{url}: {error}"
             );
         }
+        let told = PostgresOptions::new("postgres://h/d?partitions=4097").resolve().unwrap_err().to_string();
+        assert!(told.contains("from 1 to 4096") && told.contains("got 4097"), "{told}");
         let shown = format!("{:?}", PostgresOptions::new("postgres://u:secret@h/d"));
         assert!(!shown.contains("secret"), "{shown}");
     }

@@ -17,6 +17,10 @@ pub struct StoreArgs {
     /// How many connections each server opens to it, at least 2. [default: the backend's own]
     #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     store_connections: Option<u32>,
+    /// Over how many partitions a new Postgres store spreads its runs, for a cluster: 1 to 4096. A store keeps
+    /// the number that it was made with. [default: as `?partitions=` in the URL says, else 1]
+    #[arg(long, env = "KAGZI_STORE_PARTITIONS", value_name = "P", allow_hyphen_values = true)]
+    store_partitions: Option<u32>,
     /// The configuration file of the server, which may say both.
     #[arg(long, env = "KAGZI_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -29,8 +33,12 @@ impl StoreArgs {
     ///
     /// If the file cannot be read, or a value is outside its rule.
     pub fn into_config(self, what: &str) -> Result<ServerConfig, CliError> {
-        let settings =
-            Settings { store: self.store, store_connections: self.store_connections, ..Settings::default() };
+        let settings = Settings {
+            store: self.store,
+            store_connections: self.store_connections,
+            store_partitions: self.store_partitions,
+            ..Settings::default()
+        };
         let args = ServeArgs { config: self.config, settings };
         args.into_config().map_err(|error| server_failed(what, &error.into()))
     }

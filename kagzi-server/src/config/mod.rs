@@ -91,6 +91,9 @@ pub struct ServerConfig {
     pub store: String,
     /// How many connections the store may open, at least 2; nothing: the backend's own default.
     pub store_connections: Option<u32>,
+    /// Over how many partitions a new Postgres store spreads its runs, for a cluster; one that is there must
+    /// have this many. Nothing: as the URL says, else 1 for a new store, and whatever an old one has.
+    pub store_partitions: Option<u32>,
     /// What is done about a schema of an older version, or none. Default: it is brought up to date.
     pub schema: SchemaPolicy,
     /// For how long a server that starts waits for a store that is away; zero: it does not. Default 1 min.
@@ -182,6 +185,7 @@ impl Default for ServerConfig {
             metrics_interval: Duration::from_secs(15),
             store: "sqlite://kagzi.db".to_owned(),
             store_connections: None,
+            store_partitions: None,
             schema: SchemaPolicy::Migrate,
             start_timeout: Duration::from_mins(1),
             namespaces: Namespace::new("default").into_iter().collect(),
@@ -302,6 +306,7 @@ impl Settings {
             },
             store_connections: self.store_connections,
             start_timeout: length(self.start_timeout, default.start_timeout),
+            store_partitions: self.store_partitions,
             namespaces: match self.namespaces {
                 Some(names) => namespaces(&names)?,
                 None => default.namespaces,

@@ -32,6 +32,10 @@ pub struct Settings {
     /// How many connections the store may open, at least 2. [default: the backend's own]
     #[arg(long, env = "KAGZI_STORE_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub store_connections: Option<u32>,
+    /// Over how many partitions a new Postgres store spreads its runs, for a cluster: 1 to 4096. A store keeps
+    /// the number that it was made with. [default: as `?partitions=` in the URL says, else 1]
+    #[arg(long, env = "KAGZI_STORE_PARTITIONS", value_name = "P", allow_hyphen_values = true)]
+    pub store_partitions: Option<u32>,
     /// When the schema of the store is brought up to date; with `never` the server does not start over an
     /// older one, and `kagzi migrate` does it. [default: on-start]
     #[arg(long, env = "KAGZI_MIGRATE", value_name = "WHEN", value_enum)]
@@ -256,6 +260,7 @@ impl Settings {
             metrics_interval: self.metrics_interval.or(other.metrics_interval),
             store: self.store.or(other.store),
             store_connections: self.store_connections.or(other.store_connections),
+            store_partitions: self.store_partitions.or(other.store_partitions),
             migrate: self.migrate.or(other.migrate),
             start_timeout: self.start_timeout.or(other.start_timeout),
             namespaces: self.namespaces.or(other.namespaces),

@@ -127,6 +127,7 @@ fn values_outside_their_range_are_refused_by_name() {
         ("max_payload_bytes = 100000000", "max_message_bytes: "),
         ("max_concurrent_streams = 0", "max_concurrent_streams: "),
         ("store_connections = 1", "store_connections: "),
+        ("store_partitions = -1", "line 1: store_partitions: "),
         ("drain_timeout = \"99999d\"", "drain_timeout: expected "),
         ("health_interval = \"soon\"", "line 1: health_interval: expected a number with a unit"),
         ("health_interval = \"99999999999999999999d\"", "100 years"),

@@ -38,7 +38,7 @@ proptest! {
         match PostgresOptions::new(&url).resolve() {
             Ok((options, servers, _)) => {
                 prop_assert!(!servers.each.is_empty());
-                prop_assert!(options.partitions.is_none_or(|partitions| (1..=1024).contains(&partitions)));
+                prop_assert!(options.partitions.is_none_or(|partitions| (1..=4096).contains(&partitions)));
                 let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
                 prop_assert!(options.schema.is_none_or(|schema| schema.chars().all(plain)));
             }
