@@ -5,8 +5,9 @@
 //! subscribe first, then look, then wait.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -37,11 +38,17 @@ struct Inner {
     topics: Mutex<HashMap<Topic, watch::Sender<u64>>>,
     /// The moment up to which the reaper sleeps, in microseconds.
     armed_until: AtomicI64,
+    /// How far looks without a hint may drift apart, in microseconds.
+    longest_rest: AtomicU64,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { topics: Mutex::default(), armed_until: AtomicI64::new(i64::MIN) }
+        Self {
+            topics: Mutex::default(),
+            armed_until: AtomicI64::new(i64::MIN),
+            longest_rest: AtomicU64::new(0),
+        }
     }
 }
 
@@ -87,6 +94,19 @@ impl WakeHub {
         for sender in self.topics().values() {
             sender.send_modify(|version| *version = version.wrapping_add(1));
         }
+    }
+
+    /// Lets those who wait look less and less often while their looks find nothing and no hint comes: up to so long
+    /// apart. For a store in which a look costs much, such as one over many partitions. Zero, as at first: they look
+    /// every poll interval.
+    pub fn let_rest(&self, longest: Duration) {
+        let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+        self.0.longest_rest.store(micros, Ordering::Relaxed);
+    }
+
+    /// How far apart such looks may be.
+    pub fn longest_rest(&self) -> Duration {
+        Duration::from_micros(self.0.longest_rest.load(Ordering::Relaxed))
     }
 
     /// Tells until when the reaper will sleep, so that only earlier deadlines wake it.

@@ -4,8 +4,12 @@
 //! hint came since the group last found the queues dry, and that was less than a poll interval ago,
 //! nobody of the group asks the store: so they cost one look a poll interval together, not one each,
 //! and one started run costs a look or two, not a hundred.
+//!
+//! Where the store lets them rest, each further look that finds nothing without a hint is twice as far away as the one
+//! before; a hint, or work that was found, brings the poll interval back.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,14 +34,20 @@ pub(super) struct Groups(Mutex<HashMap<Interest, Weak<Group>>>);
 /// What a group knows. Whoever looks again after waiting holds the lock meanwhile, so that the next
 /// one sees what was found.
 #[derive(Debug)]
-pub(super) struct Group(tokio::sync::Mutex<Knowledge>);
+pub(super) struct Group {
+    knowledge: tokio::sync::Mutex<Knowledge>,
+    /// How many looks in a row found nothing without a hint; known without the lock, which others may hold for long.
+    in_vain: Arc<AtomicU32>,
+}
 
 #[derive(Debug)]
 pub(super) struct Knowledge {
+    hub: WakeHub,
     hints: Subscription,
     /// How many times a hint was taken.
     hinted: u64,
     dry_since: Option<Instant>,
+    in_vain: Arc<AtomicU32>,
 }
 
 /// A look that somebody of the group takes.
@@ -63,7 +73,15 @@ impl Groups {
         }
         groups.retain(|_, group| group.strong_count() > 0);
         let hints = hub.subscribe(topics(claim));
-        let group = Arc::new(Group(tokio::sync::Mutex::new(Knowledge { hints, hinted: 0, dry_since: None })));
+        let in_vain = Arc::<AtomicU32>::default();
+        let knowledge = tokio::sync::Mutex::new(Knowledge {
+            hub: hub.clone(),
+            hints,
+            hinted: 0,
+            dry_since: None,
+            in_vain: Arc::clone(&in_vain),
+        });
+        let group = Arc::new(Group { knowledge, in_vain });
         groups.insert(interest, Arc::downgrade(&group));
         group
     }
@@ -71,7 +89,12 @@ impl Groups {
 
 impl Group {
     pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, Knowledge> {
-        self.0.lock().await
+        self.knowledge.lock().await
+    }
+
+    /// A look found work: from here on looks are a poll interval apart.
+    pub(super) fn found_work(&self) {
+        self.in_vain.store(0, Ordering::Relaxed);
     }
 }
 
@@ -79,7 +102,8 @@ impl Knowledge {
     /// Whether a look would find nothing, as far as anybody here knows. If not, the caller is to look
     /// now; hints that come from here on count for the look after that.
     pub(super) fn is_dry(&mut self, poll_interval: Duration) -> bool {
-        let recent = self.dry_since.is_some_and(|since| since.elapsed() < poll_interval);
+        let rest = self.rest(poll_interval);
+        let recent = self.dry_since.is_some_and(|since| since.elapsed() < rest);
         if self.take_hint() || !recent {
             self.dry_since = None;
         }
@@ -95,18 +119,29 @@ impl Knowledge {
     pub(super) fn found_dry(&mut self, look: &Look) {
         if !self.take_hint() && self.hinted == look.hinted {
             self.dry_since = Some(look.began);
+            self.in_vain.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn take_hint(&mut self) -> bool {
         let hinted = self.hints.take_announcement();
         self.hinted += u64::from(hinted);
+        if hinted {
+            self.in_vain.store(0, Ordering::Relaxed);
+        }
         hinted
+    }
+
+    /// How long the group rests after the last look, if no hint comes.
+    fn rest(&self, poll_interval: Duration) -> Duration {
+        let doublings = self.in_vain.load(Ordering::Relaxed).saturating_sub(1).min(16);
+        let longest = self.hub.longest_rest().max(poll_interval);
+        poll_interval.saturating_mul(1 << doublings).min(longest)
     }
 
     /// When the group may look again without a hint.
     pub(super) fn looks_again_at(&self, poll_interval: Duration) -> Instant {
-        self.dry_since.unwrap_or_else(Instant::now) + poll_interval
+        self.dry_since.unwrap_or_else(Instant::now) + self.rest(poll_interval)
     }
 }
 

@@ -55,6 +55,7 @@ impl Engine {
         if let Some(look) = first {
             let claimed = self.store.claim(claim.clone()).await?;
             if !claimed.is_empty() {
+                group.found_work();
                 return Ok(claimed);
             }
             group.lock().await.found_dry(&look);
@@ -73,6 +74,7 @@ impl Engine {
                         knowledge.found_dry(&look);
                     }
                     if !claimed.is_empty() {
+                        group.found_work();
                         return Ok(claimed);
                     }
                 }

@@ -68,9 +68,8 @@ impl Engine {
             // Before the look, so that a deadline written meanwhile is heard.
             self.store.wake_hub().arm(Timestamp::MAX);
             let next = self.store.next_due().await?;
-            let pause = next.due_at.map_or(self.options.reap_interval, |at| {
-                at.saturating_since(next.now).min(self.options.reap_interval)
-            });
+            let interval = self.options.reap_interval.max(self.store.wake_hub().longest_rest());
+            let pause = next.due_at.map_or(interval, |at| at.saturating_since(next.now).min(interval));
             if !pause.is_zero() {
                 if let Some(at) = next.due_at {
                     self.store.wake_hub().arm(at);

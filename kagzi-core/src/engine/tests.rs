@@ -124,6 +124,32 @@ async fn a_hundred_idle_polls_cost_one_look_an_interval_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn idle_polls_drift_apart_as_far_as_the_store_lets_them_and_a_hint_brings_them_back() {
+    let (engine, clock) = engine(EngineOptions::default());
+    engine.store().wake_hub().let_rest(Duration::from_secs(8));
+    start(engine.store(), StartAt::After(Duration::from_secs(1))).await;
+    let before = clock.asked.load(Ordering::SeqCst);
+    let polls: Vec<_> = (0..2)
+        .map(|_| {
+            let polling = engine.clone();
+            tokio::spawn(async move { polling.poll(claim(), Duration::from_hours(2)).await })
+        })
+        .collect();
+    sleep(Duration::from_mins(10)).await;
+    let looks = clock.asked.load(Ordering::SeqCst) - before;
+    assert!((70..=85).contains(&looks), "{looks} looks in 600 s that are at most 8 s apart");
+
+    start(engine.store(), StartAt::Now).await;
+    sleep(Duration::from_millis(1)).await;
+    let ended = || polls.iter().filter(|poll| poll.is_finished()).count();
+    assert_eq!(ended(), 1, "a hint is heard at once");
+    // Nothing tells of the sleeper, so this is found by a look.
+    clock.face.advance(Duration::from_secs(1));
+    sleep(engine.options().poll_interval).await;
+    assert_eq!(ended(), 2, "after work was found, looks are an interval apart");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_start_among_a_hundred_waiting_polls_costs_a_few_looks() {
     let (engine, clock) = engine(rarely());
     let polls: Vec<_> = (0..100)
