@@ -78,6 +78,12 @@ pub trait Fixture: fmt::Debug + Send + Sync + 'static {
     /// What the reports call the backend, with its variant if it has any: `postgres, 7 partitions`.
     fn name(&self) -> String;
 
+    /// Why no case applies here and now, such as a server that is not there: then each is reported as not applicable,
+    /// with this reason, and never as passed. Nothing by default.
+    fn not_applicable(&self) -> Option<String> {
+        None
+    }
+
     /// What the backend can do.
     fn capabilities(&self) -> Vec<Capability>;
 

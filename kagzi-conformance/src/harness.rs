@@ -50,10 +50,10 @@ fn play(
     runtime: &Arc<Runtime>,
 ) -> ExitCode {
     let ended = Ended::default();
-    let capabilities = fixture.capabilities();
+    let (capabilities, absent) = (fixture.capabilities(), fixture.not_applicable());
     let mut trials = Vec::new();
     for case in all_cases() {
-        let reason = case.not_applicable(&capabilities);
+        let reason = absent.clone().or_else(|| case.not_applicable(&capabilities));
         let trial = trial(&case, settings, Arc::clone(&fixture), Arc::clone(runtime), Arc::clone(&ended))
             .with_ignored_flag(reason.is_some())
             .with_kind(reason.clone().unwrap_or_default());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use kagzi_core::decide::ClaimRoom;
 use kagzi_core::{
     Attempt, AttemptScope, Claim, ClaimedRun, GrantedLease, Lease, ListAttempts, Page, PageRequest, Payload,
@@ -13,10 +14,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::Inner;
-use crate::error::{Fault, MAX_TRIES, damaged};
-use crate::rows::{attempt_from_row, micros, run_columns, run_from_row};
+use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, damaged};
+use crate::rows::{attempt_from_row, micros, run_from_row, taken_columns};
 use crate::runs::input_from_row;
-use crate::statement::{Query, Tx, query};
+use crate::statement::{Query, query};
 
 /// A claim puts at most this many overdue runs in order before it takes any, or as many as it wants if
 /// that is more. The reaper does the rest, so that a claim stays quick when a great many sleepers wake.
@@ -28,6 +29,19 @@ const MAX_LOOKS: u32 = 3;
 
 /// How long it waits before it looks again, at first.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// How many partitions one claim takes from at the same time: each takes a connection meanwhile.
+const TAKES_SIDE_BY_SIDE: usize = 4;
+
+/// What there is in one partition.
+enum Seen {
+    /// Runs that the same claim took before.
+    Again,
+    /// Something is overdue.
+    Overdue,
+    /// These can be taken; perhaps none.
+    Ready(Vec<Due>),
+}
 
 /// What one look for runs came to.
 enum Found {
@@ -166,117 +180,171 @@ impl Inner {
         found(look.partition, &self.write_all(self.claim_query(request, look)).await?)
     }
 
-    /// Looks into every partition and takes from each what is its share, all in one transaction: the
-    /// lock of the operation, which the first look takes, keeps the same claim from taking twice.
+    /// Looks into every partition, side by side, and takes from each what is its share. Each take is a transaction in
+    /// its own partition, so none reaches over two nodes; a lock of the operation keeps the same claim from taking twice.
     async fn look_in_all_partitions(&self, request: &Claim, sweep: Sweep) -> Result<Found, Fault> {
-        let mut tx = self.pool.begin().await?;
-        let (mut repeated, mut overdue) = (Taken::default(), Vec::new());
-        for partition in self.all_partitions() {
-            let look = Look { partition, limit: 0, room_bytes: 0, repeat: true, sweep };
-            match self.look_in(&mut tx, request, look).await? {
-                Found::Taken(taken) => repeated.add(taken),
-                Found::Overdue(here) => overdue.extend(here),
-                Found::Held => {}
-            }
+        let _place = self.claims.turn().await?;
+        let mut lock = self.pool.begin().await?;
+        // The functions, which run on other connections meanwhile, have a lock of their own for each partition.
+        query("SELECT pg_advisory_xact_lock(hashtextextended($1, -1))")
+            .bind(request.operation.as_uuid().to_string())
+            .execute(&mut lock)
+            .await?;
+        let found = self.look_and_take(request, sweep).await;
+        if let Err(error) = lock.rollback().await {
+            // It ends with its connection, and what was found is true all the same.
+            tracing::debug!(%error, "the lock of a claim was lost");
         }
-        if !repeated.runs.is_empty() || !overdue.is_empty() {
-            tx.rollback().await?;
-            let again = !repeated.runs.is_empty();
-            return Ok(if again { Found::Taken(repeated) } else { Found::Overdue(overdue) });
-        }
-        let due = self.first_due(&mut tx, request).await?;
-        let taken = self.take_shares(&mut tx, request, &due).await?;
-        if taken.runs.is_empty() {
-            tx.rollback().await?;
-            return Ok(if due.is_empty() { Found::Taken(taken) } else { Found::Held });
-        }
-        tx.commit().await.map_err(Fault::Committing)?;
-        Ok(Found::Taken(taken))
+        found
     }
 
-    /// The first runs in the order of claims over all partitions.
-    async fn first_due(&self, tx: &mut Tx<'_>, request: &Claim) -> Result<Vec<Due>, Fault> {
-        let mut first: Vec<Due> = Vec::new();
-        for partition in self.all_partitions() {
-            let rows = query(
-                "SELECT claim_rank, run_id, COALESCE(input_bytes, 0) AS input_bytes
-                 FROM kagzi_peek($1, $2, $3, $4, $5, $6)",
-            )
-            .bind(partition)
-            .bind(self.clock_now())
-            .bind(request.namespace.as_str())
-            .bind(queues(request))
-            .bind(types(request))
-            .bind(i32::try_from(request.limit).unwrap_or(i32::MAX))
-            .fetch_all(tx)
-            .await?;
-            for row in &rows {
-                first.push(Due {
+    async fn look_and_take(&self, request: &Claim, sweep: Sweep) -> Result<Found, Fault> {
+        let seen = self.ask_present(|partition| self.see(partition, request, sweep)).await?;
+        let those = |wanted: fn(&Seen) -> bool| -> Vec<i16> {
+            seen.given.iter().filter(|(_, seen)| wanted(seen)).map(|(partition, _)| *partition).collect()
+        };
+        let again = those(|seen| matches!(seen, Seen::Again));
+        if !again.is_empty() {
+            return self.repeat(request, &again, seen.some_absent).await;
+        }
+        let overdue = those(|seen| matches!(seen, Seen::Overdue));
+        if !overdue.is_empty() {
+            return Ok(Found::Overdue(overdue));
+        }
+        let mut due: Vec<Due> = Vec::new();
+        for (_, seen) in seen.given {
+            if let Seen::Ready(ready) = seen {
+                due.extend(ready);
+            }
+        }
+        due.sort_unstable();
+        due.truncate(request.limit as usize);
+        let taken = self.take_shares(request, &due).await?;
+        let held = taken.runs.is_empty() && !due.is_empty();
+        Ok(if held { Found::Held } else { Found::Taken(taken) })
+    }
+
+    async fn see(&self, partition: i16, request: &Claim, sweep: Sweep) -> Result<Seen, Fault> {
+        let look = query(
+            "SELECT told, claim_rank, run_id, COALESCE(input_bytes, 0) AS input_bytes
+             FROM kagzi_look($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(partition)
+        .bind(self.clock_now())
+        .bind(request.namespace.as_str())
+        .bind(queues(request))
+        .bind(types(request))
+        .bind(request.worker_id.as_str())
+        .bind(i32::try_from(request.limit).unwrap_or(i32::MAX))
+        .bind(request.operation.as_uuid())
+        .bind(sweep == Sweep::First);
+        let mut ready = Vec::new();
+        for row in &self.fetch_all(look).await? {
+            match row.try_get("told")? {
+                "READY" => ready.push(Due {
                     claim_rank: row.try_get("claim_rank")?,
                     run_id: row.try_get("run_id")?,
                     partition,
                     input_bytes: usize::try_from(row.try_get::<i32, _>("input_bytes")?).unwrap_or(0),
-                });
+                }),
+                "AGAIN" => return Ok(Seen::Again),
+                "OVERDUE" => return Ok(Seen::Overdue),
+                other => return Err(damaged(format!("kagzi_look told {other:?}")).into()),
             }
         }
-        first.sort_unstable();
-        first.truncate(request.limit as usize);
-        Ok(first)
+        Ok(Seen::Ready(ready))
     }
 
-    async fn take_shares(&self, tx: &mut Tx<'_>, request: &Claim, due: &[Due]) -> Result<Taken, Fault> {
+    /// What the same claim took before, in these partitions.
+    async fn repeat(&self, request: &Claim, again: &[i16], some_absent: bool) -> Result<Found, Fault> {
+        if some_absent {
+            return Err(StoreError::Unavailable {
+                reason: "a node of the cluster is away, and perhaps a part of what this claim took before"
+                    .to_owned(),
+                retry_after: RETRY_AFTER,
+            }
+            .into());
+        }
+        let mut repeated = Taken::default();
+        for &partition in again {
+            let look = Look { partition, limit: 0, room_bytes: 0, repeat: true, sweep: Sweep::Done };
+            repeated.add(self.take_in(request, look).await?);
+        }
+        Ok(Found::Taken(repeated))
+    }
+
+    async fn take_shares(&self, request: &Claim, due: &[Due]) -> Result<Taken, Fault> {
         let mut room = ClaimRoom::new(&self.rules);
-        let mut shares: BTreeMap<i16, u32> = BTreeMap::new();
+        // How many runs of each partition are among the first, and the bytes of their inputs.
+        let mut shares: BTreeMap<i16, (u32, usize)> = BTreeMap::new();
         let fitting = due.iter().take_while(|run| room.takes(run.input_bytes)).inspect(|run| {
-            *shares.entry(run.partition).or_default() += 1;
+            let (count, bytes) = shares.entry(run.partition).or_default();
+            *count += 1;
+            *bytes += run.input_bytes;
         });
         let mut taken = Taken { left: fitting.count() < due.len(), ..Taken::default() };
-        for (partition, share) in shares {
-            taken.add(self.take_in(tx, request, partition, share, &taken).await?);
+        let looks = shares.into_iter().map(|(partition, (limit, room_bytes))| {
+            self.take_in(request, Look { partition, limit, room_bytes, repeat: false, sweep: Sweep::Done })
+        });
+        let mut answers = futures::stream::iter(looks.collect::<Vec<_>>()).buffered(TAKES_SIDE_BY_SIDE);
+        let mut failed = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(more) => taken.add(more),
+                // Whether those were taken is open: the same claim sent again finds out, unless the node is away. Then they
+                // come back when their lease expires, and what was taken elsewhere need not wait for that.
+                Err(fault @ Fault::Committing(_)) if !fault.is_node_away() => return Err(fault),
+                Err(fault) => failed = failed.or(Some(fault)),
+            }
+        }
+        drop(answers);
+        match failed {
+            Some(fault) if taken.runs.is_empty() => return Err(fault),
+            Some(fault) => tracing::warn!(%fault, "a claim took nothing in one of its partitions"),
+            None => {}
         }
         if taken.runs.is_empty() && !due.is_empty() {
             // Others hold all that was in front. Behind it there may be something still; what order there
             // is between the partitions then hangs on who holds what.
-            for partition in self.all_partitions() {
-                let count = u32::try_from(taken.runs.len()).unwrap_or(u32::MAX);
-                match request.limit.saturating_sub(count) {
-                    0 => break,
-                    rest => taken.add(self.take_in(tx, request, partition, rest, &taken).await?),
-                }
-            }
+            self.take_behind(request, &mut taken).await?;
         }
         Ok(taken)
     }
 
-    /// Takes up to `limit` runs from one partition, beside those taken from others.
-    async fn take_in(
-        &self,
-        tx: &mut Tx<'_>,
-        request: &Claim,
-        partition: i16,
-        limit: u32,
-        before: &Taken,
-    ) -> Result<Taken, Fault> {
-        let room_bytes = self.rules.max_claim_bytes.saturating_sub(before.input_bytes());
-        let look = Look { partition, limit, room_bytes, repeat: false, sweep: Sweep::Done };
-        match self.look_in(tx, request, look).await? {
+    async fn take_behind(&self, request: &Claim, taken: &mut Taken) -> Result<(), Fault> {
+        for partition in self.all_partitions() {
+            let count = u32::try_from(taken.runs.len()).unwrap_or(u32::MAX);
+            let limit = request.limit.saturating_sub(count);
+            if limit == 0 {
+                break;
+            }
+            let room_bytes = self.rules.max_claim_bytes.saturating_sub(taken.input_bytes());
+            let look = Look { partition, limit, room_bytes, repeat: false, sweep: Sweep::Done };
+            match self.take_in(request, look).await {
+                Ok(more) => taken.add(more),
+                Err(fault) if fault.is_node_away() => {}
+                Err(fault) if taken.runs.is_empty() => return Err(fault),
+                Err(fault @ Fault::Committing(_)) => return Err(fault),
+                Err(fault) => tracing::warn!(%fault, "a claim took nothing in one of its partitions"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up to its limit of runs from one partition.
+    async fn take_in(&self, request: &Claim, look: Look) -> Result<Taken, Fault> {
+        match found(look.partition, &self.write_all(self.claim_query(request, look)).await?)? {
             Found::Taken(taken) => Ok(taken),
             Found::Held => Ok(Taken::default()),
             Found::Overdue(_) => Err(damaged("a claim asked for two sweeps").into()),
         }
     }
 
-    async fn look_in(&self, tx: &mut Tx<'_>, request: &Claim, look: Look) -> Result<Found, Fault> {
-        found(look.partition, &self.claim_query(request, look).fetch_all(tx).await?)
-    }
-
     fn claim_query(&self, request: &Claim, look: Look) -> Query {
         const SQL: &str = concat!(
             "SELECT told, ",
-            run_columns!(),
-            ", input_type, input FROM (
-                 SELECT c.told, (c.taken).*, c.input_type, c.input
-                 FROM kagzi_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) c) found"
+            taken_columns!(),
+            ", input_type, input FROM kagzi_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
         );
         query(SQL)
             .bind(look.partition)

@@ -55,6 +55,11 @@ impl Fault {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("55P03"))
     }
 
+    /// Whether a node behind the server is gone, so that its partitions are, and no others.
+    pub(crate) fn is_node_away(&self) -> bool {
+        matches!(self, Self::Before(error) | Self::Committing(error) if is_node_away(error))
+    }
+
     /// Whether the same again, at once, will probably do: the database undid the transaction for the
     /// sake of another (a deadlock, a conflict of serializable transactions) or because we were frozen
     /// in it, or it went over a connection that had died, which the pool replaces.
@@ -63,7 +68,9 @@ impl Fault {
         match self {
             Self::Refused(_) => false,
             // Where one link went silent the others probably did, and each costs a long wait.
-            Self::Before(error) => undone(error) || is_connection_lost(error) && !is_silence(error),
+            Self::Before(error) => {
+                undone(error) || is_connection_lost(error) && !is_silence(error) && !is_node_away(error)
+            }
             Self::Committing(error) => undone(error),
         }
     }
@@ -122,6 +129,11 @@ pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
         && no_server(error).is_none()
 }
 
+/// Whether a server that spreads its tables over nodes (Citus) could not reach one of them. The server itself is well.
+pub(crate) fn is_node_away(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code.starts_with("08")) && said(error).contains("remote node")
+}
+
 /// Whether an answer did not come in time, on a link that may be dead.
 fn is_silence(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
@@ -153,6 +165,11 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
         error if said(error).contains("unsupported startup parameter") => {
             format!("{}; {POOLER_REMEDY}", said(error))
         }
+        error if is_node_away(error) => format!(
+            "a node of the cluster cannot be reached, and with it its partitions: {}; start it again, or see `SELECT * \
+             FROM citus_check_cluster_node_health()` on the coordinator",
+            said(error)
+        ),
         error if is_away(error) => format!(
             "Postgres cannot be reached: {}; check that it runs and that the host, port and network of the \
              URL are right",

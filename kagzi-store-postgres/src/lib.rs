@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+mod citus;
 mod claim;
 mod commit;
 mod error;
@@ -23,12 +24,14 @@ mod listing;
 mod locked;
 mod notify;
 mod options;
+mod partitions;
 mod pool;
 mod pools;
 mod queues;
 mod reads;
 mod reap;
 mod remove;
+mod repartition;
 mod route;
 mod rows;
 mod runs;
@@ -42,6 +45,7 @@ mod turns;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::decide::{AttemptWrite, Effects};
@@ -57,10 +61,12 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _};
 
 pub use options::{Listen, Pooler, PostgresOptions};
+pub use repartition::{Moved, MovedTable};
 
 use crate::commit::{Bounds, Gatherer};
 use crate::error::Fault;
 use crate::notify::Notifier;
+use crate::partitions::Absent;
 use crate::pools::Pools;
 use crate::reads::{ReadRun, Reader};
 use crate::route::Route;
@@ -70,7 +76,7 @@ use crate::schema::Prepared;
 use crate::statement::{Begin, PIN_DURABILITY, Patience, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
 use crate::told::TimeTold;
-use crate::turns::{OneByOne, Sweeps};
+use crate::turns::{Claims, OneByOne, Sweeps};
 
 /// A store on Postgres.
 ///
@@ -87,7 +93,9 @@ pub struct PostgresStore {
 struct Inner {
     pool: Sessions,
     one_by_one: OneByOne,
+    claims: Claims,
     sweeps: Sweeps,
+    absent: Absent,
     partitions: u16,
     rules: Rules,
     clock: Option<Arc<dyn Clock>>,
@@ -115,6 +123,7 @@ impl PostgresStore {
             .map_err(|fault| fault.on_opening("preparing the schema"))?
             .partitions;
         let (hub, counters) = (WakeHub::new(), Arc::new(StoreCounters::default()));
+        hub.let_rest(rest_between_looks(partitions));
         let patience = Patience::beyond(options.statement_timeout);
         let notifier = match (options.listen, options.pooler) {
             (Listen::On, Pooler::None) => Some(
@@ -122,9 +131,14 @@ impl PostgresStore {
             ),
             (Listen::Off, _) | (_, Pooler::Transaction) => None,
         };
+        let (lanes, max_batch, max_queued) =
+            (lanes(&options, partitions), options.max_batch, options.max_queued);
+        let bounds = Bounds { lanes, max_batch, max_queued };
         let inner = Arc::new(Inner {
             one_by_one: OneByOne::new(&options),
+            claims: Claims::new(&options),
             sweeps: Sweeps::default(),
+            absent: Absent::default(),
             pool: Sessions::new(pools(&options, route), begin, patience),
             partitions,
             rules: options.rules,
@@ -134,8 +148,6 @@ impl PostgresStore {
             counters: Arc::clone(&counters),
             notifier,
         });
-        let bounds =
-            Bounds { lanes: options.lanes, max_batch: options.max_batch, max_queued: options.max_queued };
         Ok(Self {
             steps: Gatherer::new(partitions, bounds, StepCommitter(Arc::clone(&inner)), &counters),
             starts: Gatherer::new(partitions, bounds, StartCommitter(Arc::clone(&inner)), &counters),
@@ -155,7 +167,7 @@ impl PostgresStore {
         let look = async {
             let mut connection = Route::new(servers).connect().await?;
             server::check(&options, &mut connection, &begin).await?;
-            let migration = schema::plan(&mut connection, &begin).await?;
+            let migration = schema::plan(&options, &mut connection, &begin).await?;
             connection.close().await?;
             Ok::<_, Fault>(migration)
         };
@@ -188,6 +200,24 @@ async fn prepare(options: &PostgresOptions, route: &Route, begin: &Begin) -> Res
     let prepared = schema::prepare(options, &mut connection, begin).await?;
     connection.close().await?;
     Ok(prepared)
+}
+
+/// A look for work or for what is due asks each partition once. While looks find nothing and no hint comes they may drift
+/// apart, so that those who wait for the same ask about four times a second together, however many partitions there are;
+/// but who missed a hint never waits longer than half a minute.
+fn rest_between_looks(partitions: u16) -> Duration {
+    const ASKED_A_SECOND: u32 = 4;
+    const LONGEST: Duration = Duration::from_secs(30);
+    if partitions <= 1 {
+        return Duration::ZERO;
+    }
+    (Duration::from_secs(1) * u32::from(partitions) / ASKED_A_SECOND).min(LONGEST)
+}
+
+/// A batch goes to one partition. Over several, more are in flight, since each may wait for a flush of its own.
+fn lanes(options: &PostgresOptions, partitions: u16) -> usize {
+    let spread = usize::from(partitions).min(options.max_connections as usize / 4);
+    if partitions <= 1 { options.lanes } else { options.lanes.max(spread) }
 }
 
 fn pools(options: &PostgresOptions, route: Arc<Route>) -> Pools {

@@ -1,8 +1,10 @@
 //! Listings and counts.
 
+use std::collections::{BinaryHeap, VecDeque};
+
 use kagzi_core::{
     Attempt, AttemptScope, Cursor, ListAttempts, ListRuns, Namespace, Page, QueueDepth, QueueName, Run,
-    RunFilter, RunState, StoreError, Timestamp,
+    RunFilter, RunId, RunState, StoreError, Timestamp,
 };
 use sqlx::Row as _;
 
@@ -53,23 +55,75 @@ fn page<T>(mut items: Vec<T>, limit: u32, cursor_after: impl Fn(&T) -> Cursor) -
     Page { items, next }
 }
 
+/// A run's place in a listing, the youngest last.
+type Place = (Timestamp, RunId);
+
+/// What was read of one partition for a listing and is not used up.
+struct Source {
+    partition: i16,
+    runs: VecDeque<Run>,
+    /// Whether there may be more behind them.
+    has_more: bool,
+}
+
+impl Source {
+    fn new((partition, runs): (i16, Vec<Run>), piece: usize) -> Self {
+        Self { partition, has_more: runs.len() >= piece, runs: runs.into() }
+    }
+
+    /// The place of its first run.
+    fn head((at, source): (usize, &Self)) -> Option<(Place, usize)> {
+        source.runs.front().map(|run| ((run.created_at, run.run_id), at))
+    }
+}
+
+/// How many runs of one partition are read at a time for `wanted` of all: twice its share, and some.
+fn piece_of(wanted: usize, partitions: u16) -> usize {
+    if partitions <= 1 {
+        return wanted;
+    }
+    (2 * wanted / usize::from(partitions) + 8).min(wanted)
+}
+
 impl Inner {
     pub(crate) async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         let place = request.place()?;
-        let mut runs = Vec::new();
-        for partition in self.all_partitions() {
-            let read = self.list_runs_in(partition, request, place).await;
-            runs.extend(read.map_err(|fault| fault.into_store_error("listing runs"))?);
-        }
-        runs.sort_by_key(|run| std::cmp::Reverse((run.created_at, run.run_id)));
+        let merged = self.merge_runs(request, place).await;
+        let runs = merged.map_err(|fault| fault.into_store_error("listing runs"))?;
         Ok(page(runs, request.page.limit, |last| request.cursor_after(last)))
+    }
+
+    /// The first runs of a listing over all partitions, one more than a page holds. A small piece is read of each, and
+    /// further ones of those whose piece is used up, so that what is read hangs on the page and hardly on how many
+    /// partitions there are.
+    async fn merge_runs(&self, request: &ListRuns, place: Option<Place>) -> Result<Vec<Run>, Fault> {
+        let wanted = request.page.limit as usize + 1;
+        let piece = piece_of(wanted, self.partitions);
+        let read = self.ask_each(|partition| self.list_runs_in(partition, request, place, piece)).await?;
+        let mut sources: Vec<Source> = read.into_iter().map(|read| Source::new(read, piece)).collect();
+        let mut heads: BinaryHeap<(Place, usize)> =
+            sources.iter().enumerate().filter_map(Source::head).collect();
+        let mut runs = Vec::with_capacity(wanted);
+        while runs.len() < wanted {
+            let Some((after, at)) = heads.pop() else { break };
+            let Some(source) = sources.get_mut(at) else { break };
+            runs.extend(source.runs.pop_front());
+            if source.runs.is_empty() && source.has_more {
+                let partition = source.partition;
+                let more = self.list_runs_in(partition, request, Some(after), piece).await?;
+                *source = Source::new((partition, more), piece);
+            }
+            heads.extend(Source::head((at, &*source)));
+        }
+        Ok(runs)
     }
 
     async fn list_runs_in(
         &self,
         partition: i16,
         request: &ListRuns,
-        place: Option<(Timestamp, kagzi_core::RunId)>,
+        place: Option<Place>,
+        limit: usize,
     ) -> Result<Vec<Run>, Fault> {
         const SQL: &str = concat!(
             "SELECT ",
@@ -82,7 +136,7 @@ impl Inner {
         let query = bind_filter(query(SQL), partition, &request.namespace, &request.filter)?
             .bind(place.map(|(at, _)| Moment(at)))
             .bind(place.map(|(_, run_id)| run_id.as_uuid()))
-            .bind(i64::from(request.page.limit) + 1);
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
         self.fetch_all(query).await?.iter().map(run_from_row).collect()
     }
 
@@ -92,17 +146,14 @@ impl Inner {
         filter: &RunFilter,
     ) -> Result<u64, StoreError> {
         const SQL: &str = concat!("SELECT count(*) AS runs FROM runs WHERE ", run_filter!());
-        let work = async {
-            let mut total = 0_u64;
-            for partition in self.all_partitions() {
-                let query = bind_filter(query(SQL), partition, namespace, filter)?;
-                for row in self.fetch_all(query).await? {
-                    total += row.try_get::<i64, _>("runs")?.unsigned_abs();
-                }
-            }
-            Ok::<_, Fault>(total)
+        let count = |partition: i16| async move {
+            let query = bind_filter(query(SQL), partition, namespace, filter)?;
+            let rows = self.fetch_all(query).await?;
+            let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+            Ok::<_, Fault>(row.try_get::<i64, _>("runs")?.unsigned_abs())
         };
-        work.await.map_err(|fault| fault.into_store_error("counting runs"))
+        let counts = self.ask_each(count).await.map_err(|fault| fault.into_store_error("counting runs"))?;
+        Ok(counts.into_iter().map(|(_, count)| count).sum())
     }
 
     pub(crate) async fn list_attempts(&self, request: &ListAttempts) -> Result<Page<Attempt>, StoreError> {
@@ -168,9 +219,9 @@ impl Inner {
     async fn read_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, Fault> {
         const SQL: &str = "SELECT queue, state, runs, oldest_due_at FROM kagzi_queue_depths($1, $2)";
         let mut depths = std::collections::BTreeMap::new();
-        for partition in self.all_partitions() {
-            let query = query(SQL).bind(partition).bind(namespace.as_str());
-            for row in self.fetch_all(query).await? {
+        let read = |partition: i16| self.fetch_all(query(SQL).bind(partition).bind(namespace.as_str()));
+        for (_, rows) in self.ask_each(read).await? {
+            for row in rows {
                 let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;
                 let runs = row.try_get::<i64, _>("runs")?.unsigned_abs();
                 let Moment(oldest) = row.try_get("oldest_due_at")?;

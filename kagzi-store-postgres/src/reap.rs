@@ -101,17 +101,9 @@ impl Inner {
     /// The `limit` moments that have come longest ago, counted by partition and kind: what
     /// [`decide::shares_of_a_reap`] says, over partitions.
     async fn shares_due(&self, limit: u32) -> Result<BTreeMap<i16, Share>, Fault> {
-        let mut moments: Vec<(i64, bool, i16)> = Vec::new();
-        for partition in self.all_partitions() {
-            let query = query("SELECT attention_at, is_attempt FROM kagzi_moments_due($1, $2, $3)")
-                .bind(partition)
-                .bind(self.clock_now())
-                .bind(i64::from(limit));
-            for row in self.fetch_all(query).await? {
-                let Moment(at) = row.try_get("attention_at")?;
-                moments.push((at.as_micros(), row.try_get("is_attempt")?, partition));
-            }
-        }
+        let answers = self.ask_present(|partition| self.moments_due(partition, limit)).await?;
+        let mut moments: Vec<(i64, bool, i16)> =
+            answers.given.into_iter().flat_map(|(_, moments)| moments).collect();
         moments.sort_unstable();
         let mut shares: BTreeMap<i16, Share> = BTreeMap::new();
         for (_, is_attempt, partition) in moments.into_iter().take(limit as usize) {
@@ -119,6 +111,21 @@ impl Inner {
             if is_attempt { share.attempts += 1 } else { share.runs += 1 }
         }
         Ok(shares)
+    }
+
+    /// The `limit` of one partition, with whether each is of an attempt.
+    async fn moments_due(&self, partition: i16, limit: u32) -> Result<Vec<(i64, bool, i16)>, Fault> {
+        let query = query("SELECT attention_at, is_attempt FROM kagzi_moments_due($1, $2, $3)")
+            .bind(partition)
+            .bind(self.clock_now())
+            .bind(i64::from(limit));
+        let rows = self.fetch_all(query).await?;
+        rows.iter()
+            .map(|row| {
+                let Moment(at) = row.try_get("attention_at")?;
+                Ok((at.as_micros(), row.try_get("is_attempt")?, partition))
+            })
+            .collect()
     }
 
     /// Repairs up to `limit` overdue runs of one partition, in pieces, each whole or not at all.
@@ -287,33 +294,32 @@ impl Inner {
     }
 
     async fn read_next_due(&self) -> Result<NextDue, Fault> {
-        let mut due_at: Option<Timestamp> = None;
-        for partition in self.all_partitions() {
-            let query = query(
-                "SELECT LEAST(
-                     (SELECT attention_at FROM runs WHERE attention_at IS NOT NULL AND partition = $1
-                      ORDER BY attention_at LIMIT 1),
-                     (SELECT attention_at FROM steps WHERE attention_at IS NOT NULL AND partition = $1
-                      ORDER BY attention_at LIMIT 1)) AS due_at",
-            )
-            .bind(partition);
-            for row in self.fetch_all(query).await? {
-                if let Some(Moment(at)) = row.try_get("due_at")? {
-                    due_at = Some(due_at.map_or(at, |earlier| earlier.min(at)));
-                }
-            }
-        }
+        let answers = self.ask_present(|partition| self.next_due_in(partition)).await?;
+        let due_at = answers.given.into_iter().filter_map(|(_, due_at)| due_at).min();
         let now = self.now().await?;
         Ok(NextDue { now, due_at })
+    }
+
+    async fn next_due_in(&self, partition: i16) -> Result<Option<Timestamp>, Fault> {
+        let query = query(
+            "SELECT LEAST(
+                 (SELECT attention_at FROM runs WHERE attention_at IS NOT NULL AND partition = $1
+                  ORDER BY attention_at LIMIT 1),
+                 (SELECT attention_at FROM steps WHERE attention_at IS NOT NULL AND partition = $1
+                  ORDER BY attention_at LIMIT 1)) AS due_at",
+        )
+        .bind(partition);
+        let rows = self.fetch_all(query).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(row.try_get::<Option<Moment>, _>("due_at")?.map(|Moment(at)| at))
     }
 
     pub(crate) async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         request.validate()?;
         let work = async {
-            let mut candidates = Vec::new();
-            for partition in self.all_partitions() {
-                candidates.extend(self.finished(partition, request).await?);
-            }
+            let answers = self.ask_present(|partition| self.finished(partition, request)).await?;
+            let mut candidates: Vec<_> =
+                answers.given.into_iter().flat_map(|(_, finished)| finished).collect();
             candidates.sort_unstable();
             let mut by_partition: BTreeMap<i16, Vec<Uuid>> = BTreeMap::new();
             for (_, id, partition) in candidates.into_iter().take(request.limit as usize) {

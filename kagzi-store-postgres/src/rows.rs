@@ -24,6 +24,20 @@ macro_rules! run_columns {
     };
 }
 
+/// The same of the runs that `kagzi_claim` took, each of which is one value in a row. They are told apart in the
+/// statement itself: a query around it would keep Citus from sending the call to its node.
+macro_rules! taken_columns {
+    () => {
+        "(taken).run_id, (taken).namespace, (taken).queue, (taken).workflow_type, \
+         (taken).state::text AS state, (taken).priority, (taken).due_at, (taken).deadline_at, \
+         (taken).run_timeout_micros, (taken).fencing_token, (taken).worker_id, (taken).lease_expires_at, \
+         (taken).claim_operation, (taken).claims, (taken).lost_leases, (taken).failures, (taken).budget_token, \
+         (taken).retry, (taken).idempotency_key, (taken).labels::text AS labels, (taken).trace_context, \
+         (taken).failure, (taken).dead_letter::text AS dead_letter, (taken).finish_operation, \
+         (taken).created_at, (taken).updated_at, (taken).finished_at"
+    };
+}
+
 /// The columns of [`attempt_from_row`], of the table `steps` or of a query that stands for it.
 macro_rules! attempt_columns {
     () => {
@@ -33,7 +47,7 @@ macro_rules! attempt_columns {
     };
 }
 
-pub(crate) use {attempt_columns, run_columns};
+pub(crate) use {attempt_columns, run_columns, taken_columns};
 
 /// A moment as `timestamptz`: both count microseconds, from different beginnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,13 @@
 use kagzi_core::{MIGRATE_FIRST, Migration, SchemaPolicy, StoreError};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
+use crate::citus;
 use crate::error::Fault;
 use crate::options::PostgresOptions;
 use crate::statement::{Begin, Tx, query};
 
 /// Applied in order, each once. A migration that was released is never changed.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 3] = [
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "0001_tables", include_str!("../migrations/0001_tables.sql")),
     (
         2,
@@ -19,10 +20,16 @@ pub(crate) const MIGRATIONS: [(i64, &str, &str); 3] = [
         ),
     ),
     (3, "0003_queues", include_str!("../migrations/0003_queues.sql")),
+    (4, "0004_look", include_str!("../migrations/0004_look.sql")),
 ];
 
 /// The newest version that this program knows.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
+
+/// What is added to the version of a schema whose rows were moved to another one, and of one that a move fills: no
+/// program knows such a version, so none opens it.
+pub(crate) const MOVED: i64 = 1_000_000;
+pub(crate) const FILLING: i64 = 2_000_000;
 
 /// What the advisory lock of migrations is called: "kagzi" in ASCII.
 const MIGRATION_LOCK: i64 = 0x006b_6167_7a69;
@@ -38,9 +45,16 @@ const CREATE_SETTINGS: &str = "
 
 /// What a schema was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Settings {
-    version: i64,
-    partitions: u16,
+pub(crate) struct Settings {
+    pub(crate) version: i64,
+    pub(crate) partitions: u16,
+}
+
+impl Settings {
+    /// Those of a schema that is not there yet.
+    fn wanted(options: &PostgresOptions) -> Self {
+        Self { version: 0, partitions: options.partitions.unwrap_or(1) }
+    }
 }
 
 /// What opening a store did, or would do, to the schema.
@@ -50,14 +64,25 @@ pub(crate) struct Prepared {
 }
 
 /// What [`prepare`] would do, without doing it.
-pub(crate) async fn plan(connection: &mut PgConnection, begin: &Begin) -> Result<Migration, Fault> {
+pub(crate) async fn plan(
+    options: &PostgresOptions,
+    connection: &mut PgConnection,
+    begin: &Begin,
+) -> Result<Migration, Fault> {
     let mut tx = begin.on(connection).await?;
-    let version = look(&mut tx).await?.map_or(0, |settings| settings.version);
-    if version == 0 {
+    let found = look(&mut tx).await?.unwrap_or_else(|| Settings::wanted(options));
+    if found.version > VERSION {
+        return Err(too_new(found.version).into());
+    }
+    if found.version == 0 {
         check_vacant(&mut tx).await?;
     }
+    let mut migration = migration_from(found.version);
+    if citus::is_undone(&mut tx, found.partitions).await? {
+        migration.steps.push(citus::STEP);
+    }
     tx.rollback().await?;
-    if version > VERSION { Err(too_new(version).into()) } else { Ok(migration_from(version)) }
+    Ok(migration)
 }
 
 fn migration_from(version: i64) -> Migration {
@@ -74,6 +99,7 @@ pub(crate) async fn prepare(
 ) -> Result<Prepared, Fault> {
     let mut tx = begin.on(connection).await?;
     let found = look(&mut tx).await?;
+    citus::check(&mut tx, found.unwrap_or_else(|| Settings::wanted(options)).partitions).await?;
     tx.rollback().await?;
     let (from, settings) = match found {
         // The usual start: nothing to do, so nobody is locked out.
@@ -88,7 +114,13 @@ pub(crate) async fn prepare(
         _ => migrate(begin.on(connection).await?, options).await?,
     };
     check_partitions(options, settings)?;
-    Ok(Prepared { partitions: settings.partitions, migration: migration_from(from) })
+    let (partitions, mut migration) = (settings.partitions, migration_from(from));
+    if options.schema_policy == SchemaPolicy::Require {
+        citus::require(connection, begin, partitions).await?;
+    } else if citus::distribute(connection, begin, partitions).await? {
+        migration.steps.push(citus::STEP);
+    }
+    Ok(Prepared { partitions, migration })
 }
 
 fn check_partitions(options: &PostgresOptions, settings: Settings) -> Result<(), StoreError> {
@@ -105,15 +137,18 @@ fn check_partitions(options: &PostgresOptions, settings: Settings) -> Result<(),
     }
 }
 
-fn too_new(found: i64) -> StoreError {
-    StoreError::SchemaMismatch {
-        found,
-        supported: VERSION,
-        remedy: "a newer kagzi has migrated this database; run that version or a later one",
-    }
+pub(crate) fn too_new(found: i64) -> StoreError {
+    let remedy = if found > FILLING {
+        "`kagzi migrate-partitions` fills this schema and has not ended; run it again, and it goes on"
+    } else if found > MOVED {
+        "`kagzi migrate-partitions` has moved all runs of this schema to another one; name that"
+    } else {
+        "a newer kagzi has migrated this database; run that version or a later one"
+    };
+    StoreError::SchemaMismatch { found, supported: VERSION, remedy }
 }
 
-async fn look(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
+pub(crate) async fn look(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
     let row = query("SELECT to_regclass('kagzi_schema') IS NOT NULL AS present").fetch_one(tx).await?;
     if row.try_get("present")? { read(tx).await } else { Ok(None) }
 }
@@ -127,19 +162,24 @@ async fn read(tx: &mut Tx<'_>) -> Result<Option<Settings>, Fault> {
     .transpose()
 }
 
+/// Waits until nobody else changes the schema, and keeps others from it until the transaction ends. Whoever waits
+/// here waits for another server's migration, which takes what it takes.
+pub(crate) async fn lock_migrations(tx: &mut Tx<'_>) -> Result<(), Fault> {
+    tx.run("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = warning").await?;
+    query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(tx).await?;
+    Ok(())
+}
+
 /// Answers the version before, and what the schema is like now.
 async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<(i64, Settings), Fault> {
-    // Whoever waits here waits for another server's migration, which takes what it takes.
-    tx.run("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = warning").await?;
-    query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut tx).await?;
+    lock_migrations(&mut tx).await?;
     if let Some(schema) = &options.schema {
         // An identifier that `PostgresOptions` has checked letter by letter.
         tx.run(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).await?;
     }
     tx.run(CREATE_SETTINGS).await?;
     // Somebody else may have been here while we waited for the lock.
-    let before =
-        read(&mut tx).await?.unwrap_or(Settings { version: 0, partitions: options.partitions.unwrap_or(1) });
+    let before = read(&mut tx).await?.unwrap_or_else(|| Settings::wanted(options));
     if before.version == VERSION {
         tx.rollback().await?;
         return Ok((VERSION, before));

@@ -22,9 +22,11 @@ use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr,
 use tokio::runtime::Handle;
 
 use crate::Inner;
-use crate::error::{Fault, is_connection_lost, is_read_only};
+use crate::error::{Fault, is_connection_lost, is_node_away, is_read_only};
 use crate::pool::Pooled;
 use crate::pools::Pools;
+
+mod copy;
 
 /// Statements that let no answer out before its commit is durable, whatever the server's default says:
 /// where `synchronous_commit` is off they turn it on. Any other value stands, so that an operator may ask
@@ -56,6 +58,8 @@ pub(crate) struct Query(sqlx::query::Query<'static, Postgres, PgArguments>);
 /// A statement, whose arguments follow by [`Query::bind`].
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub(crate) fn query(sql: &'static str) -> Query {
+    // Without values, and for nobody unless asked for by this name.
+    tracing::trace!(target: "kagzi::statements", sql);
     Query(sqlx::query(sql))
 }
 
@@ -201,7 +205,7 @@ impl Tx<'_> {
 }
 
 fn speaks_against_the_server(error: &sqlx::Error) -> bool {
-    is_read_only(error) || is_connection_lost(error)
+    is_read_only(error) || is_connection_lost(error) && !is_node_away(error)
 }
 
 impl Drop for Tx<'_> {

@@ -25,9 +25,31 @@ impl OneByOne {
     }
 
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        let place = tokio::time::timeout(self.patience, self.places.acquire()).await;
-        place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed.into())
+        wait(&self.places, self.patience).await
     }
+}
+
+/// Claims over several partitions: each holds a connection with its lock while it asks the partitions by others. Together
+/// they hold a quarter of the connections, so that there are always some to ask by.
+pub(crate) struct Claims {
+    places: Semaphore,
+    patience: Duration,
+}
+
+impl Claims {
+    pub(crate) fn new(options: &PostgresOptions) -> Self {
+        let quarter = (options.max_connections / 4).max(1);
+        Self { places: Semaphore::new(quarter as usize), patience: options.statement_timeout }
+    }
+
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        wait(&self.places, self.patience).await
+    }
+}
+
+async fn wait(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Fault> {
+    let place = tokio::time::timeout(patience, places.acquire()).await;
+    place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed.into())
 }
 
 /// How many slots namespaces and partitions share.

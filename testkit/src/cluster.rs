@@ -263,7 +263,7 @@ fn is_alive(pid: &str) -> bool {
 
 /// The directory with `initdb` and `postgres`: from PATH, else the newest under `/usr/lib/postgresql`,
 /// where Debian puts them.
-fn find_binaries() -> Result<PathBuf, TestkitError> {
+pub(crate) fn find_binaries() -> Result<PathBuf, TestkitError> {
     let complete =
         |directory: &Path| ["initdb", "postgres"].iter().all(|program| directory.join(program).is_file());
     let from_path = find_in_path("initdb")

@@ -27,11 +27,24 @@ pub(crate) enum Leftovers {
     GoWithTheServer,
 }
 
+/// A name that no other database has.
+pub(crate) fn fresh_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("kagzi_test_{}_{number}", Uuid::now_v7().simple())
+}
+
 impl TestDatabase {
     pub(crate) async fn create(server_url: &str, leftovers: Leftovers) -> Result<Self, TestkitError> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("kagzi_test_{}_{number}", Uuid::now_v7().simple());
+        Self::named(server_url, fresh_name(), leftovers).await
+    }
+
+    /// With a name of [`fresh_name`].
+    pub(crate) async fn named(
+        server_url: &str,
+        name: String,
+        leftovers: Leftovers,
+    ) -> Result<Self, TestkitError> {
         // The name is our own: letters, digits and underscores. `template0` has no other user that
         // could be in the way of copying it.
         let sql = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");

@@ -10,6 +10,7 @@
 //! Nothing outlives the process that asked: a small shell holds a pipe from it, and stops the server
 //! and removes its directory when that pipe closes, however the process ended.
 
+mod citus;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
@@ -23,6 +24,7 @@ mod server;
 mod standby;
 mod watchdog;
 
+pub use citus::{CITUS_URL_VARIABLE, CitusCluster, CitusDatabase, why_no_citus};
 pub use cluster::{ClusterOptions, PostgresCluster};
 pub use database::{TestDatabase, behind_proxy};
 pub use http::http_get;

@@ -258,6 +258,24 @@ const SPREAD: &[Entry] = &[
         ),
     ),
     (
+        "a claim over partitions that is sent again is a new one",
+        &["claim::the_same_claim_again", "claim::concurrent_repeats"],
+        Tampering::Function(
+            "kagzi_look",
+            &[Patch {
+                from: "IF FOUND THEN
+        RETURN QUERY SELECT 'AGAIN'",
+                to: "IF false THEN
+        RETURN QUERY SELECT 'AGAIN'",
+            }],
+        ),
+    ),
+    (
+        "a claim over partitions waits for the reaper",
+        &["claim::an_expired_lease", "claim::a_claim_wakes_a_due_sleeper", "lease::a_lease_is_held"],
+        Tampering::Function("kagzi_look", &[Patch { from: "IF p_sweep THEN", to: "IF false THEN" }]),
+    ),
+    (
         "a pause reaches the first partition alone",
         &[
             "pause::a_paused_queue_gives_nothing",
