@@ -43,9 +43,11 @@ pub use config::{
     ServerConfig, Settings,
 };
 pub use error::ServerError;
+pub use kagzi_store_postgres::{Moved, MovedTable};
 pub use kagzi_store_sqlite::{Copied, Existing, Restored};
 pub use open::{
-    BUILT_IN, back_up_store, migrate_store, open_store, plan_migration, restore_store, unknown_store,
+    BUILT_IN, back_up_store, migrate_store, move_to_partitions, open_store, plan_migration, restore_store,
+    unknown_store,
 };
 pub use reload::Reload;
 pub use server::{Server, ServerHandle, serve};

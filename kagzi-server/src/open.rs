@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kagzi_core::memory::MemoryStore;
 use kagzi_core::{Migration, SharedStore, StoreError, SystemClock};
-use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_store_postgres::{Moved, PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{Copied, Existing, Restored, SqliteOptions, SqliteStore};
 
 use crate::config::ServerConfig;
@@ -96,6 +96,22 @@ pub async fn restore_store(
             SqliteStore::restore(from, options, existing).await.map(Some).map_err(failed(config))
         }
         Opening::Memory | Opening::Postgres(_) => Ok(None),
+    }
+}
+
+/// Moves a Postgres store that nobody uses into the schema that the URL `to` names, with the number of partitions that it
+/// says; nothing if the configuration names another backend.
+///
+/// # Errors
+///
+/// As of [`open_store`], and what [`PostgresStore::move_to_partitions`] refuses.
+pub async fn move_to_partitions(config: &ServerConfig, to: &str) -> Result<Option<Moved>, ServerError> {
+    let there = ServerConfig { store: to.to_owned(), store_partitions: None, ..config.clone() };
+    match (Opening::of(config)?, Opening::of(&there)?) {
+        (Opening::Postgres(from), Opening::Postgres(to)) => {
+            PostgresStore::move_to_partitions(*from, *to).await.map(Some).map_err(failed(config))
+        }
+        _ => Ok(None),
     }
 }
 

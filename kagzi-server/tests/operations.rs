@@ -262,3 +262,46 @@ async fn the_statement_for_a_restored_postgres_fences_off_who_held_a_lease() {
     assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "{answer:?}");
     store.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_moved_to_several_partitions_by_one_command() {
+    let database = database().await;
+    let (url, sign) = (database.url(), if database.url().contains('?') { '&' } else { '?' });
+    let (old, new) = (format!("{url}{sign}schema=old"), format!("{url}{sign}schema=new&partitions=7"));
+    let namespace = Namespace::new("default").unwrap();
+    let start = || {
+        let (queue, workflow) = (QueueName::new("q").unwrap(), WorkflowType::new("w").unwrap());
+        StartRun::new(namespace.clone(), queue, workflow, Payload::json("1"))
+    };
+    let store = PostgresStore::connect(PostgresOptions::new(&old)).await.unwrap();
+    let started = store.start((0..10).map(|_| start()).collect()).await.unwrap();
+    let args = ["migrate-partitions", "--store", &old, "--to", &new];
+    let refused = kagzi(&args);
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert!(told(&refused).contains("stop every server"), "{}", told(&refused));
+    store.close().await.unwrap();
+    let moved = once_nobody_is_connected(&args);
+    let moved: Value = serde_json::from_slice(&moved.stdout).unwrap_or_else(|_| panic!("{}", told(&moved)));
+    assert_eq!((&moved["from_partitions"], &moved["partitions"]), (&json!(1), &json!(7)));
+    assert_eq!((&moved["tables"][0]["table"], &moved["tables"][0]["rows"]), (&json!("runs"), &json!(10)));
+    let store = PostgresStore::connect(PostgresOptions::new(&new)).await.unwrap();
+    for one in started {
+        store.get_run(&namespace, one.run_id).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let over = once_nobody_is_connected(&args);
+    assert!(told(&over).contains("moved all runs of this schema"), "{}", told(&over));
+    let sqlite = kagzi(&["migrate-partitions", "--store", "sqlite://never-made.db", "--to", &new]);
+    assert_eq!(sqlite.status.code(), Some(2), "{}", told(&sqlite));
+    assert!(told(&sqlite).contains("only a Postgres store has partitions"), "{}", told(&sqlite));
+}
+
+/// What a command says with `--json` once the server has noticed that connections were closed, which it does a moment later.
+fn once_nobody_is_connected(args: &[&str]) -> Output {
+    loop {
+        let output = kagzi(&[args, &["--json"]].concat());
+        if !told(&output).contains("stop every server") {
+            return output;
+        }
+    }
+}

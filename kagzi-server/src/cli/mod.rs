@@ -12,6 +12,7 @@ mod host;
 mod migrate;
 mod numbers;
 mod output;
+mod partitions;
 mod queue;
 mod read;
 mod requeue;
@@ -122,6 +123,11 @@ enum Command {
     Doctor(store::StoreArgs),
     /// Bring the schema of a store up to date, or say what that would do.
     Migrate(migrate::MigrateArgs),
+    /// Move a Postgres store that nobody uses into a new schema with another number of partitions, such as on a cluster.
+    ///
+    /// Every server over the old store must be stopped first. The old schema keeps its rows and is not opened again; the
+    /// new one is opened once counts and checksums of all tables agree. Interrupted, the same command goes on.
+    MigratePartitions(partitions::PartitionsArgs),
     /// Copy a SQLite store to a new file, checked and flushed, while servers go on working on it.
     Backup(backup::BackupArgs),
     /// Make a SQLite store from a backup; stop servers and workers first.
@@ -231,6 +237,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Conformance(args) => return conformance::conformance(args, output).await,
         Command::Doctor(args) => return doctor::doctor(args, output).await,
         Command::Migrate(args) => migrate::migrate(args, output).await?,
+        Command::MigratePartitions(args) => partitions::migrate_partitions(args, output).await?,
         Command::Backup(args) => backup::back_up(args, output).await?,
         Command::Restore(args) => backup::restore(args, output).await?,
         Command::Token(args) => token::token(args, output)?,
@@ -290,6 +297,7 @@ mod tests {
             "kagzi restore --from kagzi-monday.db --store sqlite://kagzi.db --force",
             "kagzi doctor --store sqlite://kagzi.db --json",
             "kagzi migrate --store postgres://localhost/x --dry-run",
+            "kagzi migrate-partitions --store postgres://h/old --to postgres://h/new?partitions=32 --json",
             "kagzi demo /some/dir --store postgres://localhost/x --output /out",
             "kagzi conformance --store memory: --group claim --except races lease --json",
             "kagzi conformance --store postgres://u@h/d --markdown",
