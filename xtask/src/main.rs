@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person who runs it")]
 
 mod bench;
+mod cluster;
 mod deny;
 mod postgres;
 mod report;
@@ -30,6 +31,9 @@ usage: cargo xtask <chore>
                    killed, paused and cut off from each other, and a judge over everything at the end
   bench [ARGS]     figures of both databases beside yardsticks and targets, into bench-results/;
                    --help lists what can be left out
+  cluster          the suite and the demo on a Citus cluster: the one whose coordinator
+                   KAGZI_TEST_CITUS_URL names, or three servers started from the binaries on this
+                   machine, if the extension is installed
   help             this text";
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         ["soak", filters @ ..] => saboteurs::soak("50", filters),
         ["torture", rest @ ..] => torture::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["cluster"] => cluster::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())
