@@ -128,7 +128,7 @@ pub(super) const CLAIMS: &[Entry] = &[
         Tampering::Function(
             "kagzi_claim",
             &[Patch {
-                from: "PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, 0));",
+                from: "PERFORM pg_advisory_xact_lock(hashtextextended(p_operation::text, p_partition));",
                 to: "",
             }],
         ),
