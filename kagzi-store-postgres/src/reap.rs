@@ -301,14 +301,10 @@ impl Inner {
     }
 
     async fn next_due_in(&self, partition: i16) -> Result<Option<Timestamp>, Fault> {
-        let query = query(
-            "SELECT LEAST(
-                 (SELECT attention_at FROM runs WHERE attention_at IS NOT NULL AND partition = $1
-                  ORDER BY attention_at LIMIT 1),
-                 (SELECT attention_at FROM steps WHERE attention_at IS NOT NULL AND partition = $1
-                  ORDER BY attention_at LIMIT 1)) AS due_at",
-        )
-        .bind(partition);
+        // The first moments up to the end of time. A plan that was kept from an empty table would read all of them.
+        let query = query("SELECT min(attention_at) AS due_at FROM kagzi_moments_due($1, $2, 1)")
+            .bind(partition)
+            .bind(Moment(Timestamp::MAX));
         let rows = self.fetch_all(query).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(row.try_get::<Option<Moment>, _>("due_at")?.map(|Moment(at)| at))
@@ -369,9 +365,10 @@ impl Inner {
     /// Deletes runs with all that belongs to them; one that was requeued since is left alone.
     async fn delete(&self, partition: i16, request: &DeleteFinished, ids: Vec<Uuid>) -> Result<u64, Fault> {
         let mut tx = self.pool.begin().await?;
+        // IS TRUE, so that the rows are found by their ids, even by a plan that was kept from an empty table.
         let rows = query(
             "DELETE FROM runs
-             WHERE run_id = ANY ($2) AND partition = $1 AND finished_at < $3
+             WHERE run_id = ANY ($2) AND partition = $1 AND (finished_at < $3) IS TRUE
                AND state = ANY ($4::text[]::run_state[])
              RETURNING run_id",
         )
