@@ -179,7 +179,7 @@ async fn a_database_that_does_not_exist_is_named_as_the_trouble() {
         1,
     );
     let error = PostgresStore::connect(PostgresOptions::new(missing)).await.unwrap_err();
-    assert!(error.to_string().contains("create the database"), "{error}");
+    assert!(error.to_string().contains("a database that exists: create it"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
