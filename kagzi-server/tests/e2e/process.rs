@@ -1,10 +1,11 @@
 //! A child process whose lines can be awaited, and which does not outlive the test.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::log::Log;
 use crate::world::Failed;
 
 /// A running child. Dropping it kills it.
@@ -13,6 +14,7 @@ pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
+    log: Option<Log>,
     name: String,
     /// The second that it took for now when it started, if it said so.
     pub clock: Option<i64>,
@@ -24,7 +26,9 @@ impl Process {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or("a child without standard output")?;
-        Ok(Self { child, stdin, stdout: BufReader::new(stdout), name: name.to_owned(), clock: None })
+        // Read from the first line on: what is said before the process is ready may be more than a pipe holds.
+        let log = child.stderr.take().map(Log::of);
+        Ok(Self { child, stdin, stdout: BufReader::new(stdout), log, name: name.to_owned(), clock: None })
     }
 
     /// Waits for the next line that begins with `prefix` and gives the rest of it.
@@ -42,8 +46,8 @@ impl Process {
     }
 
     /// Its standard error, if it was started with a pipe there.
-    pub fn stderr(&mut self) -> Result<ChildStderr, Failed> {
-        Ok(self.child.stderr.take().ok_or("a child without standard error")?)
+    pub fn log(&mut self) -> Result<Log, Failed> {
+        Ok(self.log.take().ok_or("a child without standard error")?)
     }
 
     /// Says a line to it.

@@ -53,7 +53,7 @@ fn worker(
     settings: WorkerSettings,
 ) -> Result<(Process, Log), Failed> {
     let mut process = traced_worker(name, &server.url(), collector, settings)?;
-    let log = Log::of(process.stderr()?);
+    let log = process.log()?;
     Ok((process, log))
 }
 
@@ -61,7 +61,7 @@ pub async fn across_a_crash(world: World) -> Result<(), Failed> {
     let collector = Collector::start().await?;
     let url = collector.url();
     let mut server = world.server_with(0, |command| traced(command, "server", &url))?;
-    let server_log = Log::of(server.process.stderr()?);
+    let server_log = server.process.log()?;
     let holding = WorkerSettings { lease_ms: 1_000, holds: true, runs: 1 };
     let (mut first, mut first_log) = worker("first", &server, &url, holding)?;
 
@@ -205,7 +205,7 @@ pub async fn without_a_collector(world: World) -> Result<(), Failed> {
         // Whoever waited for the collector would wait for longer than anybody waits for this case.
         command.env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000");
     })?;
-    let server_log = Log::of(server.process.stderr()?);
+    let server_log = server.process.log()?;
     let (worker, mut log) = worker("first", &server, "http://127.0.0.1:1", busy(10_000))?;
     let client = Client::connect(server.url()).await?;
     for _ in 0..3 {
