@@ -9,15 +9,18 @@ mod claim_order;
 mod claim_steps;
 mod dead_letters;
 mod durability;
+mod durability_answers;
 mod fencing;
 mod fencing_races;
 mod finish;
 mod input;
+mod input_large;
 mod isolation;
 mod isolation_names;
 mod lease;
 mod pause;
 mod reading;
+mod reading_pages;
 mod reading_removal;
 mod reap;
 mod reap_due;
@@ -57,13 +60,16 @@ pub fn all_cases() -> Vec<Case> {
         dead_letters::cases(),
         pause::cases(),
         reading::cases(),
+        reading_pages::cases(),
         reading_removal::cases(),
         isolation::cases(),
         isolation::operation_cases(),
         isolation_names::cases(),
         input::cases(),
+        input_large::cases(),
         durability::cases(),
         durability::operation_cases(),
+        durability_answers::cases(),
         wake_up::cases(),
         batching::cases(),
         batching_dropped::cases(),

@@ -39,20 +39,20 @@ cases! {
     [] a_page_may_be_longer_or_shorter_than_the_one_before;
 }
 
-fn failed(what: &'static str) -> impl Fn(StoreError) -> Violation {
+pub(super) fn failed(what: &'static str) -> impl Fn(StoreError) -> Violation {
     move |error| Violation::refused(what, &error)
 }
 
-fn listing(s: &Scenario, filter: &RunFilter, limit: u32) -> ListRuns {
+pub(super) fn listing(s: &Scenario, filter: &RunFilter, limit: u32) -> ListRuns {
     ListRuns { namespace: s.namespace().clone(), filter: filter.clone(), page: PageRequest::first(limit) }
 }
 
-async fn page(s: &Scenario, request: &ListRuns) -> Result<Page<Run>, Violation> {
+pub(super) async fn page(s: &Scenario, request: &ListRuns) -> Result<Page<Run>, Violation> {
     s.store().list_runs(request).await.map_err(failed("a listing"))
 }
 
 /// Every run that a filter finds, over pages of `limit`.
-async fn all(s: &Scenario, filter: &RunFilter, limit: u32) -> Result<Vec<Run>, Violation> {
+pub(super) async fn all(s: &Scenario, filter: &RunFilter, limit: u32) -> Result<Vec<Run>, Violation> {
     let mut request = listing(s, filter, limit);
     let mut runs = Vec::new();
     loop {
@@ -66,11 +66,11 @@ async fn all(s: &Scenario, filter: &RunFilter, limit: u32) -> Result<Vec<Run>, V
     }
 }
 
-async fn ids(s: &Scenario, filter: &RunFilter) -> Result<Vec<RunId>, Violation> {
+pub(super) async fn ids(s: &Scenario, filter: &RunFilter) -> Result<Vec<RunId>, Violation> {
     Ok(all(s, filter, 100).await?.iter().map(|run| run.run_id).collect())
 }
 
-fn sorted(mut ids: Vec<RunId>) -> Vec<RunId> {
+pub(super) fn sorted(mut ids: Vec<RunId>) -> Vec<RunId> {
     ids.sort_unstable();
     ids
 }
@@ -216,7 +216,7 @@ async fn runs_are_found_by_queue(s: Scenario) -> Verdict {
     equal("runs of the queue, and no others", &vec![run_id], &ids(&s, &filter).await?)
 }
 
-fn labels(pairs: &[(&str, &str)]) -> Result<Labels, Violation> {
+pub(super) fn labels(pairs: &[(&str, &str)]) -> Result<Labels, Violation> {
     let map: BTreeMap<String, String> =
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Labels::new(map).map_err(failed("making labels"))

@@ -21,6 +21,7 @@ cases! {
     [13] the_oldest_due_run_is_the_pending_one_that_waits_longest;
     [9] a_removal_takes_runs_with_their_history;
     [14] a_removal_is_bounded_and_takes_the_longest_finished_first;
+    [14] the_longest_finished_are_removed_first_whatever_their_ids;
     [9] a_removal_never_touches_a_live_run;
     [9] a_removal_takes_only_what_finished_before;
     [9] a_removal_takes_only_the_asked_states;
@@ -216,13 +217,46 @@ async fn a_removal_is_bounded_and_takes_the_longest_finished_first(s: Scenario) 
         order.push(finished(&s).await?.run_id());
     }
     equal("a removal takes at most its limit [14]", &2, &remove(&s, &removal(&s, 2)).await?)?;
-    for run_id in &order[..2] {
-        gone(&s, *run_id).await?;
-    }
-    for run_id in &order[2..] {
-        s.run(*run_id).await?;
-    }
+    equal(
+        "those that finished first are removed first [14]",
+        &order[2..].to_vec(),
+        &left(&s, &order).await?,
+    )?;
     equal("and the next one the rest", &3, &remove(&s, &removal(&s, 10)).await?)
+}
+
+/// Those that are still there.
+async fn left(s: &Scenario, all: &[RunId]) -> Result<Vec<RunId>, Violation> {
+    let mut left = Vec::new();
+    for run_id in all {
+        match s.store().get_run(s.namespace(), *run_id).await {
+            Ok(_) => left.push(*run_id),
+            missing => run_not_found(&missing, "a run that is no longer there is not found")?,
+        }
+    }
+    Ok(left)
+}
+
+async fn the_longest_finished_are_removed_first_whatever_their_ids(s: Scenario) -> Verdict {
+    let mut order = s.start_many(6).await?;
+    // The largest id finishes first.
+    order.sort_unstable_by(|one, other| other.cmp(one));
+    let claimed = s.claim("w1", 6).await?;
+    for run_id in &order {
+        let run = claimed.iter().find(|run| run.run.run_id == *run_id).cloned();
+        let run = run.ok_or_else(|| Violation::new("a due run is claimable [10]", "a lease", "none"))?;
+        Held::new(s.clone(), run).complete_run("1").await?;
+        s.turn(Duration::from_millis(1));
+    }
+    for (limit, removed) in [(2, 2), (3, 5)] {
+        equal("a removal fills its limit", &u64::from(limit), &remove(&s, &removal(&s, limit)).await?)?;
+        equal(
+            "the longest finished are removed first, whatever their ids [14]",
+            &order[removed..].to_vec(),
+            &left(&s, &order).await?,
+        )?;
+    }
+    Ok(())
 }
 
 async fn a_removal_never_touches_a_live_run(s: Scenario) -> Verdict {

@@ -24,6 +24,7 @@ cases! {
     [14] timed_out_steps_count_against_the_limit;
     [14] the_limit_holds_over_leases_and_steps_together;
     [14] the_longest_overdue_is_treated_first_whatever_it_is;
+    [14] the_steps_that_are_late_longest_come_first_whatever_the_ids_of_their_runs;
     [5] a_completed_step_times_out_no_more;
     [5] an_abandoned_attempt_times_out_no_more;
     [2] a_step_past_its_timeout_that_nobody_reaped_may_still_complete;
@@ -224,6 +225,32 @@ async fn the_longest_overdue_is_treated_first_whatever_it_is(s: Scenario) -> Ver
     }
     let by_time = vec![(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 0), (0, 0, 1)];
     equal("the longest overdue goes first, be it a sleeper, a step or a lease [14]", &by_time, &order)
+}
+
+async fn the_steps_that_are_late_longest_come_first_whatever_the_ids_of_their_runs(s: Scenario) -> Verdict {
+    s.start_many(10).await?;
+    let claimed = s.claim_as(Claim { lease_length: LEASE * 9, ..s.claim_request("w1", 10)? }).await?;
+    let mut held: Vec<Held> = claimed.into_iter().map(|run| Held::new(s.clone(), run)).collect();
+    // The step of the largest id is late first.
+    held.sort_unstable_by_key(|held| std::cmp::Reverse(held.run_id()));
+    for one in &held {
+        begin_bounded(one, "a", None).await?;
+        s.turn(Duration::from_millis(1));
+    }
+    s.turn(TIMEOUT);
+    for treated in 1..=held.len() {
+        equal("one late step is treated", &1, &s.reap(1).await?.steps_timed_out)?;
+        let mut states = Vec::new();
+        for one in &held {
+            states.push(s.run(one.run_id()).await?.run.state);
+        }
+        let expected = (0..held.len())
+            .map(|place| if place < treated { RunState::Sleeping } else { RunState::Running })
+            .collect();
+        let rule = "the step that is late longest is treated first, whatever the id of its run [14]";
+        equal(rule, &expected, &states)?;
+    }
+    Ok(())
 }
 
 async fn a_completed_step_times_out_no_more(s: Scenario) -> Verdict {

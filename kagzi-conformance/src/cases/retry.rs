@@ -13,27 +13,27 @@ use crate::violation::{Verdict, Violation};
 
 cases! {
     "retry";
-    [15] a_failed_step_is_retried_after_the_delay_and_not_earlier;
-    [15] delays_grow_by_the_factor_up_to_the_ceiling;
-    [15] jitter_stays_within_its_bounds;
-    [15] attempts_used_up_make_a_dead_letter_with_the_reason;
-    [15] a_non_retryable_failure_ends_it_at_once;
-    [15] a_non_retryable_code_ends_it_at_once;
-    [15] every_kind_of_failure_is_retried_or_not_by_its_rule;
-    [15] one_attempt_means_no_retry;
-    [15] the_policy_of_the_step_beats_that_of_the_run;
-    [15] the_policy_of_the_run_beats_the_default;
-    [15] a_run_that_fails_is_retried_by_its_policy;
-    [15] a_run_uses_up_its_own_failures;
-    [15] each_step_has_a_budget_of_its_own;
+    [10] a_failed_step_is_retried_after_the_delay_and_not_earlier;
+    [] delays_grow_by_the_factor_up_to_the_ceiling;
+    [] jitter_stays_within_its_bounds;
+    [] attempts_used_up_make_a_dead_letter_with_the_reason;
+    [] a_non_retryable_failure_ends_it_at_once;
+    [] a_non_retryable_code_ends_it_at_once;
+    [] every_kind_of_failure_is_retried_or_not_by_its_rule;
+    [] one_attempt_means_no_retry;
+    [] the_policy_of_the_step_beats_that_of_the_run;
+    [] the_policy_of_the_run_beats_the_default;
+    [] a_run_that_fails_is_retried_by_its_policy;
+    [] a_run_uses_up_its_own_failures;
+    [] each_step_has_a_budget_of_its_own;
     [14] abandoned_attempts_use_up_no_budget;
-    [15] the_delay_counts_from_the_failure_by_the_stores_clock;
-    [15] a_retry_that_would_reach_the_deadline_fails_now;
-    [15] a_retry_just_before_the_deadline_is_scheduled;
+    [] the_delay_counts_from_the_failure_by_the_stores_clock;
+    [] a_retry_that_would_reach_the_deadline_fails_now;
+    [] a_retry_just_before_the_deadline_is_scheduled;
     [4] a_retry_does_not_touch_completed_steps;
     [10] a_retry_without_delay_is_due_at_once;
     [1, 3] a_retry_is_executed_by_one;
-    [15] delays_and_attempts_at_their_maxima_do_not_overflow;
+    [] delays_and_attempts_at_their_maxima_do_not_overflow;
 }
 
 fn policy(max_attempts: u32, first_seconds: u64) -> RetryPolicy {
@@ -364,4 +364,14 @@ async fn delays_and_attempts_at_their_maxima_do_not_overflow(s: Scenario) -> Ver
         s.turn(MAX_DURATION);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_wrong_retry_is_not_told_as_an_operation_done_by_half() {
+        let atomic: Vec<_> =
+            super::cases().into_iter().filter(|case| case.invariants.contains(&15)).collect();
+        assert!(atomic.is_empty(), "{atomic:?}");
+    }
 }

@@ -78,7 +78,8 @@ async fn creates_a_pending_run_that_is_due_now(s: Scenario) -> Verdict {
     equal("a started run has no history", &Vec::new(), &s.attempts(started.run_id).await?)
 }
 
-fn full_request(s: &Scenario) -> Result<StartRun, Violation> {
+/// A start that says everything that a start can say.
+pub(super) fn full_request(s: &Scenario) -> Result<StartRun, Violation> {
     let labels = BTreeMap::from([
         ("region".to_owned(), "eu/central 'one'".to_owned()),
         ("empty".to_owned(), String::new()),

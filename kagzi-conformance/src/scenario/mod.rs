@@ -107,12 +107,20 @@ impl Scenario {
         fixture: &Arc<dyn Fixture>,
         settings: Settings,
     ) -> Result<(Self, Stage), Violation> {
+        Self::open_under(suite_rules(), fixture, settings, Log::default()).await
+    }
+
+    async fn open_under(
+        rules: Rules,
+        fixture: &Arc<dyn Fixture>,
+        settings: Settings,
+        log: Log,
+    ) -> Result<(Self, Stage), Violation> {
         let clock = ManualClock::default();
         let instance = fixture
-            .open(Arc::new(clock.clone()), suite_rules())
+            .open(Arc::new(clock.clone()), rules)
             .await
             .map_err(|error| Violation::of_fixture("open a store", &error))?;
-        let log = Log::default();
         let store = Arc::new(Recorded::new(instance.store(), log.clone(), ""));
         let stage = Stage {
             fixture: Arc::clone(fixture),
@@ -136,6 +144,11 @@ impl Scenario {
     /// it discards its stage.
     pub(crate) async fn fresh(&self) -> Result<(Self, Stage), Violation> {
         Self::open(&self.stage.fixture, self.stage.settings).await
+    }
+
+    /// The same under other rules, its calls in the log of this one.
+    pub(crate) async fn fresh_under(&self, rules: Rules) -> Result<(Self, Stage), Violation> {
+        Self::open_under(rules, &self.stage.fixture, self.stage.settings, self.log.clone()).await
     }
 
     /// The store, every call logged.

@@ -4,7 +4,9 @@ mod postgres;
 mod postgres_claims;
 mod postgres_steps;
 mod sqlite;
+mod sqlite_late;
 mod wrapped;
+mod wrapped_listing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -119,7 +121,9 @@ pub fn is_random(case: &str) -> bool {
 /// Every saboteur.
 pub fn all(database: &Database) -> Vec<Saboteur> {
     let mut all = wrapped::saboteurs();
+    all.extend(wrapped_listing::saboteurs());
     all.extend(sqlite::saboteurs());
+    all.extend(sqlite_late::saboteurs());
     all.extend(postgres_steps::saboteurs(database));
     all.extend(postgres::saboteurs(database));
     all

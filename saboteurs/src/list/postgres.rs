@@ -220,6 +220,30 @@ const ROWS: &[Entry] = &[
         Tampering::Script("CREATE RULE saboteur AS ON INSERT TO operations DO INSTEAD NOTHING"),
     ),
     (
+        "answers are kept for an hour",
+        &["durability::an_answer_is_remembered_however_long_ago"],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 DELETE FROM operations o
+                 WHERE o.partition = NEW.partition AND o.created_at < NEW.created_at - interval '1 hour';
+                 RETURN NEW; END $$;
+             CREATE TRIGGER saboteur BEFORE INSERT ON operations FOR EACH ROW EXECUTE FUNCTION saboteur()",
+        ),
+    ),
+    (
+        "a key is free again a day after its run finished",
+        &["durability::a_key_names_its_run"],
+        Tampering::Script(
+            "CREATE FUNCTION saboteur() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 UPDATE runs r SET idempotency_key = NULL
+                 WHERE r.partition = NEW.partition AND r.namespace = NEW.namespace
+                     AND r.idempotency_key = NEW.idempotency_key
+                     AND r.finished_at < NEW.created_at - interval '1 day';
+                 RETURN NEW; END $$;
+             CREATE TRIGGER saboteur BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION saboteur()",
+        ),
+    ),
+    (
         "a heartbeat lets a finished run live on",
         &["finish::a_reap_moves_no_finished_run"],
         Tampering::Script(
@@ -274,6 +298,17 @@ const SPREAD: &[Entry] = &[
         "a claim over partitions waits for the reaper",
         &["claim::an_expired_lease", "claim::a_claim_wakes_a_due_sleeper", "lease::a_lease_is_held"],
         Tampering::Function("kagzi_look", &[Patch { from: "IF p_sweep THEN", to: "IF false THEN" }]),
+    ),
+    (
+        "late steps of several partitions go by the second alone",
+        &["reap::the_steps_that_are_late_longest"],
+        Tampering::Function(
+            "kagzi_moments_due",
+            &[Patch {
+                from: "SELECT s.attention_at, true FROM steps s",
+                to: "SELECT date_trunc('second', s.attention_at), true FROM steps s",
+            }],
+        ),
     ),
     (
         "a pause reaches the first partition alone",

@@ -8,7 +8,7 @@ use super::{Kind, Saboteur};
 use crate::patch::Patch;
 use crate::stores::sqlite::{Sqlite, Tampering};
 
-fn one(name: &'static str, meant: &'static [&'static str], tampering: Tampering) -> Saboteur {
+pub(super) fn one(name: &'static str, meant: &'static [&'static str], tampering: Tampering) -> Saboteur {
     Saboteur { name, kind: Kind::Sqlite, meant, fixture: Arc::new(Sqlite(tampering)) }
 }
 

@@ -26,7 +26,7 @@ use crate::wrapped::step::{
 };
 use crate::wrapped::wake_up::{ResumesLate, ToldBeforeSeen, WakesForLater, WakesNobody};
 
-fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
+pub(super) fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
     Saboteur { name, kind: Kind::Memory, meant, fixture: Arc::new(memory) }
 }
 

@@ -4,6 +4,7 @@ pub mod answers;
 pub mod batching;
 pub mod claim;
 pub mod fencing;
+pub mod listing;
 pub mod many;
 pub mod reading;
 pub mod reap;
