@@ -111,7 +111,7 @@ fn in_another_order() -> Vec<Saboteur> {
             &["reap::the_steps_that_are_late_longest"],
             Tampering::Script(
                 "CREATE TRIGGER saboteur AFTER INSERT ON steps WHEN new.deadline_at % 1000000 > 0
-                     AND new.deadline_at < new.created_at + 86400000000 BEGIN
+                     AND new.deadline_at < 4102444800000000 BEGIN
                      UPDATE steps SET deadline_at = new.deadline_at / 1000000 * 1000000
                      WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt; END",
             ),
