@@ -177,14 +177,15 @@ impl Server {
         );
         let opening = async {
             match self.waiting {
-                Some(waiting) => waiting.run().await,
+                // Boxed, as all that is large and rarely at work: the future of a server is moved about.
+                Some(waiting) => Box::pin(waiting.run()).await,
                 None => std::future::pending().await,
             }
         };
         // It answers until the very end: whoever asks while the server drains hears that it does.
         let http = http::serve(self.http.map(|(listener, _)| listener), told);
         let interval = self.config.auth_reload_interval;
-        let fresh = keep_fresh(&auth, tls.as_ref(), interval, &self.reload, &metrics);
+        let fresh = Box::pin(keep_fresh(&auth, tls.as_ref(), interval, &self.reload, &metrics));
         let keeper =
             Keeper::new(store.clone(), metrics.clone(), &self.config.namespaces, &self.config.retention);
         let work = async {

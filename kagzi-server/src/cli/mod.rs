@@ -220,7 +220,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
     let open = || Connection::open(&access, &namespace);
     match cli.command {
         Command::Serve(args) => Box::pin(host::serve(*args, output)).await?,
-        Command::Dev(args) => host::dev(args, namespace, output).await?,
+        Command::Dev(args) => Box::pin(host::dev(args, namespace, output)).await?,
         Command::Start(args) => return start::start(*args, &open().await?, output).await,
         Command::Get(args) => read::get(&args, &open().await?, output).await?,
         Command::List(args) => read::list(args, &open().await?, output).await?,

@@ -40,7 +40,7 @@ pub struct Settings {
     /// older one, and `kagzi migrate` does it. [default: on-start]
     #[arg(long, env = "KAGZI_MIGRATE", value_name = "WHEN", value_enum)]
     pub migrate: Option<MigrateWhen>,
-    /// For how long a server that starts waits for a store that is away, with its health NOT_SERVING; with 0s it
+    /// For how long a server that starts waits for a store that is away, with its health `NOT_SERVING`; with 0s it
     /// ends at once. [default: 1m]
     #[arg(long, env = "KAGZI_START_TIMEOUT", value_name = "DURATION", allow_hyphen_values = true)]
     pub start_timeout: Option<Length>,

@@ -76,7 +76,7 @@ fn plain(statement: &[String]) -> String {
         depth += i32::from(token == "(") - i32::from(token == ")");
         match token.as_str() {
             "PERFORM" if statement.get(at + 1).is_some_and(|next| next == "FROM") => {
-                words.extend(["SELECT", "1"])
+                words.extend(["SELECT", "1"]);
             }
             "PERFORM" => words.push("SELECT"),
             "INTO" if depth == 0 && words.last() != Some(&"INSERT") => {

@@ -237,7 +237,7 @@ fn constant(expr: &Expr) -> Option<String> {
         Expr::Cast { expr, .. } => constant(expr),
         Expr::Value(value) => match &value.value {
             Value::Placeholder(name) => Some(name.clone()),
-            Value::Number(number, _) => Some(number.to_string()),
+            Value::Number(number, _) => Some(number.clone()),
             _ => None,
         },
         Expr::Identifier(name) if name.value == "p_partition" => Some(name.value.clone()),
