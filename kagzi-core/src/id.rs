@@ -11,6 +11,9 @@ use crate::name::{IdempotencyKey, Namespace};
 /// Names one write of one caller. A caller that did not hear the answer sends the write again under
 /// the same id and gets the first answer, with no second effect (invariant 8).
 ///
+/// It stands for that write of **its run** (of a start: in its namespace; of a pause: on its queue): under the id of
+/// another run's write a write is a new one, with an answer of its own.
+///
 /// Made with [`OperationId::generate`], it is a `UUIDv7`. The id of a start must be one, since the
 /// run's id takes its time from it; other operations accept any UUID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

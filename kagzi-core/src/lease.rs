@@ -9,7 +9,8 @@ use crate::error::StoreError;
 use crate::id::RunId;
 use crate::name::{Namespace, WorkerId};
 
-/// An integer on the run that grows at every claim and never repeats (invariant 1). Zero: never claimed.
+/// An integer on the run that grows at every claim and never repeats as long as the run is recorded (invariant 1); see
+/// [`delete_finished`](crate::Store::delete_finished) for what comes after. Zero: never claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FencingToken(i64);

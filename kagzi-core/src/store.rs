@@ -261,9 +261,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::TooLarge`] or [`StoreError::InvalidArgument`] about the reason.
     async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError>;
 
-    /// Removes finished runs, at most the limit; answers how many. Never touches a live run. A key of
-    /// a removed run may be used again. A store that works in pieces answers what it did even if one of
-    /// them failed.
+    /// Removes finished runs, at most the limit; answers how many. Never touches a live run, nor one that is
+    /// requeued beside it. A key of a removed run may be used again. A store that works in pieces answers what it
+    /// did even if one of them failed.
+    ///
+    /// A removal forgets all that was promised about the run: its key, its answers, its tokens. A start that is
+    /// sent again after it (invariants 7 and 8) makes the run anew, under the id that the start gives it, with tokens
+    /// from 1. Nothing is kept of removed runs that would grow for ever, so the token alone does not tell the two
+    /// lives apart: a lease of the first is refused in the second by its worker's id, and would fit if the very
+    /// same worker, frozen since before the removal, had claimed both lives equally often. So whoever removes runs
+    /// leaves them there for longer than starts are repeated and workers may be frozen, and worker ids are never
+    /// used again by another process.
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError>;
 
     /// Looks at what the store stands on, for operators: version, durability, schema, indexes, room. It
