@@ -1,12 +1,13 @@
 //! Batching: operations that are in flight together do not harm each other.
 
 use kagzi_core::{
-    AttemptState, IdempotencyKey, NextStep, OperationId, Payload, RunState, StartRun, StoreError, Then,
+    AttemptState, CancelRun, FailRun, IdempotencyKey, NextStep, OperationId, Payload, ReleaseRun, RunState,
+    Sleep, SleepUntil, StartRun, StoreError, Then,
 };
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, lease_lost, race, refused, step_id, too_large, under,
+    Held, LEASE, Scenario, check, equal, fatal, lease_lost, race, refused, step_id, too_large, under,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -16,6 +17,7 @@ cases! {
     [15] operations_of_every_kind_in_flight_together_all_get_their_own_answer;
     [15] operations_on_one_run_in_flight_together_behave_as_one_after_the_other;
     [15] the_first_of_several_conflicts_in_a_batch_is_told;
+    [8] an_operation_id_stands_for_one_write_of_each_run;
     [1, 3, 15] fifty_runs_driven_at_once_all_complete;
     [1, 15] two_servers_drive_runs_together needs SecondHandle;
 }
@@ -193,6 +195,30 @@ async fn the_first_of_several_conflicts_in_a_batch_is_told(s: Scenario) -> Verdi
         equal("a batch is refused for the first of it that conflicts [15]", &first, &told)?;
     }
     Ok(())
+}
+
+async fn an_operation_id_stands_for_one_write_of_each_run(s: Scenario) -> Verdict {
+    const RULE: &str = "an id that another run's write went by is a new one for this run [8]";
+    let operation = OperationId::generate();
+    let mut cancelled = Vec::new();
+    for run_id in s.start_many(2).await? {
+        let answer = s.store().cancel(CancelRun { operation, ..s.cancel_request(run_id) }).await;
+        answer.map_err(|error| Violation::refused("cancelling a run", &error))?;
+        cancelled.push(s.run(run_id).await?.run.state);
+    }
+    equal(RULE, &vec![RunState::Cancelled; 2], &cancelled)?;
+    let held = many_held(&s, 3).await?;
+    let release = ReleaseRun { operation, ..held[0].release_request() };
+    s.store().release(release).await.map_err(|e| Violation::refused("a release", &e))?;
+    let fail = FailRun { operation, ..held[1].fail_run_request(fatal()) };
+    s.store().fail_run(fail).await.map_err(|e| Violation::refused("failing a run", &e))?;
+    let sleep = Sleep { operation, ..held[2].sleep_request("nap", SleepUntil::After(LEASE))? };
+    s.store().sleep(sleep).await.map_err(|e| Violation::refused("a sleep", &e))?;
+    let mut states = Vec::new();
+    for held in &held {
+        states.push(s.run(held.run_id()).await?.run.state);
+    }
+    equal("whatever the writes are", &vec![RunState::Pending, RunState::Failed, RunState::Sleeping], &states)
 }
 
 async fn fifty_runs_driven_at_once_all_complete(s: Scenario) -> Verdict {

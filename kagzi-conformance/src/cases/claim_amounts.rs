@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kagzi_core::{AttemptScope, Claim, Priority, RunState, StartRun};
+use kagzi_core::{AttemptScope, Claim, Priority, Rules, RunState, StartRun};
 
 use crate::case::cases;
 use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, workflow_type};
@@ -11,6 +11,7 @@ use crate::violation::{Verdict, Violation};
 cases! {
     "claim";
     [4] a_long_history_is_handed_over_whole;
+    [4] a_history_of_hundreds_of_steps_is_handed_over_whole_where_there_is_room;
     [10, 13] a_run_behind_thousands_of_other_types_is_found;
     [1, 8] a_claim_sent_again_does_not_give_what_its_worker_took_anew;
     [10, 13] a_claim_of_one_takes_the_most_urgent_of_the_due_sleepers;
@@ -24,7 +25,8 @@ const MANY_STEPS: u32 = 150;
 /// More than a backend is tempted to look through.
 const MANY_RUNS: usize = 2_100;
 
-async fn many_steps(held: &Held, from: u32, to: u32) -> Verdict {
+/// Executes the steps of these numbers, one after the other.
+pub(super) async fn many_steps(held: &Held, from: u32, to: u32) -> Verdict {
     for n in from..to {
         let mut request = held.begin_request(&format!("step-{n:04}"))?;
         request.step.position = n;
@@ -43,6 +45,30 @@ async fn a_long_history_is_handed_over_whole(s: Scenario) -> Verdict {
     equal("the history has every step [5]", &(MANY_STEPS as usize), &recorded.len())?;
     equal("a claim with room for a long history carries all of it [4]", &recorded, &again.claimed.steps)?;
     equal("and says that nothing more follows [4]", &None, &again.claimed.more_steps)
+}
+
+async fn a_history_of_hundreds_of_steps_is_handed_over_whole_where_there_is_room(s: Scenario) -> Verdict {
+    // The rules of the suite leave room for some 250.
+    let (roomy, stage) = s.fresh_under(Rules::default()).await?;
+    let told = hundreds_are_handed_over(&roomy).await;
+    drop(roomy);
+    stage
+        .discard()
+        .await
+        .map_err(|error| Violation::new("the fixture can discard a store", "no error", error.to_string()))?;
+    told
+}
+
+async fn hundreds_are_handed_over(s: &Scenario) -> Verdict {
+    const STEPS: u32 = 300;
+    let held = s.held().await?;
+    many_steps(&held, 0, STEPS).await?;
+    held.release().await?;
+    let claimed = s.claim_one("w2").await?.claimed;
+    let steps: Vec<u32> = claimed.steps.iter().map(|attempt| attempt.position).collect();
+    let rule = "a claim with room for hundreds of steps carries each of them [4]";
+    check(steps == (0..STEPS).collect::<Vec<_>>(), rule, STEPS, steps.len())?;
+    equal("and says that these are all [4]", &None, &claimed.more_steps)
 }
 
 async fn a_run_behind_thousands_of_other_types_is_found(s: Scenario) -> Verdict {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, BeginOutcome, DeadLetterReason, FailureOutcome, FencingToken, ListRuns, PageRequest,
-    RequeueOutcome, RunFilter, RunId, RunState, StartRun,
+    AttemptState, BeginOutcome, DeadLetterReason, DeleteFinished, FailureOutcome, FencingToken, ListRuns,
+    PageRequest, RequeueOutcome, RunFilter, RunId, RunState, StartRun,
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, race, refused, under};
+use crate::scenario::{
+    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, race, refused, run_not_found, under,
+};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -29,6 +31,7 @@ cases! {
     [6] a_second_requeue_with_another_operation_is_refused;
     [6] of_many_concurrent_requeues_one_wins;
     [1] a_requeue_against_claims_hands_the_run_out_once;
+    [15] a_requeue_against_a_removal_keeps_the_run_or_finds_it_gone;
     [2] the_worker_that_failed_the_run_has_no_lease_after_the_requeue;
     [6] a_requeued_run_can_be_cancelled;
 }
@@ -302,6 +305,54 @@ async fn a_requeue_against_claims_hands_the_run_out_once(s: Scenario) -> Verdict
     .await?;
     equal("a requeued run is handed out once [1]", &1, &taken.iter().sum::<usize>())?;
     equal("under one new token [1]", &2, &s.run(held.run_id()).await?.run.fencing_token.get())
+}
+
+async fn a_requeue_against_a_removal_keeps_the_run_or_finds_it_gone(s: Scenario) -> Verdict {
+    const RULE: &str = "a run that was requeued beside a removal is there, one that was not is gone [15]";
+    const RUNS: usize = 64;
+    const REMOVERS: usize = 4;
+    s.start_many(RUNS).await?;
+    let mut dead = Vec::new();
+    for run in s.claim("w1", 1000).await? {
+        let held = Held::new(s.clone(), run);
+        held.fail_run(fatal()).await?;
+        dead.push(held.run_id());
+    }
+    s.turn(Duration::from_micros(1));
+    let removal = DeleteFinished {
+        namespace: Some(s.namespace().clone()),
+        states: Vec::new(),
+        before: s.now(),
+        limit: u32::try_from(RUNS / 8).unwrap_or(1),
+    };
+    let requeued = race(RUNS + REMOVERS, |number| {
+        let (s, removal, run_id) = (s.clone(), removal.clone(), dead.get(number).copied());
+        async move {
+            let Some(run_id) = run_id else {
+                // Small removals, one after the other, so that requeues come in between.
+                while s
+                    .store()
+                    .delete_finished(&removal)
+                    .await
+                    .map_err(|e| Violation::refused("a removal", &e))?
+                    > 0
+                {}
+                return Ok(None);
+            };
+            let answer = s.store().requeue(s.requeue_request(run_id)).await;
+            if answer.is_err() {
+                run_not_found(&answer, "a dead letter that a removal took cannot be requeued")?;
+            }
+            Ok(Some((run_id, answer.is_ok())))
+        }
+    })
+    .await?;
+    for (run_id, requeued) in requeued.into_iter().flatten() {
+        let read = s.store().get_run(s.namespace(), run_id).await;
+        let found = read.as_ref().map(|record| record.run.state).ok();
+        equal(RULE, &requeued.then_some(RunState::Pending), &found)?;
+    }
+    Ok(())
 }
 
 async fn the_worker_that_failed_the_run_has_no_lease_after_the_requeue(s: Scenario) -> Verdict {

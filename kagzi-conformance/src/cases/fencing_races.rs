@@ -1,7 +1,10 @@
-//! Fencing at the very moment of the loss: one of the two orders, never a mix.
+//! Fencing at the very moment of the loss: one of the two orders, never a mix; and long after it.
 
-use kagzi_core::{AttemptState, RunState};
+use std::time::Duration;
 
+use kagzi_core::{AttemptState, DeleteFinished, RunState, StartOutcome};
+
+use super::fencing::Operation;
 use crate::case::cases;
 use crate::scenario::{Held, LEASE, Scenario, check, equal, lease_lost, race, under};
 use crate::violation::{Verdict, Violation};
@@ -15,6 +18,7 @@ cases! {
     [2, 15] completing_a_step_against_a_reap_is_one_order_or_the_other;
     [2] a_worker_that_was_frozen_finds_all_its_writes_refused;
     [2] a_batch_of_the_frozen_and_the_living_harms_neither;
+    [2] the_lease_of_a_removed_run_is_no_right_to_its_next_life;
 }
 
 const RUNS: usize = 24;
@@ -191,4 +195,36 @@ async fn a_batch_of_the_frozen_and_the_living_harms_neither(s: Scenario) -> Verd
     equal("only the living lease is extended [2]", &vec![false, true, false], &granted)?;
     let run = s.run(living.run_id()).await?.run;
     equal("to its own length [1]", &Some(s.now().saturating_add(LEASE)), &run.lease_expires_at)
+}
+
+async fn the_lease_of_a_removed_run_is_no_right_to_its_next_life(s: Scenario) -> Verdict {
+    const RULE: &str = "a lease of a run that was removed is none of the run that was started again [2]";
+    let start = s.start_request();
+    s.start(start.clone()).await?;
+    let old = s.claim_one("w1").await?;
+    old.begin("open").await?;
+    s.cancel(old.run_id()).await?;
+    s.turn(Duration::from_micros(1));
+    let removal = DeleteFinished {
+        namespace: Some(s.namespace().clone()),
+        states: Vec::new(),
+        before: s.now(),
+        limit: 10,
+    };
+    let removed = s.store().delete_finished(&removal).await;
+    let removed = removed.map_err(|e| Violation::refused("a removal", &e))?;
+    equal("one run is removed", &1, &removed)?;
+    equal("and started again", &StartOutcome::Created, &s.start(start).await?.outcome)?;
+    let before = s.snapshot(old.run_id()).await?;
+    for operation in Operation::ALL {
+        lease_lost(&operation.send(&old).await?, RULE)?;
+    }
+    s.unchanged(&before, "nor does it change it while nobody holds it [2]").await?;
+    let new = s.claim_one("w2").await?;
+    new.begin("open").await?;
+    let before = new.snapshot().await?;
+    for operation in Operation::ALL {
+        lease_lost(&operation.send(&old).await?, RULE)?;
+    }
+    s.unchanged(&before, "nor while another worker holds it [2]").await
 }

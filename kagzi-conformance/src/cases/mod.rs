@@ -6,6 +6,7 @@ mod batching_dropped;
 mod claim;
 mod claim_amounts;
 mod claim_order;
+mod claim_repairs;
 mod claim_steps;
 mod dead_letters;
 mod durability;
@@ -19,7 +20,9 @@ mod isolation;
 mod isolation_names;
 mod lease;
 mod pause;
+mod pause_races;
 mod reading;
+mod reading_many;
 mod reading_pages;
 mod reading_removal;
 mod reap;
@@ -33,6 +36,7 @@ mod step_fidelity;
 mod step_refused;
 mod step_together;
 mod wake_up;
+mod wake_up_late;
 
 use crate::case::Case;
 
@@ -45,6 +49,7 @@ pub fn all_cases() -> Vec<Case> {
         claim_order::cases(),
         claim_steps::cases(),
         claim_amounts::cases(),
+        claim_repairs::cases(),
         lease::cases(),
         fencing::cases(),
         fencing_races::cases(),
@@ -59,9 +64,11 @@ pub fn all_cases() -> Vec<Case> {
         retry::cases(),
         dead_letters::cases(),
         pause::cases(),
+        pause_races::cases(),
         reading::cases(),
         reading_pages::cases(),
         reading_removal::cases(),
+        reading_many::cases(),
         isolation::cases(),
         isolation::operation_cases(),
         isolation_names::cases(),
@@ -71,6 +78,7 @@ pub fn all_cases() -> Vec<Case> {
         durability::operation_cases(),
         durability_answers::cases(),
         wake_up::cases(),
+        wake_up_late::cases(),
         batching::cases(),
         batching_dropped::cases(),
         crate::model::cases(),

@@ -1,7 +1,5 @@
 //! Pausing queues: what a paused queue holds back, and what it does not.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kagzi_core::{
@@ -12,7 +10,7 @@ use kagzi_core::{
 use super::wake_up::woken;
 use crate::case::cases;
 use crate::scenario::{
-    LEASE, Scenario, equal, fatal, hiccup, invalid, queue, race, refused, too_large, under, workflow_type,
+    LEASE, Scenario, equal, fatal, hiccup, invalid, queue, race, refused, too_large, workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -44,8 +42,6 @@ cases! {
     [] queue_depths_tell_of_pauses_with_and_without_runs;
     [9] a_pause_is_there_after_a_reopen needs Reopen;
     [9] what_one_handle_paused_the_other_finds_paused needs SecondHandle;
-    [15] no_claim_that_begins_after_the_answer_of_a_pause_takes_a_run;
-    [15] no_claim_of_another_handle_takes_a_run_after_the_answer_of_a_pause needs SecondHandle;
 }
 
 const REASON: &str = "the mail server is away";
@@ -68,12 +64,12 @@ async fn set(s: &Scenario, request: SetQueueState) -> Result<QueueOutcome, Viola
     s.store().set_queue_state(request).await.map_err(|e| Violation::refused("changing a queue", &e))
 }
 
-async fn pause(s: &Scenario) -> Verdict {
+pub(super) async fn pause(s: &Scenario) -> Verdict {
     let outcome = set(s, pausing(s)).await?;
     equal("an open queue is paused", &QueueOutcome::Changed, &outcome)
 }
 
-async fn resume(s: &Scenario) -> Verdict {
+pub(super) async fn resume(s: &Scenario) -> Verdict {
     let outcome = set(s, resuming(s)).await?;
     equal("a paused queue is resumed", &QueueOutcome::Changed, &outcome)
 }
@@ -446,84 +442,4 @@ async fn what_one_handle_paused_the_other_finds_paused(s: Scenario) -> Verdict {
     resume(&second).await?;
     let taken = s.claim("w1", 1).await?.len();
     equal("and so does its end [9]", &1, &taken)
-}
-
-async fn no_claim_that_begins_after_the_answer_of_a_pause_takes_a_run(s: Scenario) -> Verdict {
-    under(
-        "a claim that begins after the answer of a pause takes nothing [15]",
-        pauses_beside_claims(s.clone(), s).await,
-    )
-}
-
-async fn no_claim_of_another_handle_takes_a_run_after_the_answer_of_a_pause(s: Scenario) -> Verdict {
-    let second = s.second_handle().await?;
-    under(
-        "a claim of another handle that begins after the answer of a pause takes nothing [15]",
-        pauses_beside_claims(s, second).await,
-    )
-}
-
-/// Claimers and starters go on without a break while the queue is paused and resumed beside them.
-///
-/// `paused` is odd from a moment after the answer of a pause until a moment before its end is asked for. So
-/// a claim that sees the same odd number before its call and after its answer lay within a pause.
-async fn pauses_beside_claims(s: Scenario, other: Scenario) -> Verdict {
-    const CLAIMERS: usize = 4;
-    const ROUNDS: usize = 12;
-    /// Each round lasts until so many claims were answered within the pause, and so many runs taken after it.
-    const CLAIMS: usize = 8;
-    let paused = Arc::new(AtomicUsize::new(0));
-    let within = Arc::new(AtomicUsize::new(0));
-    let taken = Arc::new(AtomicUsize::new(0));
-    race(CLAIMERS + 1, |number| {
-        let (s, other) = (s.clone(), other.clone());
-        let (paused, within, taken) = (Arc::clone(&paused), Arc::clone(&within), Arc::clone(&taken));
-        async move {
-            if number == CLAIMERS {
-                return pause_and_resume(&s, &paused, &within, &taken, (ROUNDS, CLAIMS)).await;
-            }
-            let s = if number % 2 == 0 { s } else { other };
-            while paused.load(Ordering::SeqCst) < 2 * ROUNDS {
-                s.start_one().await?;
-                let before = paused.load(Ordering::SeqCst);
-                let claimed = s.claim(&format!("w{number}"), 2).await?.len();
-                taken.fetch_add(claimed, Ordering::SeqCst);
-                if before % 2 == 1 && paused.load(Ordering::SeqCst) == before {
-                    equal("what lies within a pause takes nothing", &0, &claimed)?;
-                    within.fetch_add(1, Ordering::SeqCst);
-                }
-                // A store in memory never waits: the one that pauses wants its turn.
-                tokio::task::yield_now().await;
-            }
-            Ok(())
-        }
-    })
-    .await
-    .map(drop)
-}
-
-async fn pause_and_resume(
-    s: &Scenario,
-    paused: &AtomicUsize,
-    within: &AtomicUsize,
-    taken: &AtomicUsize,
-    (rounds, claims): (usize, usize),
-) -> Verdict {
-    let at_least = async |counter: &AtomicUsize, more: usize| {
-        let enough = counter.load(Ordering::SeqCst) + more;
-        while counter.load(Ordering::SeqCst) < enough {
-            tokio::task::yield_now().await;
-        }
-    };
-    for _ in 0..rounds {
-        pause(s).await?;
-        paused.fetch_add(1, Ordering::SeqCst);
-        at_least(within, claims).await;
-        paused.fetch_add(1, Ordering::SeqCst);
-        resume(s).await?;
-        if paused.load(Ordering::SeqCst) < 2 * rounds {
-            at_least(taken, claims).await;
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kagzi_core::{Payload, RunFilter, StartOutcome, StartRun};
+use kagzi_core::{Payload, RunFilter, StartOutcome, StartRun, Started};
 
 use crate::case::cases;
 use crate::scenario::{Scenario, check, equal, race, refused, under};
@@ -15,6 +15,8 @@ cases! {
     "start";
     [15] a_batch_answers_in_order;
     [7] a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate;
+    [8, 15] an_operation_twice_in_one_batch_makes_one_run_and_is_reported_as_such;
+    [8, 15] an_operation_twice_in_one_batch_for_other_things_is_refused;
     [7, 15] a_batch_reports_which_of_its_runs_existed;
     [15] a_batch_with_a_conflict_starts_nothing;
     [15] a_large_batch_with_a_conflict_at_its_end_starts_nothing;
@@ -47,6 +49,33 @@ async fn a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate(s: Sce
     equal("the duplicate is reported, in its place [7]", &expected, &outcomes)?;
     equal("and names the same run [7]", &started[0].run_id, &started[2].run_id)?;
     equal("two runs were made", &2, &s.claim("w1", 10).await?.len())
+}
+
+async fn an_operation_twice_in_one_batch_makes_one_run_and_is_reported_as_such(s: Scenario) -> Verdict {
+    for known in [false, true] {
+        let request = if known { keyed(&s, "k")? } else { s.start_request() };
+        let batch = vec![request.clone(), s.start_request(), request.clone()];
+        let expected: Vec<_> = batch
+            .iter()
+            .map(|start| Started { run_id: start.run_id(), outcome: StartOutcome::Created })
+            .collect();
+        // Sent again, all of them are known, and the answers are the same.
+        for _ in 0..2 {
+            let started = s.start_all(batch.clone()).await?;
+            equal("an operation twice in a batch is told of its one run twice [8]", &expected, &started)?;
+        }
+        equal("and made it once [8]", &2, &s.claim("w1", 10).await?.len())?;
+    }
+    Ok(())
+}
+
+async fn an_operation_twice_in_one_batch_for_other_things_is_refused(s: Scenario) -> Verdict {
+    let request = s.start_request();
+    let other = StartRun { input: Payload::empty(), ..request.clone() };
+    under(
+        "an operation that stands for two different runs of a batch starts neither [8, 15]",
+        starts_nothing(&s, vec![s.start_request(), request, other], "OPERATION_CONFLICT").await,
+    )
 }
 
 async fn a_batch_reports_which_of_its_runs_existed(s: Scenario) -> Verdict {

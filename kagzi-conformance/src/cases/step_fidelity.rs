@@ -23,6 +23,20 @@ cases! {
     [12] failures_come_back_field_by_field;
     [12] a_failure_over_its_limits_is_refused;
     [12] a_step_policy_comes_back_as_it_was;
+    [4] the_first_of_hundreds_of_steps_is_known_to_the_worker_that_did_them;
+}
+
+async fn the_first_of_hundreds_of_steps_is_known_to_the_worker_that_did_them(s: Scenario) -> Verdict {
+    /// More than a backend is tempted to remember of a run that is held.
+    const STEPS: u32 = 300;
+    let held = s.held().await?;
+    super::claim_amounts::many_steps(&held, 0, STEPS).await?;
+    for number in [0, 1, STEPS / 2, STEPS - 1] {
+        let known = BeginOutcome::Memoized { attempt: 1, output: Payload::json(number.to_string()) };
+        let again = held.begin_any(&format!("step-{number:04}")).await?;
+        equal("however many steps a worker did, each is known to it [4]", &known, &again)?;
+    }
+    Ok(())
 }
 
 async fn step_ids_of_every_script_are_kept_apart(s: Scenario) -> Verdict {

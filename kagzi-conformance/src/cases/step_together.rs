@@ -21,6 +21,7 @@ cases! {
     [5] complete_and_begin_next_opens_the_next_number_of_an_abandoned_step;
     [8] complete_and_begin_next_sent_again_gives_the_same_answer;
     [8] complete_and_begin_next_sent_again_later_still_says_execute;
+    [8] complete_and_begin_next_sent_again_gives_the_memoized_next_again;
     [15] if_the_next_step_is_a_sleep_the_completion_did_not_happen;
     [15] if_the_next_step_is_invalid_the_completion_did_not_happen;
     [15] the_next_step_is_not_the_one_that_completes;
@@ -141,6 +142,17 @@ async fn complete_and_begin_next_sent_again_later_still_says_execute(s: Scenario
         "completing and beginning the next, sent again after both were done, is answered as before [8]",
         s.unchanged(&before, "and nothing changes [2]").await,
     )
+}
+
+async fn complete_and_begin_next_sent_again_gives_the_memoized_next_again(s: Scenario) -> Verdict {
+    let held = at_a(&s).await?;
+    held.step("b", "\"known\"").await?;
+    let request = request(&held, Then::Begin(next("b")?))?;
+    let first = send(&held, &request).await?;
+    let memo = BeginOutcome::Memoized { attempt: 1, output: Payload::json("\"known\"") };
+    equal("the first answer tells what the next step gave", &begins(memo), &first)?;
+    let again = send(&held, &request).await?;
+    equal("a completion sent again gives the output of the step that was known next [8]", &first, &again)
 }
 
 async fn if_the_next_step_is_a_sleep_the_completion_did_not_happen(s: Scenario) -> Verdict {

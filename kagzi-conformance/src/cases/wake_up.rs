@@ -45,12 +45,12 @@ cases! {
 /// A hint that has not come by then will not come. A guard: no case waits for it where the rule is kept.
 const GUARD: Duration = Duration::from_secs(10);
 
-fn queue_of(s: &Scenario) -> Subscription {
+pub(super) fn queue_of(s: &Scenario) -> Subscription {
     let start = s.start_request();
     s.store().wake_hub().subscribe([Topic::Queue(start.namespace, start.queue)])
 }
 
-fn run_of(s: &Scenario, run_id: RunId) -> Subscription {
+pub(super) fn run_of(s: &Scenario, run_id: RunId) -> Subscription {
     s.store().wake_hub().subscribe([Topic::Run(run_id)])
 }
 
@@ -207,7 +207,7 @@ async fn a_poisoned_run_wakes_who_waits_for_it(s: Scenario) -> Verdict {
 }
 
 /// A reaper that believes that nothing is due for a day.
-fn reaper(s: &Scenario) -> Subscription {
+pub(super) fn reaper(s: &Scenario) -> Subscription {
     let hub = s.store().wake_hub();
     let waiter = hub.subscribe([Topic::Deadlines]);
     hub.arm(s.now().saturating_add(Duration::from_hours(24)));

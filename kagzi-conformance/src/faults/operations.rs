@@ -7,7 +7,8 @@ use kagzi_core::memory::MemoryStore;
 use kagzi_core::{
     AttemptScope, BeginStep, CancelRun, CompleteRun, CompleteStep, DeleteFinished, FailRun, FailStep,
     Failure, Heartbeat, IdempotencyKey, Lease, ListAttempts, ListRuns, NextStep, OperationId, PageRequest,
-    Payload, ReleaseRun, RequeueRun, RunFilter, RunId, Sleep, SleepUntil, StartRun, Then, Timestamp,
+    Payload, QueueChange, ReleaseRun, RequeueRun, RunFilter, RunId, SetQueueState, Sleep, SleepUntil,
+    StartRun, Then, Timestamp,
 };
 
 use super::connection::{Connection, Fault};
@@ -51,7 +52,7 @@ struct Stage<'a> {
 
 type Make = fn(&Stage<'_>) -> Result<Call, Violation>;
 
-const OPERATIONS: [(&str, Before, Repeat, Make); 20] = [
+const OPERATIONS: [(&str, Before, Repeat, Make); 21] = [
     ("start", Before::Nothing, Repeat::SameAnswer, |stage| Ok(Call::Start(vec![stage.s.start_request()]))),
     ("a_start_with_a_key", Before::Nothing, Repeat::SameAnswer, |stage| {
         let key = IdempotencyKey::new("k").map_err(|error| Violation::refused("making a key", &error))?;
@@ -112,6 +113,16 @@ const OPERATIONS: [(&str, Before, Repeat, Make); 20] = [
     ("requeue", Before::DeadLetter, Repeat::SameAnswer, |stage| {
         let (namespace, run_id) = (stage.s.namespace().clone(), stage.run_id);
         Ok(Call::Requeue(RequeueRun { namespace, run_id, operation: OperationId::generate() }))
+    }),
+    ("set_queue_state", Before::Due, Repeat::SameAnswer, |stage| {
+        let StartRun { namespace, queue, .. } = stage.s.start_request();
+        let change = QueueChange::Pause { reason: "the mail server is away".to_owned() };
+        Ok(Call::SetQueueState(SetQueueState {
+            namespace,
+            queue,
+            change,
+            operation: OperationId::generate(),
+        }))
     }),
     ("reap", Before::Expired, Repeat::SameRows, |_| Ok(Call::Reap(100))),
     ("delete_finished", Before::Completed, Repeat::SameRows, |_| {
@@ -220,7 +231,7 @@ impl Both<'_> {
             filter: RunFilter::default(),
             page: page.clone(),
         });
-        let mut calls = vec![list.clone(), Call::NextDue];
+        let mut calls = vec![list.clone(), Call::NextDue, Call::QueueDepths(namespace.clone())];
         if let Ok(Reply::Runs(runs)) = list.send(&self.reference).await {
             for run in runs.items {
                 calls.push(Call::GetRun(namespace.clone(), run.run_id));

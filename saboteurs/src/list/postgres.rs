@@ -111,6 +111,17 @@ const REAPING: &[Entry] = &[
         ),
     ),
     (
+        "a claim puts its first queue in order only",
+        &["claim::a_claim_finds_the_due_sleepers"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch {
+                from: "SELECT c.* FROM UNNEST(p_queues) AS q(queue)",
+                to: "SELECT c.* FROM UNNEST(p_queues[1:1]) AS q(queue)",
+            }],
+        ),
+    ),
+    (
         "an expired lease leaves its attempts open",
         &["reap::the_open_attempts_of_an_expired_lease", "claim::a_steal_abandons"],
         Tampering::Function("kagzi_save_runs", &[Patch { from: "WHERE n.abandon;", to: "WHERE false;" }]),

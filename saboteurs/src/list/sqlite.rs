@@ -261,6 +261,16 @@ fn keeping() -> Vec<Saboteur> {
                      WHERE run_id = new.run_id; END",
             ),
         ),
+        one(
+            "answers go by the operation id, whatever the run",
+            &["batching::an_operation_id_stands"],
+            after!(
+                "INSERT ON operations",
+                "INSERT OR IGNORE INTO operations
+                     SELECT r.run_id, new.operation_id, r.partition, new.answer, new.created_at, new.updated_at
+                     FROM runs r WHERE r.run_id <> new.run_id"
+            ),
+        ),
         one("the last commit was not flushed when the power failed", &["durability::"], Tampering::TornLog),
     ]
 }

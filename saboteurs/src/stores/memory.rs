@@ -8,10 +8,19 @@ use kagzi_core::{Clock, Rules, SharedStore};
 
 use crate::wrapped::{Bug, broken};
 
+/// The bug of a handle.
+#[derive(Clone, Debug)]
+enum Each {
+    /// All handles of all stores have it together.
+    Shared(Arc<dyn Bug>),
+    /// Every handle has its own, and what it remembers.
+    Own(fn() -> Arc<dyn Bug>),
+}
+
 /// What to open.
 #[derive(Debug)]
 pub struct Memory {
-    bug: Option<Arc<dyn Bug>>,
+    bug: Option<Each>,
     rules: fn(Rules) -> Rules,
 }
 
@@ -23,7 +32,12 @@ impl Memory {
 
     /// The store with a bug round it.
     pub fn wrapped(bug: impl Bug) -> Self {
-        Self { bug: Some(Arc::new(bug)), ..Self::unbroken() }
+        Self { bug: Some(Each::Shared(Arc::new(bug))), ..Self::unbroken() }
+    }
+
+    /// The store with a bug of its own round each handle.
+    pub fn each(bug: fn() -> Arc<dyn Bug>) -> Self {
+        Self { bug: Some(Each::Own(bug)), ..Self::unbroken() }
     }
 
     /// The store under other rules than it was asked to keep.
@@ -35,7 +49,7 @@ impl Memory {
 #[derive(Debug)]
 struct Opened {
     store: MemoryStore,
-    bug: Option<Arc<dyn Bug>>,
+    bug: Option<Each>,
 }
 
 #[async_trait::async_trait]
@@ -59,7 +73,8 @@ impl Instance for Opened {
     fn store(&self) -> SharedStore {
         let store: SharedStore = Arc::new(self.store.clone());
         match &self.bug {
-            Some(bug) => broken(store, Arc::clone(bug)),
+            Some(Each::Shared(bug)) => broken(store, Arc::clone(bug)),
+            Some(Each::Own(bug)) => broken(store, bug()),
             None => store,
         }
     }

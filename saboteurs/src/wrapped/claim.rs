@@ -29,6 +29,8 @@ pub enum CarelessClaim {
     Steps,
     /// The steps after the first hundred.
     StepsBeyondAHundred,
+    /// The steps after the first 256.
+    StepsBeyond256,
 }
 
 #[async_trait]
@@ -39,7 +41,7 @@ impl Bug for CarelessClaim {
             Self::Limit => it.limit = it.limit.saturating_add(1),
             Self::Queues => it.queues.truncate(1),
             Self::Operation => it.operation = OperationId::generate(),
-            Self::MoreSteps | Self::Steps | Self::StepsBeyondAHundred => {}
+            Self::MoreSteps | Self::Steps | Self::StepsBeyondAHundred | Self::StepsBeyond256 => {}
         }
         let mut claimed = store.claim(it).await?;
         for run in &mut claimed {
@@ -47,6 +49,7 @@ impl Bug for CarelessClaim {
                 Self::MoreSteps => run.more_steps = None,
                 Self::Steps => run.steps.clear(),
                 Self::StepsBeyondAHundred => run.steps.truncate(100),
+                Self::StepsBeyond256 => run.steps.truncate(256),
                 Self::Types | Self::Limit | Self::Queues | Self::Operation => {}
             }
         }

@@ -8,6 +8,7 @@ pub mod listing;
 pub mod many;
 pub mod reading;
 pub mod reap;
+pub mod stale;
 pub mod step;
 pub mod wake_up;
 
@@ -41,6 +42,10 @@ pub trait Bug: fmt::Debug + Send + Sync + 'static {
     fn wake_hub<'a>(&'a self, store: &'a SharedStore) -> &'a WakeHub {
         store.wake_hub()
     }
+    /// See [`Store::now`].
+    async fn now(&self, store: &SharedStore) -> Result<Timestamp, StoreError> {
+        store.now().await
+    }
     /// See [`Store::start`].
     async fn start(&self, store: &SharedStore, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         store.start(batch).await
@@ -53,6 +58,22 @@ pub trait Bug: fmt::Debug + Send + Sync + 'static {
         run_id: RunId,
     ) -> Result<RunRecord, StoreError> {
         store.get_run(namespace, run_id).await
+    }
+    /// See [`Store::get_runs`].
+    async fn get_runs(
+        &self,
+        store: &SharedStore,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        store.get_runs(wanted).await
+    }
+    /// See [`Store::queue_depths`].
+    async fn queue_depths(
+        &self,
+        store: &SharedStore,
+        namespace: &Namespace,
+    ) -> Result<Vec<QueueDepth>, StoreError> {
+        store.queue_depths(namespace).await
     }
     /// See [`Store::list_runs`].
     async fn list_runs(&self, store: &SharedStore, request: &ListRuns) -> Result<Page<Run>, StoreError> {
@@ -174,13 +195,19 @@ impl Store for Broken {
         self.bug.wake_hub(&self.store)
     }
     async fn now(&self) -> Result<Timestamp, StoreError> {
-        self.store.now().await
+        self.bug.now(&self.store).await
     }
     async fn start(&self, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
         self.bug.start(&self.store, batch).await
     }
     async fn get_run(&self, namespace: &Namespace, run_id: RunId) -> Result<RunRecord, StoreError> {
         self.bug.get_run(&self.store, namespace, run_id).await
+    }
+    async fn get_runs(
+        &self,
+        wanted: &[(Namespace, RunId)],
+    ) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
+        self.bug.get_runs(&self.store, wanted).await
     }
     async fn list_runs(&self, request: &ListRuns) -> Result<Page<Run>, StoreError> {
         self.bug.list_runs(&self.store, request).await
@@ -231,7 +258,7 @@ impl Store for Broken {
         self.bug.next_due(&self.store).await
     }
     async fn queue_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, StoreError> {
-        self.store.queue_depths(namespace).await
+        self.bug.queue_depths(&self.store, namespace).await
     }
     async fn set_queue_state(&self, request: SetQueueState) -> Result<QueueOutcome, StoreError> {
         self.bug.set_queue_state(&self.store, request).await
