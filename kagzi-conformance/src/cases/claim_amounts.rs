@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use kagzi_core::{AttemptScope, Claim, Priority, Rules, RunState, StartRun};
+use kagzi_core::{AttemptScope, Claim, NextStep, Priority, Rules, RunState, StartRun, Then};
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, workflow_type};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, step_id, workflow_type};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -25,13 +25,16 @@ const MANY_STEPS: u32 = 150;
 /// More than a backend is tempted to look through.
 const MANY_RUNS: usize = 2_100;
 
-/// Executes the steps of these numbers, one after the other.
+/// Executes the steps of these numbers, one after the other, each begun with the completion of the one before.
 pub(super) async fn many_steps(held: &Held, from: u32, to: u32) -> Verdict {
+    let name = |n: u32| format!("step-{n:04}");
+    let mut first = held.begin_request(&name(from))?;
+    first.step.position = from;
+    held.store().begin_step(first).await.map_err(|e| Violation::refused("a begin", &e))?;
     for n in from..to {
-        let mut request = held.begin_request(&format!("step-{n:04}"))?;
-        request.step.position = n;
-        held.store().begin_step(request).await.map_err(|e| Violation::refused("a begin", &e))?;
-        held.complete(&format!("step-{n:04}"), 1, &n.to_string()).await?;
+        let then =
+            if n + 1 < to { Then::Begin(NextStep::new(step_id(name(n + 1))?, n + 1)) } else { Then::Nothing };
+        held.complete_then(&name(n), 1, &n.to_string(), then).await?;
     }
     Ok(())
 }

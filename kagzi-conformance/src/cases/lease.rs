@@ -71,9 +71,11 @@ async fn a_heartbeat_never_shortens(s: Scenario) -> Verdict {
 async fn an_hour_of_heartbeats_leaves_no_more_than_one_length(s: Scenario) -> Verdict {
     let held = s.held().await?;
     // More often than a sweep looks at once, so that what a beat left behind would be in its way.
-    for _ in 0..300 {
+    for number in 0..300 {
         held.heartbeat().await?;
-        held.heartbeat().await?;
+        if number % 10 == 0 {
+            held.heartbeat().await?;
+        }
         s.turn(Duration::from_secs(12));
     }
     held.heartbeat().await?;
