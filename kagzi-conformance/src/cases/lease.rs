@@ -70,7 +70,7 @@ async fn a_heartbeat_never_shortens(s: Scenario) -> Verdict {
 
 async fn an_hour_of_heartbeats_leaves_no_more_than_one_length(s: Scenario) -> Verdict {
     let held = s.held().await?;
-    // More often than a sweep looks at once, so that what a beat left behind would be in its way.
+    // More often than a backend is tempted to look at once.
     for number in 0..300 {
         held.heartbeat().await?;
         if number % 10 == 0 {
