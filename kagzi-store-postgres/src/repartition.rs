@@ -6,6 +6,8 @@
 //! no program knows. Each table is copied and compared in one transaction, so whoever is interrupted goes on with
 //! the first table that is empty, and compares those that are full.
 
+use std::time::Duration;
+
 use kagzi_core::{MIGRATE_FIRST, SchemaPolicy, StoreError};
 use sqlx::{Connection as _, PgConnection, Row as _};
 
@@ -19,6 +21,10 @@ use crate::statement::{Begin, Tx, query};
 mod tables;
 
 use tables::{TABLES, Table};
+
+/// How often, and how far apart, it is looked whether anybody uses the old schema.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a move brought to a new schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +166,29 @@ async fn open_source(source: &mut Tx<'_>, mine: [i32; 2], partitions: u16) -> Re
         let expected = format!("another number of partitions than the old schema has, which is {partitions}");
         return Err(refused("partitions", expected, partitions.to_string()));
     }
+    let mut looks = 0;
+    loop {
+        let others = others(source, mine).await?;
+        if others == 0 {
+            break;
+        }
+        looks += 1;
+        if looks == LOOKS {
+            let expected = "a store that nobody uses: stop every server over this database first".to_owned();
+            return Err(refused("store", expected, format!("{others} connections of kagzi")));
+        }
+        // A session ends a moment after its client has left.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    // Whoever writes all the same, under another name, ends first, and waits for us from here on.
+    source.run("LOCK TABLE runs, payloads, steps, operations, queues IN SHARE MODE").await?;
+    Ok(settings)
+}
+
+/// How many connections of kagzi there are beside ours.
+async fn others(source: &mut Tx<'_>, mine: [i32; 2]) -> Result<i64, Fault> {
+    // A transaction sees the sessions as they were when it first looked, unless it is told to forget that.
+    query("SELECT pg_stat_clear_snapshot()").execute(source).await?;
     let others = query(
         "SELECT count(*) AS others FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'kagzi' AND pid <> ALL ($1)",
@@ -167,16 +196,7 @@ async fn open_source(source: &mut Tx<'_>, mine: [i32; 2], partitions: u16) -> Re
     .bind(mine.to_vec())
     .fetch_one(source)
     .await?;
-    match others.try_get::<i64, _>("others")? {
-        0 => {}
-        others => {
-            let expected = "a store that nobody uses: stop every server over this database first".to_owned();
-            return Err(refused("store", expected, format!("{others} connections of kagzi")));
-        }
-    }
-    // Whoever writes all the same, under another name, ends first, and waits for us from here on.
-    source.run("LOCK TABLE runs, payloads, steps, operations, queues IN SHARE MODE").await?;
-    Ok(settings)
+    Ok(others.try_get("others")?)
 }
 
 /// Makes the new schema, or finds the one that an interrupted move left, and keeps others from opening it.

@@ -326,7 +326,9 @@ async fn a_requeue_against_a_removal_keeps_the_run_or_finds_it_gone(s: Scenario)
         limit: u32::try_from(RUNS / 8).unwrap_or(1),
     };
     let requeued = race(RUNS + REMOVERS, |number| {
-        let (s, removal, run_id) = (s.clone(), removal.clone(), dead.get(number).copied());
+        // The removers begin first: what they found is requeued while they are at it.
+        let run_id = number.checked_sub(REMOVERS).and_then(|number| dead.get(number).copied());
+        let (s, removal) = (s.clone(), removal.clone());
         async move {
             let Some(run_id) = run_id else {
                 // Small removals, one after the other, so that requeues come in between.
