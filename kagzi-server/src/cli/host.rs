@@ -228,6 +228,7 @@ impl Hangups {
     }
 
     /// Passes each of them on. Never returns.
+    #[cfg_attr(not(unix), expect(unused_variables, reason = "nothing hangs up there"))]
     async fn reload<T>(self, reload: &Reload) -> T {
         #[cfg(unix)]
         match self.0 {
@@ -239,8 +240,6 @@ impl Hangups {
             }
             Err(error) => tracing::warn!(%error, "SIGHUP cannot be heard, and would end this process"),
         }
-        #[cfg(not(unix))]
-        let _ = reload;
         std::future::pending().await
     }
 }
