@@ -1,5 +1,7 @@
 //! What a claim puts in order on its way, so that it depends on no reaper and on no memory of its own.
 
+use std::time::Duration;
+
 use kagzi_core::{Claim, RunId, StartAt, StartRun};
 
 use crate::case::cases;
@@ -10,6 +12,7 @@ cases! {
     "claim";
     [10] a_claim_finds_the_due_sleepers_of_all_its_queues;
     [10] a_sleeper_that_another_handle_started_is_claimable_at_its_time needs SecondHandle;
+    [10] a_long_held_run_stands_before_nothing_that_is_due;
 }
 
 async fn a_claim_finds_the_due_sleepers_of_all_its_queues(s: Scenario) -> Verdict {
@@ -38,7 +41,35 @@ async fn a_sleeper_that_another_handle_started_is_claimable_at_its_time(s: Scena
     let run_id = other.start(later).await?.run_id;
     s.turn_almost(LEASE);
     s.nothing_claimable("and it is not there before its time [10]").await?;
-    s.turn(std::time::Duration::from_micros(1));
+    s.turn(Duration::from_micros(1));
     let taken: Vec<RunId> = s.claim("w1", 10).await?.iter().map(|run| run.run.run_id).collect();
     equal(RULE, &vec![run_id], &taken)
+}
+
+async fn a_long_held_run_stands_before_nothing_that_is_due(s: Scenario) -> Verdict {
+    // More than a sweep should look through before it gives up.
+    const BEATS: u32 = 300;
+    const SHORTLY: Duration = Duration::from_secs(1);
+    let held = s.held().await?;
+    for _ in 0..BEATS {
+        s.turn(LEASE / 2);
+        held.heartbeat().await?;
+    }
+    // The moments at which its former leases would have ended are past, and nothing is due at them any more.
+    for by in ["a reap", "a claim"] {
+        let later = StartRun { start_at: StartAt::After(SHORTLY), ..s.start_request() };
+        let asleep = s.start(later).await?.run_id;
+        s.turn(SHORTLY);
+        if by == "a reap" {
+            let woken = s.reap(1).await?.woken;
+            equal("a reap wakes the sleeper behind the leases that were extended since [14]", &1, &woken)?;
+        }
+        let taken: Vec<RunId> = s.claim("w2", 1).await?.iter().map(|run| run.run.run_id).collect();
+        equal(
+            "a claim takes what comes due behind leases that were extended since [10]",
+            &vec![asleep],
+            &taken,
+        )?;
+    }
+    held.heartbeat().await.map(drop)
 }

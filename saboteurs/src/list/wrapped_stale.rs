@@ -6,7 +6,7 @@ use super::{Kind, Saboteur};
 use crate::stores::memory::Memory;
 use crate::wrapped::claim::CarelessClaim;
 use crate::wrapped::stale::{
-    BeatsAPiece, HoldersOutliveRuns, LastTwinWins, QuietUntil, ReadsAHundred, ReaperMisses,
+    BeatsAPiece, BeatsBuryTheDue, HoldersOutliveRuns, LastTwinWins, QuietUntil, ReadsAHundred, ReaperMisses,
     RemembersTheLastSteps, RemovesByItsList, RepeatsAreInProgress, StumblesOverTwins, TellsOfAHundredQueues,
     TellsSystemTime, TimeoutsTellNobody,
 };
@@ -22,6 +22,11 @@ pub(super) fn saboteurs() -> Vec<Saboteur> {
             "a handle remembers until when nothing comes due, whatever other handles start",
             &["claim::a_sleeper_that_another_handle"],
             Memory::each(|| Arc::new(QuietUntil::default())),
+        ),
+        one(
+            "each heartbeat leaves an entry behind that a claim looks through before it looks for sleepers",
+            &["claim::a_long_held_run"],
+            Memory::each(|| Arc::new(BeatsBuryTheDue::default())),
         ),
         one(
             "whoever held a run that was removed may extend the lease of its next life",

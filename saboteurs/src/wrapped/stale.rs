@@ -1,7 +1,7 @@
 //! What is remembered too long, or under too small a key, and hints that are forgotten.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -49,6 +49,27 @@ impl Bug for QuietUntil {
         };
         self.set(until);
         Ok(claimed)
+    }
+}
+
+/// Has an index that grows by an entry at each heartbeat, of which a claim looks through the first 256 only: then it
+/// takes what is PENDING, and wakes nobody.
+#[derive(Debug, Default)]
+pub struct BeatsBuryTheDue(AtomicUsize);
+
+#[async_trait]
+impl Bug for BeatsBuryTheDue {
+    async fn heartbeat(&self, store: &SharedStore, batch: Vec<Heartbeat>) -> Beats {
+        self.0.fetch_add(batch.len(), Ordering::Relaxed);
+        store.heartbeat(batch).await
+    }
+
+    async fn claim(&self, store: &SharedStore, it: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let filter = RunFilter { states: vec![RunState::Pending], ..RunFilter::default() };
+        if self.0.load(Ordering::Relaxed) > 256 && store.count_runs(&it.namespace, &filter).await? == 0 {
+            return Ok(Vec::new());
+        }
+        store.claim(it).await
     }
 }
 
