@@ -4,6 +4,7 @@ mod attempts;
 mod deeds;
 mod identity;
 mod order;
+mod run_rules;
 #[cfg(test)]
 mod tests;
 
