@@ -308,7 +308,8 @@ impl Client {
         Ok(self.patiently(|| self.transport.queue_depths(&self.namespace)).await?)
     }
 
-    /// Sends until the answer is final or the client's patience is at its end.
+    /// Sends until the answer is final or the client's patience is at its end. Whoever hears that the outcome is
+    /// unknown, and then that the store is away, still does not know it: the last answer is about the last try.
     pub(crate) async fn patiently<T, F, Fut>(&self, mut send: F) -> Result<T, StoreError>
     where
         F: FnMut() -> Fut,
@@ -316,6 +317,7 @@ impl Client {
     {
         let began = Instant::now();
         let mut failures = 0;
+        let mut unknown = None;
         loop {
             let error = match send().await {
                 Ok(outcome) => return Ok(outcome),
@@ -323,10 +325,14 @@ impl Client {
             };
             failures += 1;
             let delay = self.backoff.delay(failures, asked_for(&error));
+            let away = matches!(error, StoreError::Unavailable { .. });
             if !error.is_retryable() || began.elapsed() + delay > self.patience {
-                return Err(error);
+                return Err(unknown.filter(|_| away).unwrap_or(error));
             }
             tracing::debug!(reason = error.reason(), %error, failures, ?delay, "a call failed and is repeated");
+            if !away {
+                unknown = Some(error);
+            }
             tokio::time::sleep(delay).await;
         }
     }

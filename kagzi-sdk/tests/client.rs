@@ -51,6 +51,24 @@ async fn patience_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_patience_ends_an_outcome_that_was_unknown_before_is_still_unknown() {
+    let world = world();
+    world.store.fail("start", Fault::AnswerLost, 1);
+    let away_after_the_first = async {
+        while world.store.calls("start") == 0 {
+            tokio::task::yield_now().await;
+        }
+        world.store.be_away(Duration::from_mins(1));
+    };
+    let (started, ()) = tokio::join!(world.client.start(start(1)), away_after_the_first);
+    let error = started.unwrap_err();
+    assert!(world.store.calls("start") > 1);
+    assert!(matches!(&error, ClientError::Call(StoreError::OutcomeUnknown { .. })), "{error}");
+    tokio::time::advance(Duration::from_mins(1)).await;
+    assert_eq!(world.client.count(&RunFilter::default()).await.unwrap(), 1, "it was started");
+}
+
+#[tokio::test(start_paused = true)]
 async fn runs_are_listed_counted_and_kept_apart_by_namespace() {
     let world = world();
     let starts = (0..5).map(|n| start(n).label("parity", if n % 2 == 0 { "even" } else { "odd" })).collect();
