@@ -221,6 +221,11 @@ fn an_image_and_a_unit_run_the_server_without_root() {
     assert!(made.lines().any(|line| line.starts_with(&format!("u {user} - "))), "{user}: {made}");
     assert!(!unit.lines().any(|line| line.starts_with("DynamicUser")));
     assert!(read("docs/operations.md").contains(&format!("sudo -u {user} kagzi backup")));
+    // Where the audit log is said to be, the unit lets it be written.
+    let logs = unit.lines().find_map(|line| line.strip_prefix("LogsDirectory=")).unwrap();
+    for file in ["docs/operations.md", "kagzi-server/kagzi.example.toml"] {
+        assert!(read(file).contains(&format!("/var/log/{logs}/audit.jsonl")), "{file}");
+    }
     // It is started again however often it did not start.
     let section = unit.split("\n[Service]").next().unwrap();
     assert!(section.lines().any(|line| line == "StartLimitIntervalSec=0"), "{section}");
