@@ -1,7 +1,7 @@
 //! What somebody has in flight, and how often they may call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::config::{LoadLimits, RateLimit};
 use crate::rate::Rate;
@@ -20,6 +20,10 @@ pub(super) struct Account {
     pub(super) rate: Option<Rate>,
     most: [u32; 3],
     taken: [AtomicU32; 3],
+    /// Heartbeats and writes in flight.
+    pub(super) writes: AtomicUsize,
+    /// So many of them at most are its part of those that keep everybody from claiming.
+    pub(super) share_of_writes: usize,
 }
 
 impl Account {
@@ -30,6 +34,8 @@ impl Account {
             rate: rate.map(Rate::new),
             most: [of(limits.max_starts_in_flight), of(limits.max_reads_in_flight), of(limits.max_waits)],
             taken: Default::default(),
+            writes: AtomicUsize::new(0),
+            share_of_writes: usize::try_from(of(limits.max_writes_while_claiming)).unwrap_or(usize::MAX),
         }
     }
 

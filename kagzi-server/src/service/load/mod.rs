@@ -2,10 +2,11 @@
 //!
 //! Heartbeats and the writes of workers go first: each of them moves a run towards its end or keeps it
 //! from being done twice. They are as many as there are runs under way, so they need no bound of their
-//! own; while they are many, no more runs are claimed. Nor are they charged for: what was paid for when
-//! it was started and claimed is finished, for a refused completion would be sent again and a refused
-//! heartbeat would have the work done twice, more load in either case. A worker's stream is opened for
-//! nothing too, since its writes go by it.
+//! own; while they are many, no more runs are claimed. Of these many, one principal and one namespace
+//! are a part at most, so that whoever writes without end keeps nobody but themselves from claiming.
+//! Nor are they charged for: what was paid for when it was started and claimed is finished, for a
+//! refused completion would be sent again and a refused heartbeat would have the work done twice, more
+//! load in either case. A worker's stream is opened for nothing too, since its writes go by it.
 //!
 //! Everything else (starts, polls, reads) costs a call of its principal and of its namespace, each start
 //! of a batch one, and takes a place among those in flight: so many in all, of which one principal and
@@ -81,6 +82,7 @@ struct Inner {
     principal_share: f64,
     /// What part of them one namespace may take.
     namespace_share: f64,
+    /// Heartbeats and writes in flight, of each as many as its share.
     writes: AtomicUsize,
     fewer: Notify,
     all: Arc<Account>,
@@ -100,7 +102,15 @@ pub(super) enum Admitted {
 
 /// Counts a write while it lives.
 #[derive(Debug)]
-pub(super) struct Writing(Load);
+pub(super) struct Writing {
+    load: Load,
+    sharers: Vec<Sharer>,
+    /// Whether all of them had a part left of those that keep everybody from claiming.
+    within_shares: bool,
+}
+
+/// Whose share of the server a request takes, and the setting that says how large that is.
+type Sharer = (Arc<Account>, &'static str);
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -161,38 +171,49 @@ impl Load {
         namespaces: impl Iterator<Item = &'a Namespace>,
     ) -> Result<Admitted, Refusal> {
         let place = match errand {
-            Errand::Work => {
-                self.0.writes.fetch_add(1, Ordering::AcqRel);
-                return Ok(Admitted::Write(Writing(self.clone())));
-            }
+            Errand::Work => return Ok(Admitted::Write(self.writing(self.sharers(caller, namespaces)))),
             Errand::Open => return Ok(Admitted::Uncounted),
-            Errand::Start => self.place(Kind::Start, caller, namespaces)?,
-            Errand::Claim(patience) | Errand::Other(patience) => {
-                self.place(patience.kind(), caller, namespaces)?
+            Errand::Start => self.place(Kind::Start, &self.sharers(caller, namespaces))?,
+            Errand::Other(patience) => self.place(patience.kind(), &self.sharers(caller, namespaces))?,
+            Errand::Claim(patience) => {
+                let sharers = self.sharers(caller, namespaces);
+                let place = self.place(patience.kind(), &sharers)?;
+                self.until_calm(&sharers).await;
+                place
             }
         };
-        if let Errand::Claim(_) = errand {
-            self.until_calm().await;
-        }
         Ok(Admitted::InPlace(place))
     }
 
-    fn place<'a>(
-        &self,
-        kind: Kind,
-        caller: &Caller,
-        namespaces: impl Iterator<Item = &'a Namespace>,
-    ) -> Result<Place, Refusal> {
-        let mut place = Place::new(kind);
-        // Who may take all is refused by what all may take.
-        if self.0.principal_share < 1.0 && !place.take(&self.principal(caller)) {
-            return Err(limit_reached("principal_share", RETRY_AFTER));
+    /// Who may take no more than a share: who may take all is refused by what all may take.
+    fn sharers<'a>(&self, caller: &Caller, namespaces: impl Iterator<Item = &'a Namespace>) -> Vec<Sharer> {
+        let mut sharers = Vec::new();
+        if self.0.principal_share < 1.0 {
+            sharers.push((self.principal(caller), "principal_share"));
         }
         if self.0.namespace_share < 1.0 {
-            for (account, _) in self.tally(namespaces).0 {
-                if !place.take(account) {
-                    return Err(limit_reached("namespace_share", RETRY_AFTER));
-                }
+            let named = self.tally(namespaces).0;
+            sharers.extend(named.into_iter().map(|(account, _)| (Arc::clone(account), "namespace_share")));
+        }
+        sharers
+    }
+
+    fn writing(&self, sharers: Vec<Sharer>) -> Writing {
+        let mut within_shares = true;
+        for (account, _) in &sharers {
+            within_shares &= account.writes.fetch_add(1, Ordering::AcqRel) < account.share_of_writes;
+        }
+        if within_shares {
+            self.0.writes.fetch_add(1, Ordering::AcqRel);
+        }
+        Writing { load: self.clone(), sharers, within_shares }
+    }
+
+    fn place(&self, kind: Kind, sharers: &[Sharer]) -> Result<Place, Refusal> {
+        let mut place = Place::new(kind);
+        for (account, share) in sharers {
+            if !place.take(account) {
+                return Err(limit_reached(share, RETRY_AFTER));
             }
         }
         if place.take(&self.0.all) { Ok(place) } else { Err(overloaded(RETRY_AFTER)) }
@@ -236,10 +257,12 @@ impl Load {
         (named, all)
     }
 
-    async fn until_calm(&self) {
+    /// Ready while neither the server nor those who ask have many writes in flight.
+    async fn until_calm(&self, sharers: &[Sharer]) {
+        let few = |writes: &AtomicUsize| writes.load(Ordering::Acquire) < self.0.many_writes();
         loop {
             let fewer = self.0.fewer.notified();
-            if self.0.writes.load(Ordering::Acquire) < self.0.many_writes() {
+            if few(&self.0.writes) && sharers.iter().all(|(account, _)| few(&account.writes)) {
                 return;
             }
             fewer.await;
@@ -255,8 +278,13 @@ impl Inner {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let inner = &*self.0.0;
-        if inner.writes.fetch_sub(1, Ordering::AcqRel) == inner.many_writes() {
+        let inner = &*self.load.0;
+        let counts = self.sharers.iter().map(|(account, _)| &account.writes);
+        let mut fewer = false;
+        for writes in counts.chain(self.within_shares.then_some(&inner.writes)) {
+            fewer |= writes.fetch_sub(1, Ordering::AcqRel) == inner.many_writes();
+        }
+        if fewer {
             inner.fewer.notify_waiters();
         }
     }

@@ -75,6 +75,34 @@ async fn claims_wait_while_many_writes_are_in_flight_and_writes_do_not() {
     claim.now_or_never().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn who_writes_without_end_keeps_nobody_else_from_claiming() {
+    // By its principal's share alone, and by its namespace's alone.
+    for (principal_share, namespace_share, others) in [(0.5, 1.0, "noisy"), (1.0, 0.5, "quiet")] {
+        let load =
+            Load::of(&of_tenants(LoadLimits { principal_share, namespace_share, ..LoadLimits::default() }));
+        let write = |who, about| admit(&load, Errand::Work, who, about).unwrap();
+        let claims = |who: &'static str, about: &'static str| {
+            let (who, about, load) = (caller(who), namespace(about), load.clone());
+            async move {
+                let claim = Errand::Claim(Patience::Waits);
+                load.admit(claim, &who, [&about].into_iter()).await.map(drop).map_err(Refusal::into_status)
+            }
+        };
+        let mut writes: Vec<_> = (0..5000).map(|_| write("a", "noisy")).collect();
+        claims("b", others).now_or_never().expect("it is not b who writes").unwrap();
+        let mut own = std::pin::pin!(claims("a", "noisy"));
+        assert!(own.as_mut().now_or_never().is_none(), "it waits for its own");
+        writes.truncate(1023);
+        own.now_or_never().unwrap().unwrap();
+        // Two of them together are as many as there may be.
+        let _more: Vec<_> = (0..512).map(|_| write("c", "default")).collect();
+        assert!(claims("b", "quiet").now_or_never().is_none());
+        writes.truncate(511);
+        claims("b", "quiet").now_or_never().unwrap().unwrap();
+    }
+}
+
 #[test]
 fn more_starts_than_it_bears_are_refused_with_a_delay() {
     // Nobody is asked who they are, and there is one namespace: it takes all places.
