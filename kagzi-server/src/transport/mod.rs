@@ -1,5 +1,6 @@
 //! Connections, plain or under TLS, and who is at their other end.
 
+mod complaints;
 mod connections;
 mod der;
 mod expiry;
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::LoadLimits;
 use crate::metrics::Metrics;
+use complaints::Complaints;
 use connections::Connections;
 pub(crate) use connections::host;
 use handshakes::{Begun, Handshakes};
@@ -46,6 +48,7 @@ struct Incoming {
     connections: Connections,
     metrics: Metrics,
     handshakes: Handshakes<Socket>,
+    complaints: Complaints,
 }
 
 /// The connections that clients open, each after its handshake. Never ends.
@@ -56,7 +59,8 @@ pub(crate) fn incoming(
     metrics: Metrics,
 ) -> impl Stream<Item = std::io::Result<Socket>> + Send + use<> {
     let connections = Connections::up_to(limits);
-    let incoming = Incoming { listener, tls, connections, metrics, handshakes: Handshakes::new() };
+    let (handshakes, complaints) = (Handshakes::new(), Complaints::default());
+    let incoming = Incoming { listener, tls, connections, metrics, handshakes, complaints };
     futures::stream::unfold(incoming, |mut incoming| async move {
         let socket = incoming.next().await;
         Some((Ok(socket), incoming))
@@ -96,16 +100,16 @@ impl Incoming {
             tracing::debug!(%address, %error, "a connection keeps its delay");
         }
         let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address, counted)) };
-        let acceptor = tls.acceptor();
+        let (acceptor, complaints) = (tls.acceptor(), self.complaints.clone());
         let begun = self.handshakes.begin(host(address.ip()), async move {
             match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => Some(Socket::tls(stream, address, counted)),
                 Ok(Err(error)) => {
-                    tracing::info!(%address, %error, "a TLS handshake failed");
+                    complaints.handshake_failed(address, &error);
                     None
                 }
                 Err(_) => {
-                    tracing::info!(%address, "a TLS handshake took too long");
+                    complaints.handshake_failed(address, &format_args!("no end within {HANDSHAKE_WITHIN:?}"));
                     None
                 }
             }
