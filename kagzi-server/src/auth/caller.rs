@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::grant::{Area, Grant};
+use super::jwt::Fingerprint;
 use super::right::right;
 use super::token::TokenDigest;
 
@@ -46,6 +47,8 @@ pub(crate) struct Caller {
     pub(crate) credential: Credential,
     /// From then on the credential counts no more.
     pub(crate) until: Option<SystemTime>,
+    /// The key that signed it, if it is a JWT: it counts as long as that does.
+    pub(crate) key: Option<Fingerprint>,
     pub(crate) peer: Option<SocketAddr>,
 }
 
@@ -53,7 +56,7 @@ impl Caller {
     /// Somebody, where nobody is asked who they are: everything is allowed.
     pub(crate) fn anyone(peer: Option<SocketAddr>) -> Self {
         let principal = Principal { name: "anyone".to_owned(), grants: vec![Grant::everything()] };
-        Self { principal: Arc::new(principal), credential: Credential::None, until: None, peer }
+        Self { principal: Arc::new(principal), credential: Credential::None, until: None, key: None, peer }
     }
 
     /// Somebody of this name, who may do everything.

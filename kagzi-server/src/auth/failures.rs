@@ -1,11 +1,13 @@
-//! How often calls from one address may show credentials that nobody knows.
+//! How often calls from one address may show credentials that nobody knows, and how often one principal may ask for what
+//! it may not do.
 //!
 //! Every credential is looked at, however many before it were wrong: those who share the address of somebody who
 //! guesses (a proxy's, say) are let in all the same. What is bounded is what the wrong ones cost and say: beyond the
-//! limit they hear no more than when to come again, and leave no line in the log.
+//! limit they hear no more than when to come again, and leave no line in the log. Nor do more denials: each is a line
+//! of the log and maybe one on record, and whoever filled the disk by them would keep operators from acting.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,20 +17,20 @@ use tokio::time::Instant;
 use crate::config::RateLimit;
 use crate::rate::{Rate, TooMany};
 
-/// So many addresses have an account of their own; any more share one.
-const MOST_ADDRESSES: usize = 10_000;
+/// So many have an account of their own; any more share one.
+const MOST_ACCOUNTS: usize = 10_000;
 
-/// The failures of late, by address.
+/// The failures of late, by whose they are.
 #[derive(Debug)]
-pub(super) struct Failures {
+pub(super) struct Failures<K> {
     limit: RateLimit,
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
 }
 
 #[derive(Debug)]
-struct State {
-    of_each: HashMap<IpAddr, Account>,
+struct State<K> {
+    of_each: HashMap<K, Account>,
     /// Those for whom there is no room.
     others: Rate,
     /// When accounts that are full again are next removed.
@@ -42,9 +44,9 @@ struct Account {
     last: Instant,
 }
 
-impl Failures {
+impl<K: Eq + Hash> Failures<K> {
     pub(super) fn up_to(limit: RateLimit) -> Self {
-        Self::of_most(limit, MOST_ADDRESSES)
+        Self::of_most(limit, MOST_ACCOUNTS)
     }
 
     fn of_most(limit: RateLimit, most: usize) -> Self {
@@ -57,7 +59,7 @@ impl Failures {
     /// # Errors
     ///
     /// The delay after which another would be within the limit, if this one is not.
-    pub(super) fn count(&self, address: IpAddr) -> Result<(), Duration> {
+    pub(super) fn count(&self, whose: K) -> Result<(), Duration> {
         let now = Instant::now();
         // An account is charged or not, so a panic elsewhere does not spoil it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,11 +70,11 @@ impl Failures {
         }
         let room = state.of_each.len() < self.most;
         let State { of_each, others, .. } = &mut *state;
-        let charged = match of_each.get_mut(&address) {
+        let charged = match of_each.get_mut(&whose) {
             Some(account) => account.charge(now),
             None if room => {
                 let account = Account { rate: Rate::new(self.limit), last: now };
-                of_each.entry(address).or_insert(account).charge(now)
+                of_each.entry(whose).or_insert(account).charge(now)
             }
             None => others.charge(NonZeroU32::MIN),
         };
@@ -98,6 +100,8 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const LIMIT: RateLimit = RateLimit { per_second: 2, burst: 4 };

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either};
-use kagzi_sdk::wire::error::{Refusal, UNAUTHENTICATED, limit_reached, permission_denied};
+use kagzi_sdk::wire::error::{Refusal, UNAUTHENTICATED, limit_reached};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
@@ -13,8 +13,9 @@ use super::{Audited, Auth, Caller, Mode, NoCaller, right};
 use crate::metrics::Metrics;
 use crate::transport::{Peer, host};
 
-/// Whoever asks for health may be a machine that knows nothing but the address.
-const OPEN_TO_ALL: &str = "/grpc.health.v1.Health/";
+/// Whoever asks for health may be a machine that knows nothing but the address. Who watches it stays, and costs memory
+/// meanwhile, some kilobytes for each of thousands of streams: that is for those who are known.
+const OPEN_TO_ALL: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"];
 
 /// What the calls of the protocol begin with.
 const OURS: &str = "/kagzi.v1.";
@@ -102,11 +103,11 @@ enum Admission {
 
 impl Auth {
     fn admit<B>(&self, request: &Request<B>) -> Admission {
-        if request.uri().path().starts_with(OPEN_TO_ALL) {
+        if OPEN_TO_ALL.contains(&request.uri().path()) {
             return Admission::OpenToAll;
         }
         let admitted = match self.authenticate(request.headers(), request.extensions().get::<Peer>()) {
-            Ok(caller) => may_call(caller, request),
+            Ok(caller) => self.may_call(caller, request),
             Err(NoCaller::Refused(refusal)) => Err(self.unknown(refusal, request)),
             Err(NoCaller::UnknownKey) => return Admission::Later,
         };
@@ -119,7 +120,7 @@ impl Auth {
         let caller = self.authenticate_later(&parts.headers, peer.as_ref(), metrics).await;
         let request = Request::from_parts(parts.clone(), ());
         let caller = match caller {
-            Ok(caller) => may_call(caller, &request)?,
+            Ok(caller) => self.may_call(caller, &request)?,
             Err(refusal) => return Err(self.unknown(refusal, &request)),
         };
         parts.extensions.insert(caller);
@@ -145,18 +146,16 @@ impl Auth {
         );
         refusal
     }
-}
 
-/// Whether there is anything that a caller may do by a call.
-fn may_call<B>(caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
-    let path = request.uri().path();
-    let method = path.rsplit('/').next().unwrap_or_default();
-    // What goes on record is denied once it is read, so that the record says what it was about.
-    let denied_unread = right(method).is_some_and(|right| right.audited == Audited::No);
-    if path.starts_with(OURS) && denied_unread && !caller.may_ever(method) {
-        let refusal = permission_denied(method);
-        tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
-        return Err(refusal);
+    /// Whether there is anything that a caller may do by a call.
+    fn may_call<B>(&self, caller: Caller, request: &Request<B>) -> Result<Caller, Refusal> {
+        let path = request.uri().path();
+        let method = path.rsplit('/').next().unwrap_or_default();
+        // What goes on record is denied once it is read, so that the record says what it was about.
+        let denied_unread = right(method).is_some_and(|right| right.audited == Audited::No);
+        if path.starts_with(OURS) && denied_unread && !caller.may_ever(method) {
+            return Err(self.deny(&caller, method));
+        }
+        Ok(caller)
     }
-    Ok(caller)
 }

@@ -16,11 +16,12 @@ mod layer;
 mod right;
 mod token;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_sdk::wire::error::{Refusal, unauthenticated, unavailable};
+use kagzi_sdk::wire::error::{Refusal, limit_reached, permission_denied, unauthenticated, unavailable};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
@@ -34,7 +35,7 @@ use crate::transport::Peer;
 use access::Access;
 use caller::{Credential, Principal};
 use failures::Failures;
-use jwt::{Fault, Jwt, Verified};
+use jwt::{Fault, Fingerprint, Jwt, Verified};
 use token::TokenDigest;
 
 pub use access::AccessError;
@@ -73,7 +74,10 @@ struct Closed {
     first: [u8; 32],
     access: watch::Sender<Arc<Access>>,
     jwt: Option<Jwt>,
-    failures: Failures,
+    /// By address.
+    failures: Failures<IpAddr>,
+    /// By principal.
+    denials: Failures<String>,
 }
 
 /// Why nobody is found behind a call.
@@ -102,6 +106,7 @@ impl Auth {
                     first: Sha256::digest(&text).into(),
                     jwt: Jwt::of(config)?,
                     failures: Failures::up_to(config.load.rate_auth_failures),
+                    denials: Failures::up_to(config.load.rate_auth_failures),
                 }))
             }
         };
@@ -117,6 +122,21 @@ impl Auth {
 
     pub(crate) fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// The refusal of a caller who may not do this, the same whatever is there. Whoever asks for such things again and
+    /// again hears no more than when to come again.
+    pub(crate) fn deny(&self, caller: &Caller, method: &str) -> Refusal {
+        let principal = caller.name();
+        if let Mode::Closed(closed) = &self.0.mode
+            && let Err(retry_after) = closed.denials.count(principal.to_owned())
+        {
+            tracing::debug!(method, principal, "call refused: too many of this principal are denied");
+            return limit_reached("rate_auth_failures", retry_after);
+        }
+        let refusal = permission_denied(method);
+        tracing::info!(method, principal, reason = refusal.reason(), "call refused");
+        refusal
     }
 
     /// Who makes a call that came without having been looked at: somebody, if nobody is asked.
@@ -135,20 +155,22 @@ impl Auth {
             Mode::Closed(closed) => closed,
         };
         let certificate = peer.and_then(|peer| Some((peer.names.as_ref()?, peer.until)));
-        let (credential, until) = match (bearer(headers)?, certificate) {
+        let (credential, until, key) = match (bearer(headers)?, certificate) {
             // What a call shows by itself counts, and must be right: a certificate does not mend it.
             (Some(token), _) => match closed.jwt.as_ref().filter(|_| Jwt::looks_like_one(token)) {
                 Some(jwt) => match jwt.verify(token) {
-                    Ok(Verified { subject, until }) => (Credential::Subject(subject), Some(until)),
+                    Ok(Verified { subject, until, key }) => {
+                        (Credential::Subject(subject), Some(until), Some(key))
+                    }
                     Err(Fault::UnknownKey) => return Err(NoCaller::UnknownKey),
                     Err(Fault::Refused(why)) => return Err(unauthenticated(why).into()),
                 },
-                None => (Credential::Token(TokenDigest::of(token)), None),
+                None => (Credential::Token(TokenDigest::of(token)), None, None),
             },
-            (None, Some((names, until))) => (Credential::Certificate(Arc::clone(names)), until),
+            (None, Some((names, until))) => (Credential::Certificate(Arc::clone(names)), until, None),
             (None, None) => return Err(unauthenticated("none").into()),
         };
-        Ok(closed.caller(credential, until, address)?)
+        Ok(closed.caller(credential, until, key, address)?)
     }
 
     /// Who makes a call that shows a JWT signed by a key that was not known, once the keys were looked at
@@ -176,18 +198,22 @@ impl Auth {
         })
     }
 
-    /// The same caller, by what the access file says now, for one who stays for long.
+    /// The same caller, by what the access file and the keys of JWTs are now, for one who stays for long.
     pub(crate) fn renew(&self, caller: &Caller) -> Result<Caller, Refusal> {
         let Mode::Closed(closed) = &self.0.mode else { return Ok(caller.clone()) };
-        closed.caller(caller.credential.clone(), caller.until, caller.peer)
+        let counts = |key: &Fingerprint| closed.jwt.as_ref().is_some_and(|jwt| jwt.knows(key));
+        if caller.key.as_ref().is_some_and(|key| !counts(key)) {
+            return Err(unauthenticated("a JWT of a key that was taken back"));
+        }
+        closed.caller(caller.credential.clone(), caller.until, caller.key, caller.peer)
     }
 
-    /// Tells of changes of the access file, and at once of those that may have been missed.
+    /// Tells of changes of the access file and of the keys of JWTs, and at once of those that may have been missed.
     pub(crate) fn changes(&self) -> Changes {
-        let Mode::Closed(closed) = &self.0.mode else { return Changes(None) };
+        let Mode::Closed(closed) = &self.0.mode else { return Changes::default() };
         let mut access = closed.access.subscribe();
         access.mark_changed();
-        Changes(Some(access))
+        Changes { access: Some(access), keys: closed.jwt.as_ref().map(Jwt::changes) }
     }
 
     /// Looks at the files every `interval` and when told, and goes by what they say now. A file that cannot be used
@@ -238,19 +264,31 @@ impl Closed {
     }
 }
 
-/// Who waits for the access file to change.
-pub(crate) struct Changes(Option<watch::Receiver<Arc<Access>>>);
+/// Who waits for the access file or the keys of JWTs to change.
+#[derive(Default)]
+pub(crate) struct Changes {
+    access: Option<watch::Receiver<Arc<Access>>>,
+    keys: Option<watch::Receiver<()>>,
+}
 
 impl Changes {
     /// Ready when there was a change since the last time, or never. Cancel safe.
     pub(crate) async fn next(&mut self) {
-        let ended = match &mut self.0 {
-            Some(access) => access.changed().await.is_err(),
-            None => true,
-        };
-        if ended {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            () = changed(self.access.as_mut()) => {}
+            () = changed(self.keys.as_mut()) => {}
         }
+    }
+}
+
+/// Ready when there was a change since the last time, or never. Cancel safe.
+async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
+    let ended = match watched {
+        Some(watched) => watched.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -259,6 +297,7 @@ impl Closed {
         &self,
         credential: Credential,
         until: Option<std::time::SystemTime>,
+        key: Option<Fingerprint>,
         peer: Option<std::net::SocketAddr>,
     ) -> Result<Caller, Refusal> {
         if until.is_some_and(|until| std::time::SystemTime::now() >= until) {
@@ -272,12 +311,12 @@ impl Closed {
                 Credential::Certificate(_) => "a certificate whose names are not known",
             })
         })?;
-        Ok(Caller { principal, credential, until, peer })
+        Ok(Caller { principal, credential, until, key, peer })
     }
 }
 
 fn someone(anyone: &Arc<Principal>, peer: Option<std::net::SocketAddr>) -> Caller {
-    Caller { principal: Arc::clone(anyone), credential: Credential::None, until: None, peer }
+    Caller { principal: Arc::clone(anyone), credential: Credential::None, until: None, key: None, peer }
 }
 
 /// The bearer token of a call, if it shows one.

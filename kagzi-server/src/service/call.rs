@@ -1,7 +1,7 @@
 //! The frame of every call: admit, read, check the caller and the namespace, do, answer or report.
 
 use kagzi_core::{ClaimedRun, Namespace, RunId, StoreError};
-use kagzi_sdk::wire::error::{Refusal, namespace_not_found, permission_denied};
+use kagzi_sdk::wire::error::{LIMIT_REACHED, Refusal, namespace_not_found};
 use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -86,7 +86,12 @@ impl Services {
             let counted = self.0.metrics.request(method);
             let outcome = self.perform(&origin.caller, &told, &deed, read, act).await;
             counted.end(&outcome);
-            deed.end(outcome.as_ref().map_or_else(Refusal::reason, |_| "OK"));
+            match outcome.as_ref().map_err(Refusal::reason) {
+                Ok(_) => deed.end("OK"),
+                // Nothing was done and nothing decided, and whoever calls without end shall not fill the record.
+                Err(LIMIT_REACHED) => deed.untold(),
+                Err(reason) => deed.end(reason),
+            }
             told.ended(&span, &outcome);
             outcome
         };
@@ -109,13 +114,13 @@ impl Services {
         let in_flight = self.0.drain.admit()?;
         // Who may never do this learns no more from a request that cannot be read than from another.
         if read.is_err() && !caller.may_ever(method) {
-            return Err(denied(caller, method));
+            return Err(self.0.auth.deny(caller, method));
         }
         let request = read.map_err(|error| self.refused(told, &error))?;
         // Before anything is looked up: whoever is denied learns nothing of what is there.
         let permission = request.permission(caller, method);
         if permission == Permission::Denied {
-            return Err(denied(caller, method));
+            return Err(self.0.auth.deny(caller, method));
         }
         self.0.load.charge(request.errand(), caller, request.namespaces()).map_err(
             |excess| match excess {
@@ -143,12 +148,12 @@ impl Services {
     async fn check_run(&self, caller: &Caller, told: &Told, request: &impl Subject) -> Result<(), Refusal> {
         let method = told.method;
         let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
-            return Err(denied(caller, method));
+            return Err(self.0.auth.deny(caller, method));
         };
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let within = self.within(caller, method, namespace, run_id).await;
         let within = within.map_err(|error| self.refused(told, &error))?;
-        if within { Ok(()) } else { Err(denied(caller, method)) }
+        if within { Ok(()) } else { Err(self.0.auth.deny(caller, method)) }
     }
 
     /// Whether a run lies within the caller's bounds. One that is not there does not.
@@ -195,11 +200,4 @@ impl Services {
         told.failed(error);
         Refusal::from(error)
     }
-}
-
-/// The refusal of a caller who may not do this, the same whatever is there.
-pub(super) fn denied(caller: &Caller, method: &str) -> Refusal {
-    let refusal = permission_denied(method);
-    tracing::info!(method, principal = caller.name(), reason = refusal.reason(), "call refused");
-    refusal
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use kagzi_proto::v1;
-use kagzi_server::ServerConfig;
+use kagzi_server::{LoadLimits, RateLimit, ServerConfig};
 use serde_json::Value;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -141,6 +141,39 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
 
 fn pause(queue: &str) -> v1::PauseQueueRequest {
     v1::PauseQueueRequest { namespace: "default".to_owned(), queue: queue.to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn whoever_asks_for_what_they_may_not_do_again_and_again_does_not_fill_the_record() {
+    let files = Files::new();
+    let op = known("op", &["role = 'operator'\nnamespaces = ['default']"]);
+    let app = known("app", &["role = 'client'\nnamespaces = ['default']"]);
+    let record = files.path("audit.jsonl");
+    let rate_auth_failures = RateLimit { per_second: 1, burst: 3 };
+    let server = serve(ServerConfig {
+        access_file: Some(files.write("access.toml", format!("{}{}", op.entry, app.entry))),
+        audit_log: Some(record),
+        load: LoadLimits { rate_auth_failures, ..LoadLimits::default() },
+        ..config()
+    })
+    .await;
+    let mut by_app = Caller::with_token(&server, &app.token).await;
+    let mut denied = 0;
+    for _ in 0..1000 {
+        match code(by_app.workflows.pause_queue(pause("q")).await) {
+            Code::PermissionDenied => denied += 1,
+            refused => assert_eq!(refused, Code::ResourceExhausted),
+        }
+    }
+    assert!((3..500).contains(&denied), "{denied}");
+    assert_eq!(lines(&files, "audit.jsonl").len(), denied);
+    // Whoever may do it does, and what the others may do they go on doing.
+    let mut by_op = Caller::with_token(&server, &op.token).await;
+    by_op.workflows.pause_queue(pause("q")).await.unwrap();
+    by_app.workflows.start_workflow(start("default", "q", "t")).await.unwrap();
+    let lines = lines(&files, "audit.jsonl");
+    let by_op: Vec<&Value> = lines.iter().filter(|line| line["principal"] == "op").collect();
+    assert_eq!(by_op.len(), 2, "{lines:?}");
 }
 
 #[cfg(target_os = "linux")]

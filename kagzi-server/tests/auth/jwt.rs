@@ -50,6 +50,43 @@ fn set(issuers: &[&Issuer]) -> String {
     json!({"keys": issuers.iter().map(|issuer| issuer.jwk()).collect::<Vec<_>>()}).to_string()
 }
 
+/// A worker's stream.
+struct Stream {
+    requests: tokio::sync::mpsc::Sender<v1::StreamWorkRequest>,
+    answers: tonic::Streaming<v1::StreamWorkResponse>,
+}
+
+impl Stream {
+    async fn open(caller: &mut Caller) -> Self {
+        let open = v1::OpenWork {
+            namespace: "default".to_owned(),
+            queues: vec!["q".to_owned()],
+            worker_id: "w".to_owned(),
+            ..Default::default()
+        };
+        let (requests, incoming) = tokio::sync::mpsc::channel(1);
+        requests.send(asks(v1::stream_work_request::Request::Open(open))).await.unwrap();
+        let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
+        let answers = caller.workers.stream_work(incoming).await.unwrap().into_inner();
+        Self { requests, answers }
+    }
+
+    async fn must_answer(&mut self) {
+        let take = v1::TakeRuns { limit: 1, ..Default::default() };
+        self.requests.send(asks(v1::stream_work_request::Request::Take(take))).await.unwrap();
+        soon(self.answers.message()).await.unwrap().unwrap();
+    }
+
+    /// Why the server ends it.
+    async fn end(&mut self) -> Code {
+        soon(self.answers.message()).await.unwrap_err().code()
+    }
+}
+
+fn asks(request: v1::stream_work_request::Request) -> v1::StreamWorkRequest {
+    v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(request) }
+}
+
 const ADA: &str = "[[principal]]\nname = 'ada'\nsubjects = ['acme|ada']\n\
     [[principal.grant]]\nrole = 'worker'\nnamespaces = ['default']\n";
 
@@ -147,24 +184,31 @@ async fn a_token_that_was_seen_before_expires_all_the_same_and_so_does_its_strea
     let server = serve(with_keys(&files, in_file(&files, &[&issuer]))).await;
     let mut ada = Caller::with_token(&server, &issuer.token("acme|ada", Duration::from_secs(1))).await;
     assert_eq!(code(ada.ask().await), Code::Ok);
-    let open = v1::OpenWork {
-        namespace: "default".to_owned(),
-        queues: vec!["q".to_owned()],
-        worker_id: "w".to_owned(),
-        ..Default::default()
-    };
-    let first = v1::StreamWorkRequest {
-        id: 0,
-        trace_context: None,
-        request: Some(v1::stream_work_request::Request::Open(open)),
-    };
-    let (requests, incoming) = tokio::sync::mpsc::channel(1);
-    requests.send(first).await.unwrap();
-    let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
-    let mut answers = ada.workers.stream_work(incoming).await.unwrap().into_inner();
-    let end = soon(answers.message()).await.unwrap_err();
-    assert_eq!(end.code(), Code::Unauthenticated, "{end:?}");
+    let mut stream = Stream::open(&mut ada).await;
+    assert_eq!(stream.end().await, Code::Unauthenticated);
     assert_eq!(code(ada.ask().await), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_of_its_token_is_taken_back_and_goes_on_when_others_are() {
+    let (files, stolen, kept, other) = (Files::new(), Issuer::new("a"), Issuer::new("b"), Issuer::new("c"));
+    let server = serve(with_keys(&files, in_file(&files, &[&stolen, &kept, &other]))).await;
+    let mut streams = Vec::new();
+    for issuer in [&stolen, &kept] {
+        let mut ada = Caller::with_token(&server, &issuer.token("acme|ada", HOUR)).await;
+        streams.push(Stream::open(&mut ada).await);
+    }
+    // Its name is no matter: the key is the same.
+    in_file(&files, &[&stolen, &Issuer { id: "renamed", key: kept.key }]);
+    let mut by_other = Caller::with_token(&server, &other.token("acme|ada", HOUR)).await;
+    soon(async { while code(by_other.ask().await) != Code::Unauthenticated {} }).await;
+    for stream in &mut streams {
+        stream.must_answer().await;
+    }
+    in_file(&files, &[&other]);
+    for stream in &mut streams {
+        assert_eq!(stream.end().await, Code::Unauthenticated);
+    }
 }
 
 #[tokio::test]

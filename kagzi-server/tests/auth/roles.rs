@@ -4,7 +4,7 @@ use kagzi_core::Namespace;
 use kagzi_proto::v1::stream_work_request::Request as Asked;
 use kagzi_proto::v1::stream_work_response::Response as Answered;
 use kagzi_proto::{FILE_DESCRIPTOR_SET, v1};
-use kagzi_server::{ServerConfig, ServerHandle};
+use kagzi_server::{LoadLimits, RateLimit, ServerConfig, ServerHandle};
 use prost::Message as _;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -86,7 +86,10 @@ impl World {
         let access: Vec<&str> = people.iter().map(|known| known.entry.as_str()).collect();
         let access = files.write("access.toml", access.concat());
         let namespaces = ["ours", "theirs"].map(|name| Namespace::new(name).unwrap()).to_vec();
-        let server = serve(ServerConfig { namespaces, access_file: Some(access), ..config() }).await;
+        // The whole table is denied at once.
+        let rate_auth_failures = RateLimit { per_second: 1_000_000, burst: 1_000_000 };
+        let load = LoadLimits { rate_auth_failures, ..LoadLimits::default() };
+        let server = serve(ServerConfig { namespaces, access_file: Some(access), load, ..config() }).await;
         let channel = channel(&server).await;
         let root = Caller::over(&channel, Some(format!("Bearer {}", people[0].token)));
         let people = names.into_iter().zip(people.into_iter().map(|known| known.token)).collect();

@@ -50,7 +50,7 @@ async fn a_known_token_gets_in_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn health_is_for_everybody_and_reflection_for_those_who_are_known() {
+async fn health_is_for_everybody_and_its_watch_and_reflection_for_those_who_are_known() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
     use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -61,7 +61,9 @@ async fn health_is_for_everybody_and_reflection_for_those_who_are_known() {
     let access = files.write("access.toml", &nobody.entry);
     let server = serve(ServerConfig { access_file: Some(access), ..config() }).await;
     let channel = channel(&server).await;
-    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+    let mut stranger = HealthClient::new(channel.clone());
+    stranger.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(code(stranger.watch(HealthCheckRequest::default()).await), Code::Unauthenticated);
     let list = || {
         let message_request = Some(MessageRequest::ListServices(String::new()));
         tokio_stream::iter([ServerReflectionRequest { host: String::new(), message_request }])
@@ -69,6 +71,9 @@ async fn health_is_for_everybody_and_reflection_for_those_who_are_known() {
     let refused = ServerReflectionClient::new(channel.clone()).server_reflection_info(list()).await;
     assert_eq!(code(refused), Code::Unauthenticated);
     let shows = Shows(Some(format!("Bearer {}", nobody.token)));
+    let mut known = HealthClient::with_interceptor(channel.clone(), shows.clone());
+    let mut health = known.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(health.message().await.unwrap().is_some());
     let mut reflection = ServerReflectionClient::with_interceptor(channel, shows);
     let mut answers = reflection.server_reflection_info(list()).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().is_some());

@@ -178,6 +178,11 @@ impl Deed<'_> {
         }
     }
 
+    /// Ends an action that did not begin, off the record.
+    pub(crate) fn untold(mut self) {
+        self.line = None;
+    }
+
     /// What cannot be written is reported by [`Audit::write`]; the next action is not done.
     fn tell(&self, line: &Line<'_>) {
         self.audit.write(line, self.metrics).ok();

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::key::Key;
+use super::key::{Fingerprint, Key};
 
 /// Longer ones are refused unread.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -33,6 +33,8 @@ pub(super) struct Rules {
 pub(crate) struct Verified {
     pub(crate) subject: Arc<str>,
     pub(crate) until: SystemTime,
+    /// The key that signed it.
+    pub(crate) key: Fingerprint,
 }
 
 /// Why a token does not count.
@@ -68,28 +70,37 @@ pub(super) fn verify(token: &str, keys: &[Key], rules: &Rules, now: SystemTime) 
         return Err(Fault::Refused("a JWT with extensions that must be understood and are not"));
     }
     let signature = decoded(signature)?;
-    check_signature(&header, signed.as_bytes(), &signature, keys)?;
-    check_claims(&json(payload)?, rules, now)
+    let key = check_signature(&header, signed.as_bytes(), &signature, keys)?;
+    let (subject, until) = check_claims(&json(payload)?, rules, now)?;
+    Ok(Verified { subject, until, key })
 }
 
 /// A key with the id that the token names, or any where it names none, must have signed it, by its own
 /// algorithm. The token's word for that algorithm must be the same.
-fn check_signature(header: &Header, signed: &[u8], signature: &[u8], keys: &[Key]) -> Result<(), Fault> {
+fn check_signature(
+    header: &Header,
+    signed: &[u8],
+    signature: &[u8],
+    keys: &[Key],
+) -> Result<Fingerprint, Fault> {
     let mut candidates = keys.iter().filter(|key| header.kid.is_none() || key.id == header.kid).peekable();
     if candidates.peek().is_none() {
         return Err(Fault::UnknownKey);
     }
-    let verified =
-        candidates.any(|key| key.algorithm.name() == header.alg && key.verifies(signed, signature));
-    match (verified, &header.kid) {
-        (true, _) => Ok(()),
-        (false, Some(_)) => Err(Fault::Refused("a JWT whose signature is wrong")),
+    let signer = candidates.find(|key| key.algorithm.name() == header.alg && key.verifies(signed, signature));
+    match (signer, &header.kid) {
+        (Some(key), _) => Ok(key.fingerprint()),
+        (None, Some(_)) => Err(Fault::Refused("a JWT whose signature is wrong")),
         // It may be by a key that is not known yet.
-        (false, None) => Err(Fault::UnknownKey),
+        (None, None) => Err(Fault::UnknownKey),
     }
 }
 
-fn check_claims(claims: &Map<String, Value>, rules: &Rules, now: SystemTime) -> Result<Verified, Fault> {
+fn check_claims(
+    claims: &Map<String, Value>,
+    rules: &Rules,
+    now: SystemTime,
+) -> Result<(Arc<str>, SystemTime), Fault> {
     let refused = |why| Err(Fault::Refused(why));
     let Some(expires) = moment(claims.get("exp"))? else { return refused("a JWT that never expires") };
     let Some(until) = expires.checked_add(rules.leeway) else { return refused("a JWT that never expires") };
@@ -117,7 +128,7 @@ fn check_claims(claims: &Map<String, Value>, rules: &Rules, now: SystemTime) -> 
         Some(subject)
             if (1..=MAX_SUBJECT_BYTES).contains(&subject.len()) && !subject.chars().any(char::is_control) =>
         {
-            Ok(Verified { subject: subject.into(), until })
+            Ok((subject.into(), until))
         }
         _ => refused("a JWT that names nobody"),
     }

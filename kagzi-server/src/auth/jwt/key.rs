@@ -6,6 +6,7 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 /// What a key signs by. A key has one algorithm; what a token says of it must agree, and decides nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ impl Algorithm {
         }
     }
 }
+
+/// Tells one key from all others, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint([u8; 32]);
 
 /// A public key.
 #[derive(Debug)]
@@ -97,6 +102,18 @@ impl Jwk {
 }
 
 impl Key {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let mut digest = Sha256::new_with_prefix(self.algorithm.name());
+        match &self.material {
+            Material::Ed25519(point) | Material::P256(point) => digest.update(point),
+            Material::Rsa { n, e } => [n, e].into_iter().for_each(|number| {
+                digest.update(number.len().to_le_bytes());
+                digest.update(number);
+            }),
+        }
+        Fingerprint(digest.finalize().into())
+    }
+
     /// Whether `signature` is this key's over `message`.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.material {

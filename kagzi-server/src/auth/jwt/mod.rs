@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{ConfigError, ServerConfig};
@@ -25,6 +26,7 @@ use key::{Algorithm, Key};
 use source::Source;
 
 pub(crate) use claims::{Fault, Verified};
+pub(crate) use key::Fingerprint;
 
 /// A token that names a key that is not known has the keys fetched again, no more often than this: who
 /// makes up key ids shall not have us ask for ever.
@@ -40,6 +42,8 @@ pub(crate) struct Jwt {
     source: Source,
     rules: Rules,
     keys: RwLock<Arc<Vec<Key>>>,
+    /// Tells those who stay for long that the keys are others.
+    replaced: watch::Sender<()>,
     /// Whether they were ever had. That there is none may be what was said.
     had: AtomicBool,
     /// Why they could not be had the last time, if they could not.
@@ -89,6 +93,7 @@ impl Jwt {
             },
             had: AtomicBool::new(now.is_some()),
             keys: RwLock::new(Arc::new(now.unwrap_or_default())),
+            replaced: watch::Sender::default(),
             problem: Mutex::default(),
             verified: Mutex::new(Recent::new(GENERATION)),
             asked: tokio::sync::Mutex::default(),
@@ -104,6 +109,16 @@ impl Jwt {
     fn keys(&self) -> Arc<Vec<Key>> {
         // It is replaced whole, so a panic elsewhere does not spoil it.
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the key that signed a token counts now.
+    pub(crate) fn knows(&self, key: &Fingerprint) -> bool {
+        self.keys().iter().any(|known| known.fingerprint() == *key)
+    }
+
+    /// Hears of other keys.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 
     fn remembered(&self) -> MutexGuard<'_, Recent<[u8; 32], Verified>> {
@@ -177,6 +192,7 @@ impl Jwt {
             tracing::info!(keys = keys.len(), "the keys for JWTs have changed");
         }
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.replaced.send_replace(());
         self.had.store(true, Ordering::Relaxed);
         self.remembered().clear();
         self.count(metrics);

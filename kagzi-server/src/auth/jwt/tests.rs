@@ -116,7 +116,7 @@ fn the_examples_of_the_standards_verify_and_damaged_ones_do_not() {
 fn what_says_all_that_it_must_gets_through() {
     let signer = Signer::new();
     let keys = set(&[signer.jwk("k")]);
-    let expected = Verified { subject: "ada".into(), until: at(NOW + 70) };
+    let expected = Verified { subject: "ada".into(), until: at(NOW + 70), key: keys[0].fingerprint() };
     let good = [
         claims(),
         with(&claims(), "aud", json!(["other", "kagzi"])),
