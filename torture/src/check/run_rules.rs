@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use kagzi_conformance::checker::Specification;
-use kagzi_core::{RunId, RunState};
+use kagzi_core::{DeadLetterReason, RunId, RunState};
 
 use crate::event::{Answer, Begun, Call, Operation, Seen, Then};
 
