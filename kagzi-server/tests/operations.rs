@@ -160,7 +160,8 @@ async fn a_server_does_not_wait_for_a_database_that_does_not_exist_or_a_user_who
 async fn postgres_is_migrated_when_told_and_examined() {
     let database = database().await;
     let url = database.url();
-    is_migrated_and_examined(&url, &json!(["0001_tables", "0002_functions", "0003_queues", "0004_look"]));
+    let steps = json!(["0001_tables", "0002_functions", "0003_queues", "0004_look", "0005_cluster"]);
+    is_migrated_and_examined(&url, &steps);
     let (_, well) = answer(&["doctor", "--store", &url]);
     assert_eq!(found(&well, "writable")["verdict"], "ok", "{well:#}");
     assert_eq!(found(&well, "connections")["verdict"], "ok", "{well:#}");

@@ -5,13 +5,17 @@
 //! other source, no condition and no query around it; within a transaction of several statements only if
 //! delegation is *forced*, and then the function may touch its own partition alone, as all of ours do.
 //!
+//! The body of a function names tables without their schema, and on a node nobody has set the search path for it; and what
+//! it asks of tables must be planned with the partition as a constant, which a kept plan has not. So each function brings
+//! both settings along ([`settle`]).
+//!
 //! **Each step is a transaction of its own**, under the lock of migrations, and what is left to do is read from Citus'
 //! own catalogue: so whoever was killed half way is followed by whoever opens the schema next, and of many servers
 //! that start at once each step is done by one. In one transaction with the migrations it would not work: a type that was
 //! made in the same transaction may be missing where shards are made over other connections.
 
 use kagzi_core::StoreError;
-use sqlx::{PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::error::Fault;
 use crate::schema::lock_migrations;
@@ -28,7 +32,7 @@ pub(crate) const TABLES: [&str; 5] = ["runs", "payloads", "steps", "operations",
 
 /// The functions that the store calls, each with its partition as the first argument. Those that they call among
 /// themselves need only stand on every node.
-pub(crate) const DELEGATED: [&str; 10] = [
+pub(crate) const DELEGATED: [&str; 11] = [
     "kagzi_claim",
     "kagzi_heartbeat",
     "kagzi_look",
@@ -38,6 +42,7 @@ pub(crate) const DELEGATED: [&str; 10] = [
     "kagzi_queue_depths",
     "kagzi_queue_lock",
     "kagzi_save_runs",
+    "kagzi_start",
     "kagzi_steps",
 ];
 
@@ -45,6 +50,8 @@ pub(crate) const DELEGATED: [&str; 10] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Left {
     Table(String),
+    /// The settings of functions.
+    Settings,
     /// By its signature, as Postgres writes it.
     Delegated(String),
     Everywhere(String),
@@ -74,6 +81,7 @@ pub(crate) async fn require(
                 .to_owned(),
             got: match left {
                 Left::Table(name) => format!("the table {name}, which is not distributed"),
+                Left::Settings => "functions without the settings that they need on the nodes".to_owned(),
                 Left::Delegated(name) | Left::Everywhere(name) => {
                     format!("the function {name}, which is not distributed")
                 }
@@ -151,6 +159,7 @@ impl Left {
                     .execute(tx)
                     .await?;
             }
+            Self::Settings => settle(tx, partitions).await?,
             Self::Delegated(function) => {
                 query(
                     "SELECT create_distributed_function($1::text::regprocedure, 'p_partition',
@@ -188,6 +197,9 @@ async fn next(tx: &mut Tx<'_>, partitions: u16) -> Result<Option<Left>, Fault> {
     if let Some(table) = TABLES.into_iter().find(is_left) {
         return Ok(Some(Left::Table(table.to_owned())));
     }
+    if !unsettled(tx).await?.is_empty() {
+        return Ok(Some(Left::Settings));
+    }
     let function = query(
         "SELECT p.oid::regprocedure::text AS signature, p.proname = ANY ($1) AS delegated
          FROM pg_proc p
@@ -201,6 +213,38 @@ async fn next(tx: &mut Tx<'_>, partitions: u16) -> Result<Option<Left>, Fault> {
     let Some(row) = function.fetch_optional(tx).await? else { return Ok(None) };
     let signature = row.try_get("signature")?;
     Ok(Some(if row.try_get("delegated")? { Left::Delegated(signature) } else { Left::Everywhere(signature) }))
+}
+
+/// Gives every function the settings that it needs on the nodes. A migration that replaces a function takes them from it,
+/// and so gives them again before anybody sees it.
+pub(crate) async fn settle(tx: &mut Tx<'_>, partitions: u16) -> Result<(), Fault> {
+    if partitions <= 1 || !is_installed(tx).await? {
+        return Ok(());
+    }
+    for alter in unsettled(tx).await? {
+        // Of names that Postgres itself has put together and quoted.
+        tx.run(AssertSqlSafe(alter)).await?;
+    }
+    Ok(())
+}
+
+/// What is to be run for the settings that functions lack, one statement for each.
+async fn unsettled(tx: &mut Tx<'_>) -> Result<Vec<String>, Fault> {
+    let rows = query(
+        "SELECT format('ALTER FUNCTION %s SET search_path = %I SET plan_cache_mode = force_custom_plan',
+                    p.oid::regprocedure, n.nspname) AS alter
+         FROM pg_proc p
+         JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql'
+         JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.oid = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('kagzi_schema'))
+           AND p.proname LIKE 'kagzi\\_%'
+           AND NOT COALESCE(p.proconfig @> ARRAY[format('search_path=%I', n.nspname),
+                                                 'plan_cache_mode=force_custom_plan'], false)
+         ORDER BY 1",
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.iter().map(|row| row.try_get("alter")).collect::<Result<_, _>>()?)
 }
 
 async fn is_installed(tx: &mut Tx<'_>) -> Result<bool, Fault> {

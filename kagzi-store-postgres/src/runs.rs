@@ -17,7 +17,7 @@ use crate::commit::{Committer, Gathered, Verdict};
 use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, damaged, is_forbidden};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
-use crate::save::{insert_runs, inserted_ids, is_among};
+use crate::save::{Insert, insert_runs, inserted_ids, is_among};
 use crate::statement::{Tx, query};
 use crate::steps::{after_fault, carefully};
 use crate::{Inner, PostgresStore};
@@ -167,7 +167,8 @@ impl Inner {
         // Two batches that bring the same keys must insert them in one order.
         new.sort_by(|(a, _), (b, _)| insertion_order(a).cmp(&insertion_order(b)));
         // One statement is a transaction of its own.
-        let rows = self.write_all(insert_runs(partition, &new)?).await?;
+        let insert = insert_runs(Insert::over(self.partitions), partition, &new)?;
+        let rows = self.write_all(insert).await?;
         let inserted: HashSet<Uuid> = inserted_ids(&rows)?.into_iter().collect();
         for (run, _) in new.iter().filter(|(run, _)| inserted.contains(&run.run_id.as_uuid())) {
             self.announce_new(run);
@@ -210,7 +211,7 @@ impl Inner {
         // The first of the batch that names a run of other values, whichever partition that is in.
         let mut refused: Option<(usize, StoreError)> = None;
         for (partition, indexes) in by_partition {
-            let (new, inserted) = insert_new(&mut tx, partition, batch, &indexes, now).await?;
+            let (new, inserted) = self.insert_new(&mut tx, partition, batch, &indexes, now).await?;
             let mut first_of_run = HashSet::new();
             for index in indexes {
                 let start = &batch[index];
@@ -240,6 +241,32 @@ impl Inner {
         tx.commit().await.map_err(Fault::Committing)?;
         let answers = answers.into_iter().collect::<Option<Vec<_>>>();
         Ok((answers.ok_or_else(|| damaged("a start was not answered"))?, created))
+    }
+
+    /// Inserts those of the starts that name a run of their own; the first of several with one key or one
+    /// operation wins, as if they had come one after the other.
+    async fn insert_new(
+        &self,
+        tx: &mut Tx<'_>,
+        partition: i16,
+        batch: &[StartRun],
+        indexes: &[usize],
+        now: Timestamp,
+    ) -> Result<(Vec<Run>, Vec<Uuid>), Fault> {
+        let mut seen = HashSet::new();
+        let mut new: Vec<(Run, &Payload)> = indexes
+            .iter()
+            .map(|&index| (decide::new_run(&batch[index], now), &batch[index].input))
+            .filter(|(run, _)| seen.insert(run.run_id))
+            .collect();
+        // Stable: of two starts with one key the first stays in front.
+        new.sort_by(|(a, _), (b, _)| collision_order(a).cmp(&collision_order(b)));
+        let mut inserted = Vec::new();
+        for piece in pieces(&new) {
+            let insert = insert_runs(Insert::over(self.partitions), partition, piece)?;
+            inserted.extend(inserted_ids(&insert.fetch_all(tx).await?)?);
+        }
+        Ok((new.into_iter().map(|(run, _)| run).collect(), inserted))
     }
 
     pub(crate) async fn cancel(&self, request: &CancelRun) -> Result<CancelOutcome, StoreError> {
@@ -274,30 +301,6 @@ fn collision_order(run: &Run) -> (Option<(&str, &str)>, Option<RunId>) {
 /// The input of a run, which every run has.
 pub(crate) fn input_from_row(row: &PgRow) -> Result<Payload, Fault> {
     Ok(payload_from_row(row, "input_type", "input")?.ok_or_else(|| damaged("a run without input"))?)
-}
-
-/// Inserts those of the starts that name a run of their own; the first of several with one key or one
-/// operation wins, as if they had come one after the other.
-async fn insert_new(
-    tx: &mut Tx<'_>,
-    partition: i16,
-    batch: &[StartRun],
-    indexes: &[usize],
-    now: Timestamp,
-) -> Result<(Vec<Run>, Vec<Uuid>), Fault> {
-    let mut seen = HashSet::new();
-    let mut new: Vec<(Run, &Payload)> = indexes
-        .iter()
-        .map(|&index| (decide::new_run(&batch[index], now), &batch[index].input))
-        .filter(|(run, _)| seen.insert(run.run_id))
-        .collect();
-    // Stable: of two starts with one key the first stays in front.
-    new.sort_by(|(a, _), (b, _)| collision_order(a).cmp(&collision_order(b)));
-    let mut inserted = Vec::new();
-    for piece in pieces(&new) {
-        inserted.extend(inserted_ids(&insert_runs(partition, piece)?.fetch_all(tx).await?)?);
-    }
-    Ok((new.into_iter().map(|(run, _)| run).collect(), inserted))
 }
 
 /// Cuts new runs into pieces that one statement can carry.

@@ -56,16 +56,45 @@ pub(crate) async fn save_runs(tx: &mut Tx<'_>, partition: i16, writes: &[RunWrit
     Ok(())
 }
 
+/// How new runs are inserted: see `migrations/0005_cluster.sql`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Insert {
+    /// By one statement.
+    Plainly,
+    /// By a function, which a cluster runs on the node of its partition.
+    ByFunction,
+}
+
+impl Insert {
+    pub(crate) const fn over(partitions: u16) -> Self {
+        if partitions == 1 { Self::Plainly } else { Self::ByFunction }
+    }
+
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Plainly => include_str!("insert_runs.sql"),
+            Self::ByFunction => {
+                "SELECT run_id FROM kagzi_start($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                     $17, $18, $19) AS run_id"
+            }
+        }
+    }
+}
+
 /// The statement that inserts new runs with their inputs, and answers the ids of those that it inserted
 /// ([`inserted_ids`]): a run whose id or key is there already is left out.
-pub(crate) fn insert_runs(partition: i16, new: &[(Run, &Payload)]) -> Result<Query, StoreError> {
+pub(crate) fn insert_runs(
+    insert: Insert,
+    partition: i16,
+    new: &[(Run, &Payload)],
+) -> Result<Query, StoreError> {
     let writes: Vec<RunWrite<'_>> = new.iter().map(|(run, _)| RunWrite { run, abandon: false }).collect();
     let retries: Vec<Option<String>> =
         column::<_, Result<_, StoreError>>(&writes, |run| retry_text(run.retry.as_ref()))?;
     let labels: Vec<Option<String>> = column::<_, Result<_, StoreError>>(&writes, |run| {
         (!run.labels.is_empty()).then(|| to_json(&run.labels)).transpose()
     })?;
-    Ok(query(include_str!("insert_runs.sql"))
+    Ok(query(insert.sql())
         .bind(partition)
         .bind(column::<_, Vec<_>>(&writes, |run| run.run_id.as_uuid()))
         .bind(column::<_, Vec<_>>(&writes, |run| run.namespace.as_str()))

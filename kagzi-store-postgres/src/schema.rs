@@ -9,7 +9,7 @@ use crate::options::PostgresOptions;
 use crate::statement::{Begin, Tx, query};
 
 /// Applied in order, each once. A migration that was released is never changed.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 4] = [
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "0001_tables", include_str!("../migrations/0001_tables.sql")),
     (
         2,
@@ -21,10 +21,11 @@ pub(crate) const MIGRATIONS: [(i64, &str, &str); 4] = [
     ),
     (3, "0003_queues", include_str!("../migrations/0003_queues.sql")),
     (4, "0004_look", include_str!("../migrations/0004_look.sql")),
+    (5, "0005_cluster", include_str!("../migrations/0005_cluster.sql")),
 ];
 
 /// The newest version that this program knows.
-pub(crate) const VERSION: i64 = 4;
+pub(crate) const VERSION: i64 = 5;
 
 /// What is added to the version of a schema whose rows were moved to another one, and of one that a move fills: no
 /// program knows such a version, so none opens it.
@@ -191,6 +192,7 @@ async fn migrate(mut tx: Tx<'_>, options: &PostgresOptions) -> Result<(i64, Sett
         check_vacant(&mut tx).await?;
     }
     let after = apply(&mut tx, before).await?;
+    citus::settle(&mut tx, after.partitions).await?;
     tx.commit().await.map_err(Fault::Committing)?;
     tracing::info!(
         from = before.version,

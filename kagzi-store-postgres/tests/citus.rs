@@ -69,6 +69,14 @@ async fn asked(connection: &mut PgConnection) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// The functions with a body that would not find their tables on a node, or would keep plans there.
+async fn unsettled(connection: &mut PgConnection) -> Vec<String> {
+    let sql = "SELECT proname::text FROM pg_proc
+        WHERE proname LIKE 'kagzi\\_%' AND prolang <> (SELECT oid FROM pg_language WHERE lanname = 'sql')
+          AND (proconfig @> '{search_path=public, plan_cache_mode=force_custom_plan}') IS NOT TRUE";
+    connection.fetch_all(sql).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
 const TABLES: [&str; 5] = [
     "runs by partition beside none in 7",
     "payloads by partition beside runs in as many",
@@ -95,7 +103,7 @@ async fn tables_are_spread_by_partition_and_functions_sent_there_once_however_ma
         .iter()
         .map(String::as_str)
         .partition(|what| what.contains(" by p_partition beside runs, forced: t"));
-    assert_eq!(delegated.len(), 10, "{delegated:?}");
+    assert_eq!(delegated.len(), 11, "{delegated:?}");
     for called in ["kagzi_steps", "kagzi_claim", "kagzi_look", "kagzi_save_runs", "kagzi_heartbeat"] {
         assert!(
             delegated.iter().any(|what| what.starts_with(&format!("{called} "))),
@@ -106,6 +114,7 @@ async fn tables_are_spread_by_partition_and_functions_sent_there_once_however_ma
     for called in ["kagzi_end_of_time", "kagzi_steps_complete", "kagzi_claim_take", "kagzi_peek"] {
         assert!(everywhere.contains(&format!("{called} everywhere").as_str()), "{called}: {everywhere:?}");
     }
+    assert_eq!(unsettled(&mut connection).await, Vec::<String>::new());
     let plan = PostgresStore::plan_migration(options(&database, 7)).await.unwrap();
     assert!(plan.steps.is_empty(), "{plan:?}");
 
@@ -149,6 +158,19 @@ async fn a_node_that_is_away_half_way_is_told_and_the_next_start_goes_on_there()
     asked.sort_unstable();
     asked.dedup();
     assert_eq!(asked.len(), all, "nothing was done twice");
+}
+
+#[tokio::test]
+async fn a_function_that_lost_its_settings_is_told_and_gets_them_again() {
+    let (database, mut connection) = cluster().await;
+    PostgresStore::connect(options(&database, 7)).await.unwrap();
+    connection.execute("ALTER FUNCTION kagzi_peek RESET search_path").await.unwrap();
+    let mut looking = options(&database, 7);
+    looking.schema_policy = SchemaPolicy::Require;
+    let told = PostgresStore::connect(looking).await.unwrap_err().to_string();
+    assert!(told.contains("functions without the settings"), "{told}");
+    PostgresStore::connect(options(&database, 7)).await.unwrap();
+    assert_eq!(unsettled(&mut connection).await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -147,11 +147,11 @@ async fn an_older_schema_is_left_alone_by_whoever_requires_a_new_one_or_only_pla
     let mut options = PostgresOptions::new(older.url());
     options.schema_policy = SchemaPolicy::Require;
     let error = PostgresStore::connect(options.clone()).await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaMismatch { found: 1, supported: 4, .. }), "{error}");
+    assert!(matches!(error, StoreError::SchemaMismatch { found: 1, supported: 5, .. }), "{error}");
     let plan = PostgresStore::plan_migration(options.clone()).await.unwrap();
     assert_eq!(
         (plan.from, plan.to, plan.steps.as_slice()),
-        (1, 4, ["0002_functions", "0003_queues", "0004_look"].as_slice())
+        (1, 5, ["0002_functions", "0003_queues", "0004_look", "0005_cluster"].as_slice())
     );
     assert_eq!(shape(&mut connection).await, before);
 

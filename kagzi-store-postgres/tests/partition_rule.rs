@@ -13,7 +13,7 @@ use one_partition::rule::{From, TABLES, check};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 /// A function call that Citus sends to its node is of one of our functions; this is all of them.
-const CALLED: [&str; 10] = [
+const CALLED: [&str; 11] = [
     "kagzi_claim",
     "kagzi_heartbeat",
     "kagzi_look",
@@ -23,6 +23,7 @@ const CALLED: [&str; 10] = [
     "kagzi_queue_depths",
     "kagzi_queue_lock",
     "kagzi_save_runs",
+    "kagzi_start",
     "kagzi_steps",
 ];
 

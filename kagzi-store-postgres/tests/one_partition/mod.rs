@@ -76,8 +76,9 @@ pub fn of_rows(sql: &str) -> bool {
     let names =
         |word: &str| rule::TABLES.contains(&word) || word.starts_with("kagzi_") && word != "kagzi_schema";
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    // The catalogue knows tables by their names as texts.
-    !sql.contains("pg_class") && !sql.contains("pg_proc") && sql.split(|c| !is_word(c)).any(names)
+    // The catalogue knows tables by their names as texts, and so do those who distribute them.
+    let by_name = ["pg_class", "pg_proc", "create_distributed_"].iter().any(|word| sql.contains(word));
+    !by_name && sql.split(|c| !is_word(c)).any(names)
 }
 
 /// The statements that were heard so far and are about rows of ours.

@@ -19,7 +19,8 @@ const FUNCTIONS: &str = concat!(
     include_str!("../../../kagzi-store-postgres/migrations/0002_functions.sql"),
     include_str!("../../../kagzi-store-postgres/migrations/0002_reaping.sql"),
     include_str!("../../../kagzi-store-postgres/migrations/0003_queues.sql"),
-    include_str!("../../../kagzi-store-postgres/migrations/0004_look.sql")
+    include_str!("../../../kagzi-store-postgres/migrations/0004_look.sql"),
+    include_str!("../../../kagzi-store-postgres/migrations/0005_cluster.sql")
 );
 
 /// What is done to the schema of a store, once the store has made it.
