@@ -5,7 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use kagzi_core::{Claim, Namespace, QueueName, Run, RunFilter, RunId, SetQueueState, StartRun, WorkflowType};
+use kagzi_core::{
+    Claim, ClaimedRun, Namespace, QueueName, Run, RunFilter, RunId, SetQueueState, StartRun, WorkflowType,
+};
 
 use crate::auth::{Area, Caller};
 use crate::recent::Recent;
@@ -83,6 +85,15 @@ pub(super) fn queue_change(caller: &Caller, method: &str, change: &SetQueueState
 /// Whether a run of this place lies within the caller's bounds.
 pub(super) fn place(caller: &Caller, method: &str, namespace: &Namespace, place: &Place) -> bool {
     caller.may(method, area(namespace, Some(&place.queue), Some(&place.workflow_type)))
+}
+
+/// What of claimed runs lies within the caller's bounds. A claim that is sent again gives the runs that it took, whatever
+/// its sender names now: another worker's, if it sends the id and the name of that one. Those stay where they are.
+pub(super) fn claimed(caller: &Caller, method: &str, mut runs: Vec<ClaimedRun>) -> Vec<ClaimedRun> {
+    runs.retain(|ClaimedRun { run, .. }| {
+        caller.may(method, area(&run.namespace, Some(&run.queue), Some(&run.workflow_type)))
+    });
+    runs
 }
 
 fn area<'a>(

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use super::claims::Hold;
 use super::weight::{self, RESPONSE_BYTES};
-use super::{Services, told};
+use super::{Services, permission, told};
 use crate::auth::Caller;
 use crate::shutdown::Drain;
 
@@ -86,7 +86,7 @@ impl Services {
     /// sending the poll again under its operation id; else the leases expire.
     pub(super) async fn poll(&self, caller: &Caller, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
         let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
-        let services = self.clone();
+        let (services, whose) = (self.clone(), caller.clone());
         let polling = async move {
             let stop = async {
                 tokio::select! {
@@ -96,6 +96,7 @@ impl Services {
             };
             let hold = services.0.claims.hold(poll.claim.operation);
             let claimed = services.engine().poll_until(poll.claim, poll.wait, stop).await;
+            let claimed = claimed.map(|runs| permission::claimed(&whose, "PollActivity", runs));
             let handover = claimed.map(|runs| Handover::new(runs, hold, &services));
             // Nobody there: the handover comes back and is dropped here, which gives the runs back.
             drop(deliver.send(handover));

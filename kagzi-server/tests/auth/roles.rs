@@ -306,6 +306,42 @@ async fn a_clients_stream_checks_each_request_as_its_call_does() {
 }
 
 #[tokio::test]
+async fn a_claim_that_is_sent_again_by_another_worker_shows_nothing_beyond_its_bounds() {
+    let mut world = World::new().await;
+    world.place("ours", "p", "t").await;
+    let operation_id = "6f0d5d0e-5d7e-4b53-8d3e-0123456789ab".to_owned();
+    let poll = |queue: &str| v1::PollActivityRequest {
+        namespace: "ours".to_owned(),
+        queues: vec![queue.to_owned()],
+        workflow_types: vec!["t".to_owned()],
+        worker_id: "w".to_owned(),
+        operation_id: operation_id.clone(),
+        ..Default::default()
+    };
+    let (mut worker, mut bound) = (world.caller("worker"), world.caller("worker-bound"));
+    let claimed = worker.workers.poll_activity(poll("p")).await.unwrap().into_inner().runs.remove(0);
+    // The id and the name of the other worker are all that it takes to ask again.
+    assert!(bound.workers.poll_activity(poll("q")).await.unwrap().into_inner().runs.is_empty());
+    let open = Asked::Open(v1::OpenWork {
+        namespace: "ours".to_owned(),
+        queues: vec!["q".to_owned()],
+        workflow_types: vec!["t".to_owned()],
+        worker_id: "w".to_owned(),
+        ..Default::default()
+    });
+    let take = Asked::Take(v1::TakeRuns { limit: 5, operation_id, ..Default::default() });
+    let asked =
+        [open, take].map(|asked| v1::StreamWorkRequest { id: 1, trace_context: None, request: Some(asked) });
+    let mut answers = bound.workers.stream_work(tokio_stream::iter(asked)).await.unwrap().into_inner();
+    let answer = soon(answers.message()).await.unwrap().unwrap().response.unwrap();
+    let Answered::Runs(runs) = answer else { panic!("{answer:?}") };
+    assert!(runs.runs.is_empty());
+    // Whoever holds the run goes on with it: it was not given back.
+    let complete = v1::CompleteWorkflowRequest { lease: claimed.lease.unwrap().lease, ..Default::default() };
+    worker.workers.complete_workflow(complete).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_lease_that_is_denied_costs_a_heartbeat_none_of_the_others() {
     let mut world = World::new().await;
     let (within, outside) = (world.place("ours", "q", "t").await, world.place("ours", "p", "t").await);

@@ -106,10 +106,12 @@ impl Key {
         let mut digest = Sha256::new_with_prefix(self.algorithm.name());
         match &self.material {
             Material::Ed25519(point) | Material::P256(point) => digest.update(point),
-            Material::Rsa { n, e } => [n, e].into_iter().for_each(|number| {
-                digest.update(number.len().to_le_bytes());
-                digest.update(number);
-            }),
+            Material::Rsa { n, e } => {
+                for number in [n, e] {
+                    digest.update(number.len().to_le_bytes());
+                    digest.update(number);
+                }
+            }
         }
         Fingerprint(digest.finalize().into())
     }

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Services;
+use super::super::permission;
 use super::super::poll::Handover;
 use super::super::subject::Subject;
 use super::super::told::{self, Origin};
@@ -105,6 +106,7 @@ impl Services {
             };
             let hold = self.0.claims.hold(poll.claim.operation);
             let claimed = self.engine().poll_until(poll.claim, poll.wait, stop).await?;
+            let claimed = permission::claimed(&origin.caller, "TakeRuns", claimed);
             told::claimed(&claimed);
             self.remember(&origin.caller, &claimed);
             Ok(Handover::new(claimed, hold, self))
