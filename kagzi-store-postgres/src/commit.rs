@@ -2,16 +2,22 @@
 //!
 //! While one batch is being committed the next one gathers. An operation that finds a free lane goes
 //! at once, so an idle system pays no added delay. One run is in one batch at a time: a second
-//! operation on it waits for the next, so that no batch waits for a row that another one holds.
+//! operation on it waits for the next, so that no batch waits for a row that another one holds. And a
+//! namespace that has much to commit does not hold up the others ([`fair`]).
 
-use std::collections::{HashSet, VecDeque};
+mod fair;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use kagzi_core::{RunId, StoreCounters, StoreError};
+use kagzi_core::{Namespace, RunId, StoreCounters, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use self::fair::{FOR_OTHERS, Lines, Look, Shares};
 use crate::error::RETRY_AFTER;
 
 /// A batch is cut off at this many bytes of payload, however few operations it holds.
@@ -24,6 +30,8 @@ const MAX_QUEUED_KIB: u32 = 64 * 1024;
 pub(crate) trait Gathered: Clone + fmt::Debug + Send + Sync + 'static {
     /// The run it is about.
     fn run_id(&self) -> RunId;
+    /// Whose it is.
+    fn namespace(&self) -> &Namespace;
     /// About how many bytes it sends.
     fn len_bytes(&self) -> usize;
     /// What becomes of it.
@@ -59,6 +67,7 @@ pub(crate) trait Committer<T: Gathered>: Send + Sync + 'static {
 /// How much is gathered, and by how many.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
+    /// Of one namespace; all together have one more.
     pub(crate) lanes: usize,
     pub(crate) max_batch: usize,
     pub(crate) max_queued: usize,
@@ -73,12 +82,15 @@ struct Waiting<T: Gathered> {
 
 struct State<T: Gathered> {
     /// By partition.
-    waiting: Vec<VecDeque<Waiting<T>>>,
+    waiting: Vec<Lines<Waiting<T>>>,
     /// The partition whose turn it is.
     turn: usize,
     /// The runs of the batches in flight.
     busy: HashSet<RunId>,
     lanes_in_flight: usize,
+    /// For whom: a lane works for those of its last batch until it takes the next one, so that those who come
+    /// back with their next operation meanwhile find it taken.
+    shares: Shares,
 }
 
 struct Shared<T: Gathered> {
@@ -107,10 +119,11 @@ impl<T: Gathered> Gatherer<T> {
         counters: &Arc<StoreCounters>,
     ) -> Self {
         let state = State {
-            waiting: (0..partitions).map(|_| VecDeque::new()).collect(),
+            waiting: (0..partitions).map(|_| Lines::default()).collect(),
             turn: 0,
             busy: HashSet::new(),
             lanes_in_flight: 0,
+            shares: Shares::default(),
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -134,12 +147,16 @@ impl<T: Gathered> Gatherer<T> {
         let new_lane = {
             let mut state = self.0.lock();
             let partition = usize::try_from(self.0.committer.partition_of(operation.run_id())).unwrap_or(0);
-            if let Some(queue) = state.waiting.get_mut(partition) {
-                queue.push_back(Waiting { operation, answer, _place: [place, room] });
+            let new_lane = state.has_lane_for(operation.namespace(), &self.0.bounds).then(|| {
+                state.lanes_in_flight += 1;
+                let namespaces = state.shares.join(std::iter::once(operation.namespace()));
+                Lane(InFlight::new(Arc::clone(&self.0), namespaces))
+            });
+            if let Some(lines) = state.waiting.get_mut(partition) {
+                let namespace = operation.namespace().clone();
+                lines.push(&namespace, Waiting { operation, answer, _place: [place, room] });
             }
-            let free = state.lanes_in_flight < self.0.bounds.lanes;
-            state.lanes_in_flight += usize::from(free);
-            free.then(|| Lane(InFlight::new(Arc::clone(&self.0))))
+            new_lane
         };
         if let Some(lane) = new_lane {
             tokio::spawn(lane.run());
@@ -190,6 +207,7 @@ impl<T: Gathered> Lane<T> {
 struct InFlight<T: Gathered> {
     shared: Arc<Shared<T>>,
     runs: Vec<RunId>,
+    namespaces: HashSet<Namespace>,
     lane_ended: bool,
 }
 
@@ -198,6 +216,7 @@ impl<T: Gathered> InFlight<T> {
     /// no operation is left behind between two lanes.
     fn take(&mut self) -> Option<(i16, Vec<Waiting<T>>)> {
         let mut state = self.shared.lock();
+        state.shares.leave(self.namespaces.drain());
         let partitions = state.waiting.len();
         for offset in 0..partitions {
             let partition = (state.turn + offset) % partitions;
@@ -205,6 +224,8 @@ impl<T: Gathered> InFlight<T> {
             if !batch.is_empty() {
                 state.turn = (partition + 1) % partitions;
                 self.runs = batch.iter().map(|waiting| waiting.operation.run_id()).collect();
+                self.namespaces =
+                    state.shares.join(batch.iter().map(|waiting| waiting.operation.namespace()));
                 return Some((i16::try_from(partition).unwrap_or(i16::MAX), batch));
             }
         }
@@ -217,8 +238,8 @@ impl<T: Gathered> InFlight<T> {
 
 impl<T: Gathered> InFlight<T> {
     /// For a lane that is counted already.
-    const fn new(shared: Arc<Shared<T>>) -> Self {
-        Self { shared, runs: Vec::new(), lane_ended: false }
+    const fn new(shared: Arc<Shared<T>>, namespaces: HashSet<Namespace>) -> Self {
+        Self { shared, runs: Vec::new(), namespaces, lane_ended: false }
     }
 
     fn release_runs(&mut self) {
@@ -236,12 +257,13 @@ impl<T: Gathered> Drop for InFlight<T> {
             return;
         }
         let mut state = self.shared.lock();
+        state.shares.leave(self.namespaces.drain());
         state.lanes_in_flight -= 1;
         if state.lanes_in_flight > 0 {
             // Another lane is alive and takes what waits.
             return;
         }
-        let abandoned: Vec<_> = state.waiting.iter_mut().flat_map(std::mem::take).collect();
+        let abandoned: Vec<_> = state.waiting.iter_mut().flat_map(Lines::drain).collect();
         drop(state);
         if !abandoned.is_empty() {
             // No lane comes for them until the next operation, which may never come. Let go of, they
@@ -252,181 +274,30 @@ impl<T: Gathered> Drop for InFlight<T> {
 }
 
 impl<T: Gathered> State<T> {
-    /// Takes operations on runs that are not in flight, oldest first, one a run, sorted by run id.
+    /// Whether another lane may work for this namespace.
+    fn has_lane_for(&self, namespace: &Namespace, bounds: &Bounds) -> bool {
+        self.lanes_in_flight < bounds.lanes + FOR_OTHERS && self.shares.of(namespace) < bounds.lanes
+    }
+
+    /// Takes operations on runs that are not in flight, of namespaces that have a lane left, in turn; of each the
+    /// oldest first, one a run. Sorted by run id.
+    ///
+    /// What is left waits for a lane that is at work: for a run of its batch, or because its namespace has no more.
+    /// When that one is done it takes it.
     fn take_from(&mut self, partition: usize, bounds: &Bounds) -> Vec<Waiting<T>> {
-        let Some(queue) = self.waiting.get_mut(partition) else { return Vec::new() };
-        let (mut batch, mut bytes, mut left) = (Vec::new(), 0, VecDeque::new());
-        while let Some(waiting) = queue.pop_front() {
-            if self.busy.insert(waiting.operation.run_id()) {
-                bytes += waiting.operation.len_bytes();
-                batch.push(waiting);
-                if batch.len() >= bounds.max_batch || bytes >= MAX_BATCH_BYTES {
-                    break;
-                }
-            } else {
-                left.push_back(waiting);
+        let Self { waiting, busy, shares, .. } = self;
+        let Some(lines) = waiting.get_mut(partition) else { return Vec::new() };
+        let (mut count, mut bytes) = (0, 0);
+        let look = |waiting: &Waiting<T>| {
+            if !busy.insert(waiting.operation.run_id()) {
+                return Look::PassBy;
             }
-        }
-        left.append(queue);
-        *queue = left;
+            count += 1;
+            bytes += waiting.operation.len_bytes();
+            if count >= bounds.max_batch || bytes >= MAX_BATCH_BYTES { Look::TakeLast } else { Look::Take }
+        };
+        let mut batch = lines.take(|namespace| shares.of(namespace) < bounds.lanes, look);
         batch.sort_unstable_by_key(|waiting| waiting.operation.run_id());
         batch
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kagzi_core::{Namespace, OperationId};
-    use tokio::sync::mpsc;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    struct Op(RunId, u32, usize);
-
-    impl Gathered for Op {
-        fn run_id(&self) -> RunId {
-            self.0
-        }
-        fn len_bytes(&self) -> usize {
-            self.2
-        }
-        type Answer = Verdict;
-        fn unanswered() -> Verdict {
-            Verdict::FateOpen
-        }
-    }
-
-    /// Tells of every batch, and ends it when told to.
-    struct Stage {
-        batches: mpsc::UnboundedSender<(Vec<u32>, oneshot::Sender<()>)>,
-    }
-
-    #[async_trait]
-    impl Committer<Op> for Stage {
-        async fn commit(&self, _: i16, batch: &[Op]) -> Vec<Verdict> {
-            let (go, gone) = oneshot::channel();
-            self.batches.send((batch.iter().map(|op| op.1).collect(), go)).unwrap();
-            gone.await.unwrap();
-            vec![Verdict::Done; batch.len()]
-        }
-        fn partition_of(&self, _: RunId) -> i16 {
-            0
-        }
-    }
-
-    /// Dies on its first batch, once told to.
-    struct Mine {
-        reached: mpsc::UnboundedSender<oneshot::Sender<()>>,
-    }
-
-    #[async_trait]
-    impl Committer<Op> for Mine {
-        async fn commit(&self, _: i16, _: &[Op]) -> Vec<Verdict> {
-            let (go, gone) = oneshot::channel();
-            self.reached.send(go).unwrap();
-            gone.await.unwrap();
-            panic!("the batch of this test dies");
-        }
-        fn partition_of(&self, _: RunId) -> i16 {
-            0
-        }
-    }
-
-    fn run() -> RunId {
-        RunId::for_start(&Namespace::new("n").unwrap(), OperationId::generate(), None)
-    }
-
-    #[tokio::test]
-    async fn what_comes_while_a_batch_is_in_flight_goes_together_and_one_run_never_twice() {
-        let (batches, mut seen) = mpsc::unbounded_channel();
-        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }, &Arc::default()));
-        let mut runs = [run(), run()];
-        runs.sort();
-        let [a, b] = runs;
-        let submit = |op| {
-            let gatherer = Arc::clone(&gatherer);
-            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
-        };
-        let mut callers = vec![submit(Op(a, 1, 0))];
-        let (first, go) = seen.recv().await.unwrap();
-        assert_eq!(first, [1], "an idle lane waits for nobody");
-        for op in [Op(a, 2, 0), Op(b, 3, 0), Op(a, 4, 0)] {
-            callers.push(submit(op));
-            tokio::task::yield_now().await;
-        }
-        go.send(()).unwrap();
-        let (second, go) = seen.recv().await.unwrap();
-        assert_eq!(second, [2, 3], "one operation a run");
-        go.send(()).unwrap();
-        let (third, go) = seen.recv().await.unwrap();
-        assert_eq!(third, [4]);
-        go.send(()).unwrap();
-        for caller in callers {
-            assert_eq!(caller.await.unwrap(), Verdict::Done);
-        }
-        gatherer.close().await;
-        assert!(gatherer.submit(Op(a, 5, 0)).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn payloads_wait_for_room_and_one_of_any_size_gets_it() {
-        let (batches, mut seen) = mpsc::unbounded_channel();
-        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Stage { batches }, &Arc::default()));
-        let submit = |op| {
-            let gatherer = Arc::clone(&gatherer);
-            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
-        };
-        let huge = submit(Op(run(), 1, usize::MAX));
-        let (first, go) = seen.recv().await.unwrap();
-        assert_eq!(first, [1]);
-        let small = submit(Op(run(), 2, 1));
-        tokio::task::yield_now().await;
-        assert!(gatherer.0.lock().waiting[0].is_empty(), "there is no room for it");
-        go.send(()).unwrap();
-        let (second, go) = seen.recv().await.unwrap();
-        assert_eq!(second, [2]);
-        go.send(()).unwrap();
-        assert_eq!([huge.await.unwrap(), small.await.unwrap()], [Verdict::Done, Verdict::Done]);
-    }
-
-    #[tokio::test]
-    async fn a_lane_that_dies_leaves_nobody_waiting() {
-        let (reached, mut batches) = mpsc::unbounded_channel();
-        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Arc::new(Gatherer::new(1, bounds, Mine { reached }, &Arc::default()));
-        let submit = |op| {
-            let gatherer = Arc::clone(&gatherer);
-            tokio::spawn(async move { gatherer.submit(op).await.unwrap() })
-        };
-        let first = submit(Op(run(), 1, 0));
-        let go = batches.recv().await.unwrap();
-        let second = submit(Op(run(), 2, 0));
-        tokio::task::yield_now().await;
-        go.send(()).unwrap();
-        let long = std::time::Duration::from_secs(20);
-        for caller in [first, second] {
-            let verdict = tokio::time::timeout(long, caller).await.expect("it is answered").unwrap();
-            assert_eq!(verdict, Verdict::FateOpen);
-        }
-        tokio::time::timeout(long, gatherer.close()).await.expect("it closes");
-    }
-
-    #[test]
-    fn a_runtime_that_ends_before_its_lane_began_leaves_nobody_waiting() {
-        let (batches, _seen) = mpsc::unbounded_channel();
-        let bounds = Bounds { lanes: 1, max_batch: 10, max_queued: 10 };
-        let gatherer = Gatherer::new(1, bounds, Stage { batches }, &Arc::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let entered = runtime.enter();
-        let mut caller = Box::pin(gatherer.submit(Op(run(), 1, 0)));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(caller.as_mut().poll(&mut context).is_pending());
-        drop(entered);
-        drop(runtime);
-        let answer = caller.as_mut().poll(&mut context);
-        assert!(matches!(answer, std::task::Poll::Ready(Ok(Verdict::FateOpen))), "{answer:?}");
     }
 }

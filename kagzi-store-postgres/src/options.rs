@@ -71,8 +71,9 @@ pub struct PostgresOptions {
     pub clock: Option<Arc<dyn Clock>>,
     /// How many connections the store may open, beside two for [`Listen::On`]: 2 to 1,000. 16 by default.
     pub max_connections: u32,
-    /// How many batches of one kind may be in flight at once: 1 to 64. 2 by default. Over several partitions as many as
-    /// these, or a quarter of the connections, if that is more.
+    /// How many batches of one kind may be in flight at once with operations of one namespace: 1 to 64. 2 by default; of
+    /// all namespaces together there may be one more. Over several partitions as many as these, or a quarter of the
+    /// connections, if that is more.
     pub lanes: usize,
     /// How many operations a batch holds at most: 1 to 10,000. 256 by default.
     pub max_batch: usize,

@@ -34,6 +34,10 @@ impl Gathered for ReadRun {
         self.run_id
     }
 
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     fn len_bytes(&self) -> usize {
         0
     }

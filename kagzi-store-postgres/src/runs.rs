@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kagzi_core::decide;
 use kagzi_core::{
-    CancelOutcome, CancelRun, Clock as _, Payload, RequeueOutcome, RequeueRun, Run, RunId, RunState,
-    StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
+    CancelOutcome, CancelRun, Clock as _, Namespace, Payload, RequeueOutcome, RequeueRun, Run, RunId,
+    RunState, StartOutcome, StartRun, Started, StoreError, SystemClock, Timestamp,
 };
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -29,6 +29,10 @@ const MAX_BYTES: usize = 8 * 1024 * 1024;
 impl Gathered for Arc<StartRun> {
     fn run_id(&self) -> RunId {
         StartRun::run_id(self)
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     fn len_bytes(&self) -> usize {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use kagzi_core::decide::{self, Decision};
 use kagzi_core::{
     BeginOutcome, BeginStep, CompleteRun, CompleteRunOutcome, CompleteStep, CompleteStepOutcome, FailStep,
-    FailureOutcome, Lease, NextStep, OperationId, Payload, RunId, Sleep, SleepOutcome, StoreError, Then,
-    Topic,
+    FailureOutcome, Lease, Namespace, NextStep, OperationId, Payload, RunId, Sleep, SleepOutcome, StoreError,
+    Then, Topic,
 };
 use sqlx::Row as _;
 
@@ -76,6 +76,10 @@ impl StepOperation {
 impl Gathered for StepOperation {
     fn run_id(&self) -> RunId {
         self.lease().run_id
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.lease().namespace
     }
 
     fn len_bytes(&self) -> usize {
