@@ -262,6 +262,28 @@ async fn runs_of_a_poll_whose_answer_is_lost_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn polls_that_are_refused_for_a_moment_cost_no_heartbeats() {
+    let world = world();
+    let _worker = work(world.worker().register("w", |ctx: Context, (): ()| async move {
+        ctx.step("long", || async {
+            sleep(Duration::from_secs(25)).await;
+            Ok(())
+        })
+        .await
+    }));
+    let first = world.start("w").await;
+    until(|| async { world.store.calls("begin_step") == 1 }).await;
+    let claims = world.store.calls("claim");
+    world.store.fail("claim", Fault::Unreachable, 3);
+    let second = world.start("w").await;
+    for run in [first, second] {
+        run.result::<()>().await.unwrap();
+    }
+    assert!(world.store.calls("claim") > claims + 3);
+    assert_eq!(world.store.calls("heartbeat"), 2, "one every ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_runs_than_the_limit_execute_side_by_side() {
     let world = world();
     let done = Tally::default();

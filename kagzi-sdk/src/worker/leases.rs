@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kagzi_core::{FencingToken, Heartbeat, Lease, MAX_BATCH, RunId};
+use tokio::time::Instant;
 
 use crate::calls::{About, Calls};
 use crate::run::{Control, WhyLost};
@@ -13,8 +14,21 @@ use crate::run::{Control, WhyLost};
 type Key = (RunId, FencingToken);
 
 /// The executions that run now, each with its lease.
-#[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<Key, (Lease, Arc<Control>)>>);
+#[derive(Debug)]
+pub(crate) struct Leases(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    leases: HashMap<Key, (Lease, Arc<Control>)>,
+    /// No lease was claimed or extended earlier than this.
+    extended_at: Instant,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self(Mutex::new(Held { leases: HashMap::new(), extended_at: Instant::now() }))
+    }
+}
 
 /// Keeps a lease among those that are kept alive. Dropping it takes the lease out.
 pub(crate) struct Kept {
@@ -24,20 +38,20 @@ pub(crate) struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.leases.lock().remove(&self.key);
+        self.leases.lock().leases.remove(&self.key);
     }
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (Lease, Arc<Control>)>> {
-        // A map of values that are moved in and out whole cannot be left half changed.
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // Values that are moved in and out whole cannot be left half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps `lease` alive until the answer is dropped.
     pub(crate) fn keep(self: &Arc<Self>, lease: &Lease, control: &Arc<Control>) -> Kept {
         let key = (lease.run_id, lease.fencing_token);
-        self.lock().insert(key, (lease.clone(), Arc::clone(control)));
+        self.lock().leases.insert(key, (lease.clone(), Arc::clone(control)));
         Kept { leases: Arc::clone(self), key }
     }
 
@@ -60,10 +74,16 @@ impl Leases {
         }
     }
 
+    /// Whether all leases have more than half of their length left.
+    pub(crate) fn are_fresh(&self, lease_length: Duration) -> bool {
+        self.lock().extended_at.elapsed() < lease_length / 2
+    }
+
     /// Extends all leases once, and tells the executions whose lease is lost. Answers whether the
     /// engine answered.
     pub(crate) async fn extend(&self, calls: &Calls, lease_length: Duration) -> bool {
-        let held: Vec<_> = self.lock().values().cloned().collect();
+        let began = Instant::now();
+        let held: Vec<_> = self.lock().leases.values().cloned().collect();
         let mut answered = true;
         for some in held.chunks(MAX_BATCH as usize) {
             let batch =
@@ -84,6 +104,10 @@ impl Leases {
                     answered = false;
                 }
             }
+        }
+        if answered {
+            let mut held = self.lock();
+            held.extended_at = held.extended_at.max(began);
         }
         answered
     }

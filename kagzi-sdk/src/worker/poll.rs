@@ -36,13 +36,16 @@ impl Poller {
     }
 
     /// Asks for up to `limit` runs until there is at least one. After a failure, the same claim is sent
-    /// again, so that runs which it took are not lost with its answer; and not before a heartbeat has
-    /// arrived, lest the worker take runs whose leases expired in an outage away from itself.
+    /// again, so that runs which it took are not lost with its answer; and if the leases are no longer fresh, not
+    /// before a heartbeat has arrived, lest the worker take runs whose leases expired in an outage away from itself.
+    /// A server that only refuses more calls for a moment is not asked to write all of them down again.
     pub(super) async fn poll(&mut self, limit: usize) -> Result<Vec<ClaimedRun>, WorkerError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let mut failures = 0;
         loop {
-            if failures > 0 && !self.leases.extend(&self.calls, self.template.lease_length).await {
+            let lease_length = self.template.lease_length;
+            let to_extend = failures > 0 && !self.leases.are_fresh(lease_length);
+            if to_extend && !self.leases.extend(&self.calls, lease_length).await {
                 failures += 1;
                 tokio::time::sleep(self.calls.backoff.delay(failures, Duration::ZERO)).await;
                 continue;
