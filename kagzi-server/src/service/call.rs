@@ -122,12 +122,11 @@ impl Services {
         if permission == Permission::Denied {
             return Err(self.0.auth.deny(caller, method));
         }
-        self.0.load.charge(request.errand(), caller, request.namespaces()).map_err(
-            |excess| match excess {
-                Excess::ForNow(refusal) => refusal,
-                Excess::ForEver(error) => self.refused(told, &error),
-            },
-        )?;
+        let charged = self.0.load.charge(request.errand(), caller, request.namespaces()).await;
+        charged.map_err(|excess| match excess {
+            Excess::ForNow(refusal) => refusal,
+            Excess::ForEver(error) => self.refused(told, &error),
+        })?;
         if permission == Permission::IfRun {
             self.check_run(caller, told, &request).await?;
         }

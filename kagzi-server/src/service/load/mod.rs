@@ -26,6 +26,7 @@ use std::time::Duration;
 use kagzi_core::{Namespace, StoreError};
 use kagzi_sdk::wire::error::{Refusal, limit_reached, overloaded};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::config::{LoadLimits, ServerConfig};
@@ -35,6 +36,9 @@ use account::{Account, Kind, Place};
 /// When a request that found no place should be tried again: the store commits some thousand starts
 /// meanwhile.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// For how long a poll that waits for work waits for its turn before it is refused.
+const TURN_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a request does to the server's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +148,12 @@ impl Load {
     }
 
     /// Charges a request to its principal and its namespaces, each as often as it names them. The
-    /// principal comes first: what exceeds its own limit costs nobody else's.
-    pub(super) fn charge<'a>(
+    /// principal comes first: what exceeds its own limit costs nobody else's. A poll that waits for work waits for its
+    /// turn, too, though not for long: refused, its worker would stay away for a while and then take all that has
+    /// gathered, and such surges are felt by everybody.
+    ///
+    /// Cancel safe: dropped, it has charged some or none.
+    pub(super) async fn charge<'a>(
         &self,
         errand: Errand,
         caller: &Caller,
@@ -159,8 +167,20 @@ impl Load {
         let (named, calls) = self.tally(namespaces);
         // One that names no namespace is a call all the same.
         let calls = NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN);
-        pay(&self.principal(caller), "rate_per_principal", calls)?;
-        named.into_iter().try_for_each(|(account, calls)| pay(account, "rate_per_namespace", calls))
+        let (patience, _place) = match errand {
+            Errand::Claim(Patience::Waits) => {
+                let accounts = named.iter().map(|(account, _)| *account);
+                let place = self.place(Kind::Wait, &self.sharers_of(caller, accounts));
+                (TURN_WITHIN, Some(place.map_err(Excess::ForNow)?))
+            }
+            _ => (Duration::ZERO, None),
+        };
+        let until = Instant::now() + patience;
+        pay(&self.principal(caller), "rate_per_principal", calls, until).await?;
+        for (account, calls) in named {
+            pay(account, "rate_per_namespace", calls, until).await?;
+        }
+        Ok(())
     }
 
     /// Lets a request in: at once, when there is room for it, or not at all.
@@ -187,13 +207,18 @@ impl Load {
 
     /// Who may take no more than a share: who may take all is refused by what all may take.
     fn sharers<'a>(&self, caller: &Caller, namespaces: impl Iterator<Item = &'a Namespace>) -> Vec<Sharer> {
+        let named = if self.0.namespace_share < 1.0 { self.tally(namespaces).0 } else { Vec::new() };
+        self.sharers_of(caller, named.into_iter().map(|(account, _)| account))
+    }
+
+    /// The same, where the accounts of the namespaces are known.
+    fn sharers_of<'a>(&self, caller: &Caller, named: impl Iterator<Item = &'a Arc<Account>>) -> Vec<Sharer> {
         let mut sharers = Vec::new();
         if self.0.principal_share < 1.0 {
             sharers.push((self.principal(caller), "principal_share"));
         }
         if self.0.namespace_share < 1.0 {
-            let named = self.tally(namespaces).0;
-            sharers.extend(named.into_iter().map(|(account, _)| (Arc::clone(account), "namespace_share")));
+            sharers.extend(named.map(|account| (Arc::clone(account), "namespace_share")));
         }
         sharers
     }
@@ -290,14 +315,29 @@ impl Drop for Writing {
     }
 }
 
-fn pay(account: &Account, limit: &'static str, calls: NonZeroU32) -> Result<(), Excess> {
+/// Pays as soon as there is room for it, if that is before `until`.
+async fn pay(
+    account: &Account,
+    limit: &'static str,
+    calls: NonZeroU32,
+    until: Instant,
+) -> Result<(), Excess> {
     let Some(rate) = &account.rate else { return Ok(()) };
-    rate.charge(calls).map_err(|too_many| match too_many {
-        TooMany::ForNow(delay) => Excess::ForNow(limit_reached(limit, delay)),
-        TooMany::ForEver { burst } => Excess::ForEver(StoreError::InvalidArgument {
-            field: "starts".to_owned(),
-            expected: format!("at most {burst} at once, the server's {limit}_burst"),
-            got: calls.to_string(),
-        }),
-    })
+    loop {
+        match rate.charge(calls) {
+            Ok(()) => return Ok(()),
+            // Others may be quicker.
+            Err(TooMany::ForNow(delay)) if Instant::now() + delay < until => {
+                tokio::time::sleep(delay.max(Duration::from_millis(1))).await;
+            }
+            Err(TooMany::ForNow(delay)) => return Err(Excess::ForNow(limit_reached(limit, delay))),
+            Err(TooMany::ForEver { burst }) => {
+                return Err(Excess::ForEver(StoreError::InvalidArgument {
+                    field: "starts".to_owned(),
+                    expected: format!("at most {burst} at once, the server's {limit}_burst"),
+                    got: calls.to_string(),
+                }));
+            }
+        }
+    }
 }

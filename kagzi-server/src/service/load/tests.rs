@@ -162,7 +162,10 @@ async fn a_batch_costs_each_namespace_its_own_starts_and_one_larger_than_the_bur
     let limits = LoadLimits { rate_per_namespace: rate, ..LoadLimits::default() };
     let load = Load::of(&of_tenants(limits));
     let (noisy, quiet) = (namespace("noisy"), namespace("quiet"));
-    let charge = |starts: &[&Namespace]| load.charge(Errand::Start, &caller("x"), starts.iter().copied());
+    let charge = |starts: &[&Namespace]| {
+        let charged = load.charge(Errand::Start, &caller("x"), starts.iter().copied()).now_or_never();
+        charged.expect("nobody waits")
+    };
     charge(&[&noisy, &noisy, &quiet, &noisy, &noisy]).unwrap();
     charge(&[&noisy; 7]).unwrap_err();
     charge(&[&noisy; 6]).unwrap();
@@ -172,6 +175,36 @@ async fn a_batch_costs_each_namespace_its_own_starts_and_one_larger_than_the_bur
     let Err(Excess::ForEver(error)) = charge(&[&noisy; 11]) else { panic!("it never fits") };
     let told = error.to_string();
     assert!(told.contains("at most 10 at once, the server's rate_per_namespace_burst"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_waits_for_work_waits_for_its_turn_and_no_other_call_does() {
+    let rate = Some(RateLimit { per_second: 10, burst: 1 });
+    let limits = LoadLimits { rate_per_namespace: rate, max_waits: 20, ..LoadLimits::default() };
+    let load = Load::of(&of_tenants(LoadLimits { namespace_share: 1.0, principal_share: 1.0, ..limits }));
+    let (anyone, noisy) = (caller("anyone"), namespace("noisy"));
+    let charge = |errand| load.charge(errand, &anyone, [&noisy].into_iter());
+    let waits = Errand::Claim(Patience::Waits);
+    charge(Errand::Start).await.unwrap();
+    for errand in [Errand::Start, Errand::Claim(Patience::AtOnce), Errand::Other(Patience::Waits)] {
+        charge(errand).now_or_never().expect("it is told at once").unwrap_err();
+    }
+    let began = Instant::now();
+    charge(waits).await.unwrap();
+    let its_turn = Duration::from_millis(100)..=Duration::from_millis(102);
+    assert!(its_turn.contains(&began.elapsed()), "{:?}", began.elapsed());
+    let began = Instant::now();
+    let charged = futures::future::join_all((0..20).map(|_| charge(waits))).await;
+    assert!(began.elapsed() <= TURN_WITHIN, "{:?}", began.elapsed());
+    let granted = charged.iter().filter(|charged| charged.is_ok()).count();
+    assert!((3..=5).contains(&granted), "{granted} in half a second, at ten a second");
+    for refused in charged.into_iter().filter_map(Result::err) {
+        let Excess::ForNow(refusal) = refused else { panic!("it fits") };
+        assert_refused(&refusal.into_status(), "LIMIT_REACHED", Some("rate_per_namespace"));
+    }
+    let _held: Vec<_> = (0..20).map(|_| admit(&load, waits, "anyone", "noisy").unwrap()).collect();
+    let Err(Excess::ForNow(refusal)) = charge(waits).now_or_never().unwrap() else { panic!("no place") };
+    assert_refused(&refusal.into_status(), "OVERLOADED", None);
 }
 
 /// Services whose callers are all one principal, limited to some calls.
@@ -335,12 +368,14 @@ fn of_tenant<T>(name: &str, mut request: Request<T>) -> Request<T> {
 struct Tenant {
     name: &'static str,
     starts: bool,
+    /// How long its polls wait for work.
+    waits: Duration,
     pause: Duration,
     end: tokio::time::Instant,
 }
 
 async fn call_again_and_again(services: Services, tenant: Tenant) -> Tally {
-    let Tenant { name, starts, pause, end } = tenant;
+    let Tenant { name, starts, waits, pause, end } = tenant;
     let mut tally = Tally::default();
     while tokio::time::Instant::now() < end {
         if starts {
@@ -351,7 +386,7 @@ async fn call_again_and_again(services: Services, tenant: Tenant) -> Tally {
         let mut look = depths();
         look.get_mut().namespace = name.to_owned();
         tally.count(services.get_queue_depths(of_tenant(name, look)).await);
-        let mut poll = a_poll(Duration::from_secs(1));
+        let mut poll = a_poll(waits);
         poll.get_mut().namespace = name.to_owned();
         tally.count(services.poll_activity(of_tenant(name, poll)).await);
         tokio::time::sleep(pause).await;
@@ -370,12 +405,15 @@ async fn a_noisy_tenant_is_refused_and_a_quiet_one_beside_it_is_not() {
         let limited = load.rate_per_namespace.is_some();
         let services = services_of(&of_tenants(load));
         let end = tokio::time::Instant::now() + Duration::from_secs(SECONDS.into());
-        let run = |name, starts, pause| {
-            let tenant = Tenant { name, starts, pause: Duration::from_millis(pause), end };
+        let run = |name, starts, waits, pause| {
+            let tenant = Tenant { name, starts, waits, pause: Duration::from_millis(pause), end };
             tokio::spawn(call_again_and_again(services.clone(), tenant))
         };
-        let noisy: Vec<_> = (0..32).map(|_| run("noisy", limited, 5)).collect();
-        let quiet = run("quiet", true, 100).await.unwrap();
+        let patience = Duration::from_secs(1);
+        // A poll that waits would wait for its turn, too.
+        let noisy_patience = if limited { Duration::ZERO } else { patience };
+        let noisy: Vec<_> = (0..32).map(|_| run("noisy", limited, noisy_patience, 5)).collect();
+        let quiet = run("quiet", true, patience, 100).await.unwrap();
         assert_eq!(quiet.refused, 0, "{quiet:?}");
         assert_eq!(quiet.answered, SECONDS * 10 * 3, "{quiet:?}");
         let mut all = Tally::default();
