@@ -79,3 +79,40 @@ BEGIN
         RAISE EXCEPTION '% of % runs were written', v_written, cardinality(p_run);
     END IF;
 END $$;
+
+-- As in 0002_reaping.sql, but the lock of a sweep is that of one schema: another one in the same database may have a
+-- namespace of the same name, and a claim there waited for a sweep that was none of its business.
+CREATE OR REPLACE FUNCTION kagzi_overdue(
+    p_partition smallint, p_now timestamptz, p_namespace text, p_queues text[], p_limit integer
+) RETURNS SETOF runs LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_sort = off SET lock_timeout = '1s'
+AS $$
+DECLARE
+    v_now timestamptz;
+BEGIN
+    IF p_queues IS NOT NULL THEN
+        -- Claims that find the same runs overdue let one of them put these in order, and wait for it:
+        -- passing by what it holds, they would come away empty though there is work.
+        PERFORM pg_advisory_xact_lock(hashtextextended(
+            'kagzi sweep ' || current_schema() || ' ' || p_namespace, p_partition));
+    END IF;
+    v_now := COALESCE(p_now, clock_timestamp());
+    IF p_queues IS NULL THEN
+        RETURN QUERY
+            SELECT r.* FROM runs r
+            WHERE r.attention_at <= v_now AND r.partition = p_partition
+            ORDER BY r.attention_at LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED;
+    ELSE
+        RETURN QUERY
+            SELECT c.* FROM UNNEST(p_queues) AS q(queue)
+            CROSS JOIN LATERAL (
+                SELECT r.* FROM runs r
+                WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.attention_at <= v_now
+                ORDER BY r.attention_at LIMIT p_limit
+                FOR NO KEY UPDATE SKIP LOCKED) c
+            ORDER BY c.attention_at LIMIT p_limit;
+    END IF;
+END $$;

@@ -14,6 +14,21 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often a transaction is tried again after the database undid it for the sake of another.
 pub(crate) const MAX_TRIES: u32 = 10;
 
+/// What every error says that is about one node of a cluster.
+const ONE_NODE: &str = "a node of the cluster";
+
+/// Whether an error of this store is about one node of a cluster: that took its partitions along, while the store as a whole
+/// is well, and the runs of all others go on.
+#[must_use]
+pub fn is_of_one_node(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason } => {
+            reason.contains(ONE_NODE)
+        }
+        _ => false,
+    }
+}
+
 /// Why a transaction did not end in an answer.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -96,7 +111,14 @@ impl Fault {
             Self::Refused(error) => error,
             Self::Before(error) => before(context, &error),
             // The database refused the commit in so many words: nothing was written.
-            Self::Committing(error) if code(&error).is_some() && !is_away(&error) => before(context, &error),
+            Self::Committing(error)
+                if code(&error).is_some() && !is_away(&error) && !is_commit_unanswered(&error) =>
+            {
+                before(context, &error)
+            }
+            Self::Committing(error) if is_node_away(&error) => StoreError::OutcomeUnknown {
+                reason: format!("{ONE_NODE} was lost while {context}: {}", said(&error)),
+            },
             Self::Committing(error) => StoreError::OutcomeUnknown {
                 reason: format!("the connection to Postgres was lost while {context}: {}", said(&error)),
             },
@@ -132,6 +154,13 @@ pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
 /// Whether a server that spreads its tables over nodes (Citus) could not reach one of them. The server itself is well.
 pub(crate) fn is_node_away(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("08")) && said(error).contains("remote node")
+        || is_commit_unanswered(error)
+}
+
+/// Whether Citus asked the one node that a transaction wrote on to commit, and got no answer. It says that in words only, as
+/// an internal error, and what was written may stand.
+fn is_commit_unanswered(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("XX000") && said(error).contains("could not commit transaction for shard")
 }
 
 /// Whether an answer did not come in time, on a link that may be dead.
@@ -166,7 +195,7 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
             format!("{}; {POOLER_REMEDY}", said(error))
         }
         error if is_node_away(error) => format!(
-            "a node of the cluster cannot be reached, and with it its partitions: {}; start it again, or see `SELECT * \
+            "{ONE_NODE} cannot be reached, and with it its partitions: {}; start it again, or see `SELECT * \
              FROM citus_check_cluster_node_health()` on the coordinator",
             said(error)
         ),

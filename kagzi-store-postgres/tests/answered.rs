@@ -7,10 +7,10 @@ mod support;
 use std::sync::Arc;
 
 use kagzi_core::{
-    AttemptScope, BeginOutcome, CompleteRun, CompleteStep, DeleteFinished, Lease, ListAttempts, OperationId,
-    PageRequest, Payload, RequeueRun, StepId, Store, StoreError, Then, Timestamp,
+    AttemptScope, BeginOutcome, CancelRun, CompleteRun, CompleteStep, DeleteFinished, Lease, ListAttempts,
+    OperationId, PageRequest, Payload, RequeueRun, StepId, Store, StoreError, Then, Timestamp,
 };
-use kagzi_store_postgres::{PostgresOptions, PostgresStore};
+use kagzi_store_postgres::{PostgresOptions, PostgresStore, is_of_one_node};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use support::{begin, database, held, namespace};
@@ -86,4 +86,35 @@ async fn attempts_listed_beside_a_removal_are_there_or_their_run_is_not_found() 
     for listing in listings {
         listing.await.unwrap();
     }
+}
+
+/// As Citus tells it: the node was asked to commit, and did not answer.
+const NOT_ANSWERED: &str = "
+    CREATE FUNCTION is_not_answered() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'could not commit transaction for shard 102008 on at least one active node'
+            USING ERRCODE = 'XX000';
+    END $$;
+    CREATE CONSTRAINT TRIGGER commit_is_not_answered AFTER UPDATE ON runs DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION is_not_answered()";
+
+#[tokio::test]
+async fn a_commit_that_a_node_did_not_answer_has_an_unknown_outcome() {
+    let database = database().await;
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let run_id = held(&store, 1).await.remove(0).run_id;
+    database.run(NOT_ANSWERED).await.unwrap();
+    let cancel = CancelRun {
+        namespace: namespace(),
+        run_id,
+        reason: String::new(),
+        operation: OperationId::generate(),
+    };
+    let error = store.cancel(cancel).await.unwrap_err();
+    let told = error.to_string();
+    assert!(matches!(error, StoreError::OutcomeUnknown { .. }), "{told}");
+    assert!(told.contains("a node of the cluster was lost while cancelling a run"), "{told}");
+    assert!(is_of_one_node(&error));
+    let gone = StoreError::OutcomeUnknown { reason: "the connection to Postgres was lost".to_owned() };
+    assert!(!is_of_one_node(&gone));
 }

@@ -99,7 +99,7 @@ async fn claims_answer_though_an_overdue_run_and_the_sweep_of_another_server_are
     .await;
     let overdue = held(&*store, 1).await.remove(0);
     clock.advance(Duration::from_hours(1));
-    let sweep = "SELECT pg_advisory_xact_lock(hashtextextended('kagzi sweep n', 0)); ".to_owned();
+    let sweep = "SELECT pg_advisory_xact_lock(hashtextextended('kagzi sweep public n', 0)); ".to_owned();
     let mut holder = stuck(&database, sweep + &lock(&[&overdue])).await;
     store.start((0..20).map(|_| start("q")).collect()).await.unwrap();
     // Far more of them than connections.

@@ -1,7 +1,7 @@
 //! The circuit breaker: while the store is away, calls hear so at once instead of waiting for it in a
 //! pile.
 //!
-//! It opens when operations of one kind fail several times in a row, when a look at the store fails (see
+//! It opens when operations of one kind fail several times in a row (not for what a single node of a cluster took along), when a look at the store fails (see
 //! [`Health`](crate::health::Health), which looks where a call is in doubt, or where none of those in
 //! flight is answered), and then cuts off the calls that still wait: writes with "outcome unknown", which
 //! asks for the same operation again and is always right. After a delay, longer each time, it is half
@@ -256,7 +256,8 @@ impl Breaker {
     fn note<T>(&self, operation: Operation, kind: Kind, answer: &Result<T, StoreError>) {
         let failures = &self.0.failures[operation.index()];
         match answer {
-            Err(error) if error.is_retryable() => {
+            // What one node of a cluster took along says nothing of the runs on the others.
+            Err(error) if error.is_retryable() && !kagzi_store_postgres::is_of_one_node(error) => {
                 if failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
                     self.open(error);
                 }

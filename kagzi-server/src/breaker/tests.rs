@@ -25,6 +25,8 @@ enum Weather {
     Hangs,
     /// Only what reads is answered: a full disk.
     RefusesWrites,
+    /// Only what reads is answered, as far as the test asks: one node of a cluster is away.
+    LacksANode,
     /// Only what reads is answered, and what finds nothing to write: commits wait for a standby that has gone.
     HangsWrites,
     /// Only what reads is answered, and a look hears why: another process has locked the file.
@@ -53,7 +55,13 @@ impl Moody {
         let weather = *self.weather.lock().unwrap();
         match weather {
             Weather::Fair => Ok(()),
-            Weather::RefusesWrites | Weather::HangsWrites | Weather::Locked if reads => Ok(()),
+            Weather::RefusesWrites | Weather::LacksANode | Weather::HangsWrites | Weather::Locked if reads => {
+                Ok(())
+            }
+            Weather::LacksANode => Err(StoreError::Unavailable {
+                reason: "a node of the cluster cannot be reached, and with it its partitions: refused".to_owned(),
+                retry_after: Duration::from_millis(500),
+            }),
             Weather::HangsWrites if ["claim", "reap", "delete_finished"].contains(&name) => Ok(()),
             Weather::Locked if name != "probe" => std::future::pending().await,
             Weather::Hangs | Weather::HangsWrites => std::future::pending().await,
@@ -434,4 +442,16 @@ async fn a_store_that_is_written_to_is_not_asked_for_a_write_of_the_server() {
     }
     assert_eq!(bench.moody.calls("probe"), 0);
     assert!(bench.moody.calls("next_due") >= 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_node_of_a_cluster_took_along_refuses_nobody_else() {
+    let bench = watched();
+    bench.moody.turn(Weather::LacksANode);
+    for _ in 0..20 * FAILURES {
+        bench.start().await.unwrap_err();
+        assert!(!bench.breaker.is_open());
+    }
+    bench.moody.turn(Weather::RefusesWrites);
+    assert_eq!(bench.fail_until_it_opens().await, FAILURES as usize, "the rest of the store may be away as ever");
 }
