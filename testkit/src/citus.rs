@@ -48,6 +48,38 @@ impl CitusCluster {
     pub fn workers(&mut self) -> &mut [PostgresCluster] {
         &mut self.workers
     }
+
+    /// The coordinator, to be killed and started again.
+    pub const fn coordinator(&mut self) -> &mut PostgresCluster {
+        &mut self.coordinator
+    }
+
+    /// Which of the workers, by its place among them, each of so many partitions of a distributed table is on.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Database`] if the table is not distributed by a `smallint`.
+    pub async fn homes(&self, table: &str, partitions: u16) -> Result<Vec<usize>, TestkitError> {
+        let failed =
+            |source| TestkitError::Database { doing: "asking for the places of shards".to_owned(), source };
+        let mut connection = PgConnection::connect(&self.url()).await.map_err(failed)?;
+        let mut homes = Vec::with_capacity(partitions.into());
+        for partition in 0..partitions {
+            let port: i32 = sqlx::query_scalar(
+                "SELECT nodeport::integer FROM pg_dist_shard_placement
+                 WHERE shardid = get_shard_id_for_distribution_column($1::text::regclass, $2::smallint)",
+            )
+            .bind(table)
+            .bind(i32::from(partition))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(failed)?;
+            let home = self.workers.iter().position(|worker| i32::from(worker.port()) == port);
+            homes.push(home.ok_or(sqlx::Error::RowNotFound).map_err(failed)?);
+        }
+        connection.close().await.map_err(failed)?;
+        Ok(homes)
+    }
 }
 
 async fn server() -> Result<PostgresCluster, TestkitError> {

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who runs it")]
 
 mod check;
+mod cluster;
 mod event;
 mod faults;
 mod load;
@@ -63,9 +64,16 @@ struct Arguments {
     role: Option<Role>,
 }
 
-/// What a child is.
+/// What else it can do, and what a child is.
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Plain workflows of five steps over a Citus cluster of its own, one data node of which is killed on the way and
+    /// started again once the runs of all other partitions have ended
+    Cluster {
+        /// How many workflows
+        #[arg(long, default_value_t = 5_000)]
+        runs: u64,
+    },
     #[command(hide = true)]
     Server {
         #[arg(long)]
@@ -99,6 +107,7 @@ fn main() -> ExitCode {
         match &arguments.role {
             Some(Role::Server { store }) => roles::server(store.clone()).await.map(|()| 0),
             Some(Role::Worker { name, server, log }) => roles::worker(name, server, log).await.map(|()| 0),
+            Some(Role::Cluster { runs }) => cluster::torture(*runs).await,
             None => torture(&arguments).await,
         }
     });

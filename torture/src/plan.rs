@@ -25,6 +25,12 @@ const ATTEMPTS: u32 = 6;
 /// The longest that an attempt of a step with a timeout may take.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
+/// Numbers from here on are plain runs: five steps that take a moment and never fail.
+pub const PLAIN: u64 = 1 << 62;
+
+/// How many steps a plain run has.
+pub const PLAIN_STEPS: usize = 5;
+
 /// The input of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
@@ -58,6 +64,10 @@ pub struct Plan {
 impl Plan {
     /// The plan of a number.
     pub fn of(number: u64) -> Self {
+        if number >= PLAIN {
+            let steps = std::iter::repeat_n(Item::Step { millis: 2, fails: 0 }, PLAIN_STEPS);
+            return Self { items: steps.collect(), run_timeout: None };
+        }
         let mut dice = Rng::with_seed(number);
         let mut item = || match dice.u8(..100) {
             0..50 => Item::Step { millis: dice.u64(..30), fails: 0 },

@@ -1,4 +1,5 @@
-//! `cargo xtask cluster`: the suite and the demo on a Citus cluster of three servers, or on one that exists.
+//! `cargo xtask cluster`: the suite and the demo on a Citus cluster of three servers, or on one that exists; and what
+//! becomes of clusters of one's own whose nodes are killed.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -12,16 +13,35 @@ const URL_VARIABLE: &str = "KAGZI_TEST_CITUS_URL";
 /// Over how many partitions the demo spreads its runs.
 const PARTITIONS: u16 = 32;
 
-/// Runs the suite and the demo. The cluster that was started for it ends with it.
+/// Runs the suite and the demo, and where servers can be started here, what kills them. The cluster that was started for
+/// the suite ends with it.
 pub fn run() -> Result<(), String> {
     let named = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
     let (url, started) = match named {
         Some(url) => (url, None),
         None => start().map(|(url, cluster)| (url, Some(cluster)))?,
     };
+    let is_own = started.is_some();
     let judged = judge(&url);
     let stopped = started.map_or(Ok(()), stop);
-    judged.and(stopped)
+    judged.and(stopped)?;
+    if is_own {
+        kill_nodes()
+    } else {
+        println!(
+            "\nnodes that are killed: not applicable to a cluster of somebody else; leave out {URL_VARIABLE}"
+        );
+        Ok(())
+    }
+}
+
+/// A migration that is killed, a node that is gone, and 5,000 workflows one data node of which is killed on the way.
+fn kill_nodes() -> Result<(), String> {
+    let mut tests =
+        cargo(&["test", "--locked", "--package", "kagzi-store-postgres", "--test", "citus_cluster"]);
+    shell::run("schemas on a cluster that fails", tests.args(["--", "--ignored", "--test-threads", "1"]))?;
+    let arguments = ["run", "--locked", "--quiet", "--package", "kagzi-torture", "--", "cluster"];
+    shell::run("workflows while a data node is killed", &mut cargo(&arguments))
 }
 
 fn judge(url: &str) -> Result<(), String> {

@@ -33,7 +33,8 @@ usage: cargo xtask <chore>
                    --help lists what can be left out
   cluster          the suite and the demo on a Citus cluster: the one whose coordinator
                    KAGZI_TEST_CITUS_URL names, or three servers started from the binaries on this
-                   machine, if the extension is installed
+                   machine, if the extension is installed; there also migrations that are killed, and
+                   5,000 workflows while a data node is killed and comes back
   help             this text";
 
 fn main() -> ExitCode {

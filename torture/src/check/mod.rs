@@ -48,6 +48,8 @@ pub enum Rule {
     SomeOrder,
     TooTangled,
     ProcessLives,
+    OthersGoOn,
+    PlainRunCompletes,
 }
 
 impl Rule {
@@ -82,6 +84,8 @@ impl Rule {
             }
             Self::TooTangled => "the history of a run can be judged",
             Self::ProcessLives => "no process ends by itself",
+            Self::OthersGoOn => "while a node is away, runs of other partitions are started and end",
+            Self::PlainRunCompletes => "a plain run completes, each of its five steps once [3, 9]",
         }
     }
 }
