@@ -55,11 +55,14 @@ impl Moody {
         let weather = *self.weather.lock().unwrap();
         match weather {
             Weather::Fair => Ok(()),
-            Weather::RefusesWrites | Weather::LacksANode | Weather::HangsWrites | Weather::Locked if reads => {
+            Weather::RefusesWrites | Weather::LacksANode | Weather::HangsWrites | Weather::Locked
+                if reads =>
+            {
                 Ok(())
             }
             Weather::LacksANode => Err(StoreError::Unavailable {
-                reason: "a node of the cluster cannot be reached, and with it its partitions: refused".to_owned(),
+                reason: "a node of the cluster cannot be reached, and with it its partitions: refused"
+                    .to_owned(),
                 retry_after: Duration::from_millis(500),
             }),
             Weather::HangsWrites if ["claim", "reap", "delete_finished"].contains(&name) => Ok(()),
@@ -453,5 +456,9 @@ async fn what_one_node_of_a_cluster_took_along_refuses_nobody_else() {
         assert!(!bench.breaker.is_open());
     }
     bench.moody.turn(Weather::RefusesWrites);
-    assert_eq!(bench.fail_until_it_opens().await, FAILURES as usize, "the rest of the store may be away as ever");
+    assert_eq!(
+        bench.fail_until_it_opens().await,
+        FAILURES as usize,
+        "the rest of the store may be away as ever"
+    );
 }
