@@ -260,15 +260,16 @@ fn went_on(
             at.is_some_and(|at| absence.times.0 < at && at < absence.times.1)
         })
         .map(|(run, _)| run);
-    let (ended_there, ended_here): (Vec<&RunId>, Vec<&RunId>) = ended.partition(|run| is_there(run));
-    let (started_there, started_here): (Vec<&RunId>, Vec<&RunId>) =
+    let (ended_there, ended_elsewhere): (Vec<&RunId>, Vec<&RunId>) = ended.partition(|run| is_there(run));
+    let (started_there, started_elsewhere): (Vec<&RunId>, Vec<&RunId>) =
         started.iter().partition(|run| is_there(run));
-    let (there, here) = (ended_there.len() + started_there.len(), (started_here.len(), ended_here.len()));
+    let (there, here) =
+        (ended_there.len() + started_there.len(), (started_elsewhere.len(), ended_elsewhere.len()));
     if there > 0 || here.0 == 0 || here.1 == 0 {
         let detail = format!(
             "{} started and {} ended elsewhere; {there} on the node that was away",
-            started_here.len(),
-            ended_here.len()
+            started_elsewhere.len(),
+            ended_elsewhere.len()
         );
         found.push(Found { rule: Rule::OthersGoOn, run: None, detail });
     }
@@ -279,7 +280,7 @@ fn went_on(
         "\na data node with {of_node} of {PARTITIONS} partitions was away for {:.1} s; meanwhile {} runs of the other \
          partitions were started and {} ended\n{retried} runs were claimed more than once\n",
         away.as_secs_f64(),
-        started_here.len(),
-        ended_here.len()
+        started_elsewhere.len(),
+        ended_elsewhere.len()
     )
 }

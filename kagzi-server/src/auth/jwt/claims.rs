@@ -87,8 +87,8 @@ fn check_signature(
     if candidates.peek().is_none() {
         return Err(Fault::UnknownKey);
     }
-    let signer = candidates.find(|key| key.algorithm.name() == header.alg && key.verifies(signed, signature));
-    match (signer, &header.kid) {
+    let by = candidates.find(|key| key.algorithm.name() == header.alg && key.verifies(signed, signature));
+    match (by, &header.kid) {
         (Some(key), _) => Ok(key.fingerprint()),
         (None, Some(_)) => Err(Fault::Refused("a JWT whose signature is wrong")),
         // It may be by a key that is not known yet.
