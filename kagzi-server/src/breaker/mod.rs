@@ -1,11 +1,11 @@
 //! The circuit breaker: while the store is away, calls hear so at once instead of waiting for it in a
 //! pile.
 //!
-//! It opens when operations of one kind fail several times in a row (not for what a single node of a cluster took along), when a look at the store fails (see
-//! [`Health`](crate::health::Health), which looks where a call is in doubt, or where none of those in
-//! flight is answered), and then cuts off the calls that still wait: writes with "outcome unknown", which
-//! asks for the same operation again and is always right. After a delay, longer each time, it is half
-//! open: one look passes, and its answer closes the breaker or opens it anew. No caller has to be the one
+//! It opens when operations of one kind fail several times in a row (not for what a single node of a cluster took
+//! along), when a look at the store fails (see [`Health`](crate::health::Health), which looks where a call is in
+//! doubt, or where none of those in flight is answered), and then cuts off the calls that still wait: writes with
+//! "outcome unknown", which asks for the same operation again and is always right. After a delay, longer each time, it
+//! is half open: one look passes, and its answer closes the breaker or opens it anew. No caller has to be the one
 //! who tries.
 
 mod guarded;
