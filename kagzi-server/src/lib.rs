@@ -36,6 +36,8 @@ mod shown;
 mod shutdown;
 mod start;
 mod transport;
+#[cfg(test)]
+mod written;
 
 pub use auth::{AccessError, NewToken, NoRandomness};
 pub use config::{

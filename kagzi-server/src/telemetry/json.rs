@@ -155,33 +155,20 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use serde_json::json;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Written(Mutex<Vec<u8>>);
-
-    impl io::Write for &Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::written::Written;
 
     /// What is logged by `act`, without the times.
     fn lines(act: impl FnOnce()) -> Vec<Value> {
         let written = Arc::new(Written::default());
         let subscriber = tracing_subscriber::registry().with(JsonLines::to(Arc::clone(&written)));
         tracing::subscriber::with_default(subscriber, act);
-        let lines = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines = String::from_utf8(written.take()).unwrap();
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).map(without_time).collect()
     }
 

@@ -36,26 +36,12 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Mutex;
     use std::time::Duration;
 
     use tracing::Level;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Written(Mutex<Vec<u8>>);
-
-    impl io::Write for &Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::written::Written;
 
     /// How many lines of a log of `level` tell of a thousand failures now, and of as many a second later.
     async fn told(level: Level) -> [usize; 2] {
@@ -69,7 +55,7 @@ mod tests {
             for _ in 0..1000 {
                 complaints.handshake_failed(([192, 0, 2, 1], 1).into(), &"nonsense");
             }
-            *lines = std::mem::take(&mut *written.0.lock().unwrap()).split(|byte| *byte == b'\n').count() - 1;
+            *lines = written.take().split(|byte| *byte == b'\n').count() - 1;
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         lines
