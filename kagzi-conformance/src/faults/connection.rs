@@ -24,8 +24,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Every fault there is.
-    pub(crate) const ALL: [Self; 4] = [Self::Unsent, Self::Late, Self::ReplyLost, Self::LeftAlone];
+    /// Those that dice choose. A call that was left alone is none of them: the store may hold its run for a
+    /// while after the caller was answered by another try, and a claim, a reap and a removal rightly pass by
+    /// what is held. Each write is left alone by a case of its own, where no such call follows.
+    const DRAWN: [Self; 3] = [Self::Unsent, Self::Late, Self::ReplyLost];
 }
 
 /// How often a call is sent until the caller gives up: more often than any dice fail in a row.
@@ -84,7 +86,7 @@ impl Connection {
         }
         let Some(dice) = &self.dice else { return Fault::None };
         let mut dice = dice.lock().unwrap_or_else(PoisonError::into_inner);
-        Fault::ALL.get(dice.usize(..Fault::ALL.len() * 2)).copied().unwrap_or(Fault::None)
+        Fault::DRAWN.get(dice.usize(..Fault::DRAWN.len() * 2)).copied().unwrap_or(Fault::None)
     }
 
     /// One try under `fault`, and the answer if the caller heard one that is final.
