@@ -35,6 +35,22 @@ impl std::fmt::Display for LostReason {
     }
 }
 
+/// How much of a store an error is about that says it could not answer now.
+///
+/// A backend whose data lie in parts that can fail one without the other, such as the nodes of a distributed database,
+/// says [`Part`](Self::Part) where the rest answers as ever; every other error is about the store as a whole. Whoever
+/// decides for all calls by the errors of some, such as the server's circuit breaker, reads it: an error about a part
+/// says nothing of the calls that the part does not serve. Callers need not look: they may send the operation again
+/// in either case, and the scope does not travel over the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorScope {
+    /// The whole store, as far as the backend knows.
+    #[default]
+    Store,
+    /// The part that holds the runs which the operation asked for. Others can be had.
+    Part,
+}
+
 /// Everything a [`Store`](crate::Store) can answer instead of an outcome.
 ///
 /// No variant carries a payload, so an error can always be logged.
@@ -176,20 +192,28 @@ pub enum StoreError {
     },
 
     /// The store cannot be reached, is full, locked or read-only now. Nothing was changed; retry later.
+    /// Made by [`StoreError::unavailable`].
     #[error("the store is unavailable: {reason}")]
+    #[non_exhaustive]
     Unavailable {
         /// What happened, and what to do about it where that is known.
         reason: String,
         /// How long to wait before a retry.
         retry_after: Duration,
+        /// How much of the store that is about.
+        scope: ErrorScope,
     },
 
     /// The reply was lost or the commit's fate is unknown: the write may or may not have happened.
     /// Send it again under the same operation id; the answer will be the right one (invariant 8).
+    /// Made by [`StoreError::outcome_unknown`].
     #[error("the outcome is unknown: {reason}; send the same operation again under the same id")]
+    #[non_exhaustive]
     OutcomeUnknown {
         /// What happened.
         reason: String,
+        /// How much of the store that is about.
+        scope: ErrorScope,
     },
 
     /// The store broke its own contract: a bug, or damaged data.
@@ -203,6 +227,42 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The whole store cannot answer now, and nothing was changed: what happened, what to do about it where that is
+    /// known, and how long to wait before a retry.
+    pub fn unavailable(reason: impl Into<String>, retry_after: Duration) -> Self {
+        Self::Unavailable { reason: reason.into(), retry_after, scope: ErrorScope::Store }
+    }
+
+    /// A write may or may not have happened, for a reason that is about the whole store.
+    pub fn outcome_unknown(reason: impl Into<String>) -> Self {
+        Self::OutcomeUnknown { reason: reason.into(), scope: ErrorScope::Store }
+    }
+
+    /// The same of so much of the store. Errors that a retry cannot help have no scope, and stay as they are.
+    ///
+    /// ```
+    /// use kagzi_core::{ErrorScope, StoreError};
+    ///
+    /// let error = StoreError::unavailable("node 3 is away", std::time::Duration::from_secs(1));
+    /// assert_eq!(error.scope(), Some(ErrorScope::Store));
+    /// assert_eq!(error.within(ErrorScope::Part).scope(), Some(ErrorScope::Part));
+    /// ```
+    #[must_use]
+    pub fn within(mut self, of: ErrorScope) -> Self {
+        if let Self::Unavailable { scope, .. } | Self::OutcomeUnknown { scope, .. } = &mut self {
+            *scope = of;
+        }
+        self
+    }
+
+    /// How much of the store could not answer, or nothing where the store did answer: a retry cannot help then.
+    pub const fn scope(&self) -> Option<ErrorScope> {
+        match self {
+            Self::Unavailable { scope, .. } | Self::OutcomeUnknown { scope, .. } => Some(*scope),
+            _ => None,
+        }
+    }
+
     /// Whether sending the same operation again, under the same id, can succeed.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })

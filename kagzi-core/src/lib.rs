@@ -32,7 +32,7 @@ mod traced;
 mod wake;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use error::{LostReason, StoreError};
+pub use error::{ErrorScope, LostReason, StoreError};
 pub use examine::{Finding, MIGRATE_FIRST, Migration, SchemaPolicy, Verdict};
 pub use failure::{Failure, FailureKind};
 pub use id::{OperationId, RunId};

@@ -70,7 +70,8 @@ pub type SharedStore = Arc<dyn Store>;
 ///   [`StoreError::InvalidArgument`], [`StoreError::TooLarge`], [`StoreError::Unavailable`],
 ///   [`StoreError::OutcomeUnknown`] and [`StoreError::Internal`]; methods that name a run also
 ///   [`StoreError::RunNotFound`], and those that carry an operation id
-///   [`StoreError::OperationConflict`]. An error changes nothing.
+///   [`StoreError::OperationConflict`]. An error changes nothing. A store whose data lie in parts that fail one
+///   without the other says which errors are about a part only: [`ErrorScope`](crate::ErrorScope).
 ///
 /// # How a backend does it
 ///

@@ -294,10 +294,7 @@ mod tests {
     #[test]
     fn sources_are_told_once() {
         let inner = std::io::Error::other("disk on fire");
-        let outer = StoreError::Unavailable {
-            reason: "disk on fire".to_owned(),
-            retry_after: std::time::Duration::ZERO,
-        };
+        let outer = StoreError::unavailable("disk on fire", std::time::Duration::ZERO);
         assert_eq!(StepError::from(inner).failure().message, "disk on fire");
         assert_eq!(StepError::from(outer).failure().message, "the store is unavailable: disk on fire");
     }

@@ -98,7 +98,7 @@ impl ServerError {
     pub(crate) fn reason(&self) -> String {
         match self {
             Self::OpenStore {
-                source: StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason },
+                source: StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason, .. },
                 ..
             } => reason.clone(),
             _ => "the log of the server says why".to_owned(),

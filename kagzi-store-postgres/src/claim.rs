@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use kagzi_core::decide::ClaimRoom;
 use kagzi_core::{
-    Attempt, AttemptScope, Claim, ClaimedRun, GrantedLease, Lease, ListAttempts, Page, PageRequest, Payload,
-    Run, RunId, RunState, StoreError, Topic,
+    Attempt, AttemptScope, Claim, ClaimedRun, ErrorScope, GrantedLease, Lease, ListAttempts, Page,
+    PageRequest, Payload, Run, RunId, RunState, StoreError, Topic,
 };
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -258,12 +258,8 @@ impl Inner {
     /// What the same claim took before, in these partitions.
     async fn repeat(&self, request: &Claim, again: &[i16], some_absent: bool) -> Result<Found, Fault> {
         if some_absent {
-            return Err(StoreError::Unavailable {
-                reason: "a node of the cluster is away, and perhaps a part of what this claim took before"
-                    .to_owned(),
-                retry_after: RETRY_AFTER,
-            }
-            .into());
+            let reason = "a node of the cluster is away, and perhaps a part of what this claim took before";
+            return Err(StoreError::unavailable(reason, RETRY_AFTER).within(ErrorScope::Part).into());
         }
         let mut repeated = Taken::default();
         for &partition in again {
@@ -372,8 +368,9 @@ impl Inner {
             .latest_attempts(request, &taken, room.left_bytes())
             .await
             // The runs are taken; sent again, the claim gives them with their steps.
-            .map_err(|fault| StoreError::OutcomeUnknown {
-                reason: fault.into_store_error("reading steps of claimed runs").to_string(),
+            .map_err(|fault| {
+                let error = fault.into_store_error("reading steps of claimed runs");
+                StoreError::outcome_unknown(error.to_string()).within(error.scope().unwrap_or_default())
             })?;
         taken
             .runs

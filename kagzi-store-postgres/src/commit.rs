@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use kagzi_core::{Namespace, RunId, StoreCounters, StoreError};
+use kagzi_core::{ErrorScope, Namespace, RunId, StoreCounters, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::fair::{FOR_OTHERS, Lines, Look, Shares};
@@ -53,6 +53,8 @@ pub(crate) enum Verdict {
     Away {
         /// What happened and what to do, for people.
         reason: String,
+        /// How much of the store that is about.
+        scope: ErrorScope,
     },
 }
 
@@ -138,8 +140,7 @@ impl<T: Gathered> Gatherer<T> {
     /// Has `operation` committed with others. Cancel safe: dropped before it has a place, it is not
     /// done; dropped later, it is done all the same.
     pub(crate) async fn submit(&self, operation: T) -> Result<T::Answer, StoreError> {
-        let closed =
-            || StoreError::Unavailable { reason: "the store is closed".to_owned(), retry_after: RETRY_AFTER };
+        let closed = || StoreError::unavailable("the store is closed", RETRY_AFTER);
         let place = Arc::clone(&self.0.places).acquire_owned().await.map_err(|_| closed())?;
         let kib = u32::try_from(operation.len_bytes().div_ceil(1024)).unwrap_or(u32::MAX).min(MAX_QUEUED_KIB);
         let room = Arc::clone(&self.0.room).acquire_many_owned(kib).await.map_err(|_| closed())?;

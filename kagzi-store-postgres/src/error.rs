@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use kagzi_core::StoreError;
+use kagzi_core::{ErrorScope, StoreError};
 
 use crate::route::no_server;
 
@@ -13,21 +13,6 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// How often a transaction is tried again after the database undid it for the sake of another.
 pub(crate) const MAX_TRIES: u32 = 10;
-
-/// What every error says that is about one node of a cluster.
-const ONE_NODE: &str = "a node of the cluster";
-
-/// Whether an error of this store is about one node of a cluster: that took its partitions along, while the store as a whole
-/// is well, and the runs of all others go on.
-#[must_use]
-pub fn is_of_one_node(error: &StoreError) -> bool {
-    match error {
-        StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason } => {
-            reason.contains(ONE_NODE)
-        }
-        _ => false,
-    }
-}
 
 /// Why a transaction did not end in an answer.
 #[derive(Debug)]
@@ -105,10 +90,12 @@ impl Fault {
         self.into_store_error(context)
     }
 
-    /// The answer to the caller.
+    /// The answer to the caller. What a node took along is about its partitions, while the store as a whole is well.
     pub(crate) fn into_store_error(self, context: &'static str) -> StoreError {
-        match self {
-            Self::Refused(error) => error,
+        let scope = if self.is_node_away() { ErrorScope::Part } else { ErrorScope::Store };
+        let error = match self {
+            // Whoever refused knows what that is about.
+            Self::Refused(error) => return error,
             Self::Before(error) => before(context, &error),
             // The database refused the commit in so many words: nothing was written.
             Self::Committing(error)
@@ -116,13 +103,13 @@ impl Fault {
             {
                 before(context, &error)
             }
-            Self::Committing(error) if is_node_away(&error) => StoreError::OutcomeUnknown {
-                reason: format!("{ONE_NODE} was lost while {context}: {}", said(&error)),
-            },
-            Self::Committing(error) => StoreError::OutcomeUnknown {
-                reason: format!("the connection to Postgres was lost while {context}: {}", said(&error)),
-            },
-        }
+            Self::Committing(error) => {
+                let lost =
+                    if is_node_away(&error) { "a node of the cluster" } else { "the connection to Postgres" };
+                StoreError::outcome_unknown(format!("{lost} was lost while {context}: {}", said(&error)))
+            }
+        };
+        error.within(scope)
     }
 }
 
@@ -195,7 +182,7 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
             format!("{}; {POOLER_REMEDY}", said(error))
         }
         error if is_node_away(error) => format!(
-            "{ONE_NODE} cannot be reached, and with it its partitions: {}; start it again, or see `SELECT * \
+            "a node of the cluster cannot be reached, and with it its partitions: {}; start it again, or see `SELECT * \
              FROM citus_check_cluster_node_health()` on the coordinator",
             said(error)
         ),
@@ -209,7 +196,7 @@ pub(crate) fn before(context: &'static str, error: &sqlx::Error) -> StoreError {
             None => return StoreError::Internal { context, detail: said(error).into_owned() },
         },
     };
-    StoreError::Unavailable { reason, retry_after: RETRY_AFTER }
+    StoreError::unavailable(reason, RETRY_AFTER)
 }
 
 /// What to do where a pooler shows itself.

@@ -76,13 +76,13 @@ impl Inner {
         match beaten {
             Beaten::Until(Moment(expires_at)) => Ok(GrantedLease { lease: beat.lease.clone(), expires_at }),
             Beaten::NotHeld => self.beat_carefully(beat).await,
-            Beaten::Locked => Err(StoreError::Unavailable {
-                reason: format!(
+            Beaten::Locked => Err(StoreError::unavailable(
+                format!(
                     "another session of the database holds run {} and does not let go; find out who",
                     beat.lease.run_id
                 ),
-                retry_after: RETRY_AFTER,
-            }),
+                RETRY_AFTER,
+            )),
         }
     }
 

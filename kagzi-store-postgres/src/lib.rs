@@ -60,7 +60,6 @@ use kagzi_core::{
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _};
 
-pub use error::is_of_one_node;
 pub use options::{Listen, Pooler, PostgresOptions};
 pub use repartition::{Moved, MovedTable};
 

@@ -111,14 +111,11 @@ impl Inner {
     }
 
     fn nobody_is_there(&self) -> Fault {
-        kagzi_core::StoreError::Unavailable {
-            reason: format!(
-                "the nodes of all {} partitions were away a moment ago; see `SELECT * FROM \
-                 citus_check_cluster_node_health()` on the coordinator",
-                self.partitions
-            ),
-            retry_after: LEFT_ALONE,
-        }
-        .into()
+        let reason = format!(
+            "the nodes of all {} partitions were away a moment ago; see `SELECT * FROM \
+             citus_check_cluster_node_health()` on the coordinator",
+            self.partitions
+        );
+        kagzi_core::StoreError::unavailable(reason, LEFT_ALONE).into()
     }
 }

@@ -111,11 +111,8 @@ impl Inner {
     pub(crate) async fn probe(&self) -> Result<(), StoreError> {
         let failed = |fault: Fault| fault.into_store_error("looking whether the server takes writes");
         if self.write_nothing().await.map_err(failed)? == Writes::Refused {
-            return Err(StoreError::Unavailable {
-                reason: "Postgres is read-only now; point the URL at the primary, or name all servers in it"
-                    .to_owned(),
-                retry_after: RETRY_AFTER,
-            });
+            let reason = "Postgres is read-only now; point the URL at the primary, or name all servers in it";
+            return Err(StoreError::unavailable(reason, RETRY_AFTER));
         }
         Ok(())
     }
@@ -344,9 +341,9 @@ async fn find_existing(tx: &mut Tx<'_>, partition: i16, start: &StartRun) -> Res
         .fetch_optional(tx)
         .await?
         // It was deleted in the very moment; the same again will start a new one.
-        .ok_or_else(|| StoreError::Unavailable {
-            reason: "the run that the idempotency key named was deleted just now".to_owned(),
-            retry_after: std::time::Duration::ZERO,
+        .ok_or_else(|| {
+            let reason = "the run that the idempotency key named was deleted just now";
+            StoreError::unavailable(reason, std::time::Duration::ZERO)
         })?;
     Ok((run_from_row(&row)?, input_from_row(&row)?))
 }

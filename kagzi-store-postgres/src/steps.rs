@@ -134,7 +134,7 @@ pub(crate) fn after_fault(fault: Fault, context: &'static str) -> Verdict {
         return Verdict::FateOpen;
     }
     match fault.into_store_error(context) {
-        StoreError::Unavailable { reason, .. } => Verdict::Away { reason },
+        StoreError::Unavailable { reason, scope, .. } => Verdict::Away { reason, scope },
         // One of them is to blame, perhaps: they go one by one.
         _ => Verdict::NotOrdinary,
     }
@@ -146,11 +146,13 @@ pub(crate) async fn carefully<T>(
     path: impl Future<Output = Result<T, StoreError>> + Send,
 ) -> Result<T, StoreError> {
     match verdict {
-        Verdict::Away { reason } => Err(StoreError::Unavailable { reason, retry_after: RETRY_AFTER }),
+        Verdict::Away { reason, scope } => Err(StoreError::unavailable(reason, RETRY_AFTER).within(scope)),
         Verdict::Done | Verdict::NotOrdinary => path.await,
         Verdict::FateOpen => match path.await {
             // It may have been done with its batch, and there is nobody to ask now.
-            Err(StoreError::Unavailable { reason, .. }) => Err(StoreError::OutcomeUnknown { reason }),
+            Err(StoreError::Unavailable { reason, scope, .. }) => {
+                Err(StoreError::outcome_unknown(reason).within(scope))
+            }
             answer => answer,
         },
     }

@@ -6,7 +6,7 @@
 
 mod support;
 
-use kagzi_core::{SchemaPolicy, Store, StoreError};
+use kagzi_core::{ErrorScope, SchemaPolicy, Store, StoreError};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
@@ -130,7 +130,7 @@ async fn a_node_that_is_away_half_way_is_told_and_the_next_start_goes_on_there()
     connection.execute("CREATE TABLE unreachable_for_steps ()").await.unwrap();
     let error = PostgresStore::connect(options(&database, 7)).await.unwrap_err();
     let told = error.to_string();
-    assert!(matches!(error, StoreError::Unavailable { .. }), "{told}");
+    assert!(matches!(error, StoreError::Unavailable { scope: ErrorScope::Part, .. }), "{told}");
     assert!(told.contains("a node of the cluster cannot be reached") && told.contains("n2:5432"), "{told}");
     assert_eq!(asked(&mut connection).await, TABLES[..2]);
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    Claim, ManualClock, Namespace, OperationId, Payload, QueueChange, QueueName, SetQueueState, StartAt,
-    StartRun, Store, StoreError, Topic, WorkerId, WorkflowType,
+    Claim, ErrorScope, ManualClock, Namespace, OperationId, Payload, QueueChange, QueueName, SetQueueState,
+    StartAt, StartRun, Store, StoreError, Topic, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{Listen, Pooler, PostgresOptions, PostgresStore};
 use kagzi_testkit::{ClusterOptions, PostgresCluster, TestDatabase, postgres};
@@ -166,6 +166,7 @@ async fn an_unreachable_server_is_unavailable_and_the_error_says_what_to_do() {
     let url = format!("postgres://nobody:secret@127.0.0.1:{port}/none");
     let error = PostgresStore::connect(PostgresOptions::new(url)).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after > Duration::ZERO));
+    assert_eq!(error.scope(), Some(ErrorScope::Store));
     let text = error.to_string();
     assert!(text.contains("check that it runs") && !text.contains("secret"), "{text}");
 }
@@ -260,6 +261,7 @@ async fn a_server_that_is_killed_and_comes_back_costs_nothing_that_was_acknowled
     assert!(error.is_retryable(), "{error}");
     let error = store.get_run(&namespace, before).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { retry_after, .. } if retry_after > Duration::ZERO));
+    assert_eq!(error.scope(), Some(ErrorScope::Store));
 
     cluster.restart().await.unwrap();
     assert!(store.get_run(&namespace, before).await.is_ok(), "what was acknowledged is there");

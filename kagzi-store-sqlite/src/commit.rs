@@ -220,9 +220,9 @@ impl Writer {
         let room = self.line.room_for(size_bytes).await?;
         let (caller, answer) = oneshot::channel();
         self.line.push(Box::new(Task { work, verdict: None, caller: Some(caller), _room: room })).await?;
-        answer.await.unwrap_or_else(|_| {
-            Err(StoreError::OutcomeUnknown { reason: "the writer ended before it answered".to_owned() })
-        })
+        answer
+            .await
+            .unwrap_or_else(|_| Err(StoreError::outcome_unknown("the writer ended before it answered")))
     }
 
     /// The same for an operation that only shows whether the store takes writes: it is not done, and says so, as

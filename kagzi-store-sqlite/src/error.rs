@@ -80,7 +80,7 @@ pub(crate) fn commit_failed(error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::ConstraintViolation) => {
             StoreError::Internal { context: "committing a batch", detail: error.to_string() }
         }
-        _ => StoreError::OutcomeUnknown { reason: format!("the commit failed (SQLite: {error})") },
+        _ => StoreError::outcome_unknown(format!("the commit failed (SQLite: {error})")),
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn displaced(path: &Path) -> StoreError {
 
 /// The file went away during a commit.
 pub(crate) fn displaced_meanwhile(path: &Path) -> StoreError {
-    StoreError::OutcomeUnknown { reason: format!("{} during the commit", gone(path)) }
+    StoreError::outcome_unknown(format!("{} during the commit", gone(path)))
 }
 
 fn gone(path: &Path) -> String {
@@ -100,7 +100,7 @@ fn gone(path: &Path) -> String {
 
 /// The store cannot serve now; nothing was changed.
 pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
-    StoreError::Unavailable { reason: reason.into(), retry_after: RETRY_AFTER }
+    StoreError::unavailable(reason, RETRY_AFTER)
 }
 
 /// Another process has the lock, and nobody knows for how long.

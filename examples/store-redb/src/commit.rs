@@ -88,8 +88,7 @@ impl Writer {
         let (caller, answer) = oneshot::channel();
         let sent = self.0.send(Box::new(Pending { perform, answer: None, caller })).await;
         sent.map_err(|_| unavailable("the writer of the store has stopped"))?;
-        let lost =
-            |_| StoreError::OutcomeUnknown { reason: "the writer of the store has stopped".to_owned() };
+        let lost = |_| StoreError::outcome_unknown("the writer of the store has stopped");
         answer.await.map_err(lost)?
     }
 }
@@ -147,7 +146,7 @@ fn commit(mut batch: Vec<Box<dyn Operation>>, database: &Database, shared: &Shar
         }
         Fate::Unknown(error) => {
             for operation in batch {
-                operation.answer(Some(StoreError::OutcomeUnknown { reason: error.to_string() }));
+                operation.answer(Some(StoreError::outcome_unknown(error.to_string())));
             }
         }
     }

@@ -68,5 +68,5 @@ impl Error {
 
 /// The store cannot be used now.
 pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
-    StoreError::Unavailable { reason: reason.into(), retry_after: RETRY_AFTER }
+    StoreError::unavailable(reason, RETRY_AFTER)
 }

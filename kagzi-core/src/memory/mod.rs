@@ -91,10 +91,7 @@ impl MemoryStore {
         // leaves the rows half changed.
         let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed {
-            return Err(StoreError::Unavailable {
-                reason: "the store is closed".to_owned(),
-                retry_after: Duration::from_secs(1),
-            });
+            return Err(StoreError::unavailable("the store is closed", Duration::from_secs(1)));
         }
         let now = self.shared.clock.now();
         Ok((state, now))

@@ -248,7 +248,7 @@ pub(super) fn error_of(status: &Status) -> StoreError {
         StoreError::Internal { .. } | StoreError::Unavailable { .. }
             if status.source().is_some() && !never_connected(status) =>
         {
-            StoreError::OutcomeUnknown { reason: format!("the connection broke: {}", root_cause(status)) }
+            StoreError::outcome_unknown(format!("the connection broke: {}", root_cause(status)))
         }
         error => error,
     }

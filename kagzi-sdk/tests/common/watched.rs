@@ -67,11 +67,11 @@ impl Watched {
 
 fn unreachable<T>() -> Result<T, StoreError> {
     let retry_after = Duration::from_millis(10);
-    Err(StoreError::Unavailable { reason: "the test says so".to_owned(), retry_after })
+    Err(StoreError::unavailable("the test says so", retry_after))
 }
 
 fn lost<T>() -> Result<T, StoreError> {
-    Err(StoreError::OutcomeUnknown { reason: "the test says so".to_owned() })
+    Err(StoreError::outcome_unknown("the test says so"))
 }
 
 macro_rules! watched {

@@ -33,10 +33,10 @@ pub(super) enum Kind {
 
 impl Kind {
     fn cut_off(self) -> StoreError {
-        let reason = "the store did not answer in time, and the server stopped waiting for it".to_owned();
+        let reason = "the store did not answer in time, and the server stopped waiting for it";
         match self {
-            Self::Read => StoreError::Unavailable { reason, retry_after: SHORTEST_RETRY },
-            Self::Write | Self::Find => StoreError::OutcomeUnknown { reason },
+            Self::Read => StoreError::unavailable(reason, SHORTEST_RETRY),
+            Self::Write | Self::Find => StoreError::outcome_unknown(reason),
         }
     }
 }

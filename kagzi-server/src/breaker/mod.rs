@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kagzi_core::StoreError;
+use kagzi_core::{ErrorScope, StoreError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
@@ -135,13 +135,10 @@ impl Breaker {
             State::HalfOpen(_) => Duration::ZERO,
         };
         self.0.metrics.breaker_refused();
-        Err(StoreError::Unavailable {
-            reason: format!(
-                "the server cannot reach its store, and asks it again before you may: {}",
-                self.why()
-            ),
-            retry_after: wait.max(SHORTEST_RETRY),
-        })
+        Err(StoreError::unavailable(
+            format!("the server cannot reach its store, and asks it again before you may: {}", self.why()),
+            wait.max(SHORTEST_RETRY),
+        ))
     }
 
     /// One look is under way.
@@ -256,8 +253,8 @@ impl Breaker {
     fn note<T>(&self, operation: Operation, kind: Kind, answer: &Result<T, StoreError>) {
         let failures = &self.0.failures[operation.index()];
         match answer {
-            // What one node of a cluster took along says nothing of the runs on the others.
-            Err(error) if error.is_retryable() && !kagzi_store_postgres::is_of_one_node(error) => {
+            // What a part of the store took along says nothing of the runs in the others.
+            Err(error) if error.scope() == Some(ErrorScope::Store) => {
                 if failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
                     self.open(error);
                 }

@@ -25,12 +25,20 @@ enum Weather {
     Hangs,
     /// Only what reads is answered: a full disk.
     RefusesWrites,
-    /// Only what reads is answered, as far as the test asks: one node of a cluster is away.
-    LacksANode,
+    /// Only what reads is answered, as far as the test asks: a part of the store is away.
+    LacksAPart,
+    /// The same, and the part was lost while it wrote.
+    LosesAPart,
     /// Only what reads is answered, and what finds nothing to write: commits wait for a standby that has gone.
     HangsWrites,
     /// Only what reads is answered, and a look hears why: another process has locked the file.
     Locked,
+}
+
+const WHY: &str = "the test says so";
+
+fn refused() -> StoreError {
+    StoreError::unavailable(WHY, Duration::from_millis(500))
 }
 
 /// A store that follows the weather, and counts the calls that reach it.
@@ -55,23 +63,21 @@ impl Moody {
         let weather = *self.weather.lock().unwrap();
         match weather {
             Weather::Fair => Ok(()),
-            Weather::RefusesWrites | Weather::LacksANode | Weather::HangsWrites | Weather::Locked
+            Weather::RefusesWrites
+            | Weather::LacksAPart
+            | Weather::LosesAPart
+            | Weather::HangsWrites
+            | Weather::Locked
                 if reads =>
             {
                 Ok(())
             }
-            Weather::LacksANode => Err(StoreError::Unavailable {
-                reason: "a node of the cluster cannot be reached, and with it its partitions: refused"
-                    .to_owned(),
-                retry_after: Duration::from_millis(500),
-            }),
+            Weather::LacksAPart => Err(refused().within(ErrorScope::Part)),
+            Weather::LosesAPart => Err(StoreError::outcome_unknown(WHY).within(ErrorScope::Part)),
             Weather::HangsWrites if ["claim", "reap", "delete_finished"].contains(&name) => Ok(()),
             Weather::Locked if name != "probe" => std::future::pending().await,
             Weather::Hangs | Weather::HangsWrites => std::future::pending().await,
-            Weather::Refuses | Weather::RefusesWrites | Weather::Locked => Err(StoreError::Unavailable {
-                reason: "the test says so".to_owned(),
-                retry_after: Duration::from_millis(500),
-            }),
+            Weather::Refuses | Weather::RefusesWrites | Weather::Locked => Err(refused()),
         }
     }
 }
@@ -448,12 +454,14 @@ async fn a_store_that_is_written_to_is_not_asked_for_a_write_of_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_node_of_a_cluster_took_along_refuses_nobody_else() {
+async fn what_a_part_of_the_store_took_along_refuses_nobody_else() {
     let bench = watched();
-    bench.moody.turn(Weather::LacksANode);
-    for _ in 0..20 * FAILURES {
-        bench.start().await.unwrap_err();
-        assert!(!bench.breaker.is_open());
+    for weather in [Weather::LacksAPart, Weather::LosesAPart] {
+        bench.moody.turn(weather);
+        for _ in 0..20 * FAILURES {
+            bench.start().await.unwrap_err();
+            assert!(!bench.breaker.is_open(), "{weather:?}");
+        }
     }
     bench.moody.turn(Weather::RefusesWrites);
     assert_eq!(

@@ -54,7 +54,7 @@ impl Connection {
 }
 
 fn explain_read(what: &str, address: &str, error: &ClientError) -> CliError {
-    let ClientError::Call(StoreError::OutcomeUnknown { reason }) = error else {
+    let ClientError::Call(StoreError::OutcomeUnknown { reason, .. }) = error else {
         return explain(what, address, error);
     };
     let remedy = if address.starts_with("http://") {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_question_without_an_answer_has_no_outcome_and_may_want_tls() {
-        let broke = || StoreError::OutcomeUnknown { reason: "the connection broke: eof".to_owned() }.into();
+        let broke = || StoreError::outcome_unknown("the connection broke: eof").into();
         let explained = explain_read("could not list the runs", "http://a:1", &broke());
         let told = explained.to_string();
         assert_eq!(explained.exit, Exit::Unavailable);
@@ -131,8 +131,7 @@ mod tests {
         };
         let (address, problem) = ("http://a:1".to_owned(), "refused".to_owned());
         assert!(remedy(ClientError::Connect { address, problem }).contains("--server"));
-        let (reason, retry_after) = ("Postgres is away".to_owned(), Duration::ZERO);
-        let answered = remedy(StoreError::Unavailable { reason, retry_after }.into());
+        let answered = remedy(StoreError::unavailable("Postgres is away", Duration::ZERO).into());
         assert!(!answered.contains("--server") && answered.contains("log of the server"), "{answered}");
     }
 }

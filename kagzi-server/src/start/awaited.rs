@@ -46,10 +46,7 @@ impl Awaited {
     fn there(&self) -> Result<&SharedStore, StoreError> {
         self.store.get().ok_or_else(|| {
             let why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
-            StoreError::Unavailable {
-                reason: format!("it has not opened since the server started: {why}"),
-                retry_after: RETRY_AFTER,
-            }
+            StoreError::unavailable(format!("it has not opened since the server started: {why}"), RETRY_AFTER)
         })
     }
 }

@@ -60,7 +60,7 @@ impl Bug for FirstWritesForAll {
         if self.enter(request, answer) {
             self.write_for_all(store).await;
         }
-        let lost = || StoreError::OutcomeUnknown { reason: "whoever wrote is gone".to_owned() };
+        let lost = || StoreError::outcome_unknown("whoever wrote is gone");
         answered.await.unwrap_or_else(|_| Err(lost()))
     }
 }

@@ -111,7 +111,7 @@ impl<P: Protocol> Drop for Asking<'_, P> {
 }
 
 fn unknown<P: Protocol>(why: &str) -> StoreError {
-    StoreError::OutcomeUnknown { reason: format!("{} broke: {why}", P::NAME) }
+    StoreError::outcome_unknown(format!("{} broke: {why}", P::NAME))
 }
 
 impl<P: Protocol> Connection<P> {
@@ -175,9 +175,9 @@ impl<P: Protocol> Connection<P> {
             }
             answered.await.map_err(|_| unknown::<P>(&self.waiting.why_broken()))
         };
-        let response = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| {
-            Err(StoreError::OutcomeUnknown { reason: format!("no answer within {timeout:?}") })
-        })?;
+        let response = tokio::time::timeout(timeout, asking)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::outcome_unknown(format!("no answer within {timeout:?}"))))?;
         if let Some(item) = P::refusal(&response) {
             return Err(error_from_item(item));
         }

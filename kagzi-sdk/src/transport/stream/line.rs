@@ -77,9 +77,9 @@ impl<P: Protocol> Line<P> {
             return Ok(Some(connection));
         }
         failures.wait_over(P::NAME)?;
-        let opened = tokio::time::timeout(timeout, open()).await.unwrap_or_else(|_| {
-            Err(StoreError::OutcomeUnknown { reason: format!("no stream within {timeout:?}") })
-        });
+        let opened = tokio::time::timeout(timeout, open())
+            .await
+            .unwrap_or_else(|_| Err(StoreError::outcome_unknown(format!("no stream within {timeout:?}"))));
         let error = match opened {
             Ok(Some(connection)) => {
                 *failures = Failures::default();
@@ -109,7 +109,7 @@ impl Failures {
             None => Ok(()),
             Some(retry_after) => {
                 let reason = format!("{name} is down and not opened again yet");
-                Err(StoreError::Unavailable { reason, retry_after })
+                Err(StoreError::unavailable(reason, retry_after))
             }
         }
     }

@@ -64,10 +64,8 @@ impl Streamed {
     }
 
     async fn open(&self) -> Result<Option<Connection<Work>>, StoreError> {
-        let channel = self.endpoint.connect().await.map_err(|error| StoreError::Unavailable {
-            reason: root_cause(&error),
-            retry_after: Duration::ZERO,
-        })?;
+        let away = |error| StoreError::unavailable(root_cause(&error), Duration::ZERO);
+        let channel = self.endpoint.connect().await.map_err(away)?;
         let way = InterceptedService::new(channel, Authorize(self.token.clone()));
         let open = Request::Open(open_to_wire(&self.scope.claim));
         Connection::open(way, Some(Work::write(0, open, None)), self.max_message_bytes).await
@@ -86,7 +84,7 @@ impl Streamed {
                 return error;
             }
             let reason = format!("the server refuses the worker's stream: {error}");
-            StoreError::Unavailable { reason, retry_after: Duration::ZERO }
+            StoreError::unavailable(reason, Duration::ZERO)
         })
     }
 }

@@ -70,11 +70,10 @@ fn exact(described: &Refusal) -> Option<StoreError> {
             supported: parsed(described, "supported_version")?,
             remedy: "see the log of the server for what to do",
         },
-        "UNAVAILABLE" | "SHUTTING_DOWN" | "OVERLOADED" | "LIMIT_REACHED" => StoreError::Unavailable {
-            reason: text("cause")?,
-            retry_after: described.retry_delay.unwrap_or(RETRY_AFTER),
-        },
-        "OUTCOME_UNKNOWN" => StoreError::OutcomeUnknown { reason: text("cause")? },
+        "UNAVAILABLE" | "SHUTTING_DOWN" | "OVERLOADED" | "LIMIT_REACHED" => {
+            StoreError::unavailable(text("cause")?, described.retry_delay.unwrap_or(RETRY_AFTER))
+        }
+        "OUTCOME_UNKNOWN" => StoreError::outcome_unknown(text("cause")?),
         "INTERNAL" => StoreError::Internal {
             context: "answering a call on the server",
             detail: match text("context") {
@@ -176,7 +175,7 @@ const FOR_GOOD: [&str; 5] = [
 ];
 
 fn no_answer(message: &str) -> StoreError {
-    StoreError::OutcomeUnknown { reason: format!("no answer from the server: {message}") }
+    StoreError::outcome_unknown(format!("no answer from the server: {message}"))
 }
 
 fn by_code(code: Code, message: &str, retry_delay: Option<Duration>) -> StoreError {
@@ -186,10 +185,10 @@ fn by_code(code: Code, message: &str, retry_delay: Option<Duration>) -> StoreErr
         got: message.to_owned(),
     };
     match code {
-        Code::Unavailable | Code::ResourceExhausted => StoreError::Unavailable {
-            reason: format!("the server cannot be reached or takes no more: {message}"),
-            retry_after: retry_delay.unwrap_or(RETRY_AFTER),
-        },
+        Code::Unavailable | Code::ResourceExhausted => StoreError::unavailable(
+            format!("the server cannot be reached or takes no more: {message}"),
+            retry_delay.unwrap_or(RETRY_AFTER),
+        ),
         // The connection broke, the caller's or a proxy's time ran out: the call may have been done.
         Code::Unknown | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => no_answer(message),
         Code::OutOfRange => invalid(

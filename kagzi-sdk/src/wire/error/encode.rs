@@ -69,7 +69,7 @@ fn particulars(error: &StoreError) -> Metadata {
         StoreError::SchemaMismatch { found, supported, remedy } => {
             with("found_version", found).with("supported_version", supported).with("remedy", remedy)
         }
-        StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason } => {
+        StoreError::Unavailable { reason, .. } | StoreError::OutcomeUnknown { reason, .. } => {
             with("cause", reason)
         }
         StoreError::Internal { context, detail } => with("context", context).with("detail", detail),

@@ -33,8 +33,8 @@ fn samples() -> Vec<StoreError> {
             operation: OperationId::generate(),
         },
         StoreError::BadCursor { got: "one of another listing, or a damaged one" },
-        StoreError::Unavailable { reason: text("disk full"), retry_after: Duration::from_micros(1_500_001) },
-        StoreError::OutcomeUnknown { reason: text("the connection broke") },
+        StoreError::unavailable("disk full", Duration::from_micros(1_500_001)),
+        StoreError::outcome_unknown("the connection broke"),
     ];
     let reasons = RunState::ALL.map(|state| LostReason::NotRunning { state });
     let more = [LostReason::OtherWorker, LostReason::TokenStale { current: token(i64::MAX) }];
@@ -92,7 +92,7 @@ fn codes_and_typed_details_are_the_documented_ones() {
 
 #[test]
 fn long_texts_are_cut_between_characters() {
-    let error = StoreError::OutcomeUnknown { reason: "ü".repeat(100_000) };
+    let error = StoreError::outcome_unknown("ü".repeat(100_000));
     let status = error_to_status(&error);
     assert!(status.details().len() < 3 * MAX_TEXT_BYTES, "{} bytes", status.details().len());
     assert!(error_from_status(&status).is_retryable());

@@ -34,9 +34,7 @@ pub fn explained(status: &Status) -> Option<Status> {
         }
         // The transport calls a frame that it cannot read its own mistake.
         Code::Internal => unreadable("request".to_owned(), text),
-        Code::Unavailable => {
-            StoreError::Unavailable { reason: text.to_owned(), retry_after: UNAVAILABLE_RETRY_AFTER }
-        }
+        Code::Unavailable => StoreError::unavailable(text, UNAVAILABLE_RETRY_AFTER),
         _ => return None,
     };
     Some(error_to_status(&error))

@@ -179,10 +179,7 @@ fn directory_beside(path: &Path) -> Result<PathBuf, CliError> {
 }
 
 fn not_made(directory: &Path, error: &std::io::Error) -> StoreError {
-    StoreError::Unavailable {
-        reason: format!("{}: {error}", directory.display()),
-        retry_after: std::time::Duration::from_secs(1),
-    }
+    StoreError::unavailable(format!("{}: {error}", directory.display()), std::time::Duration::from_secs(1))
 }
 
 fn remove_directory(directory: &Path) -> Result<(), StoreError> {
@@ -231,8 +228,7 @@ enum Opener {
 impl Opener {
     async fn open(&self, ends: &AtomicBool) -> Result<SharedStore, StoreError> {
         if ends.load(Ordering::SeqCst) {
-            let reason = "the command is ending".to_owned();
-            return Err(StoreError::Unavailable { reason, retry_after: std::time::Duration::ZERO });
+            return Err(StoreError::unavailable("the command is ending", std::time::Duration::ZERO));
         }
         Ok(match self {
             Self::Memory(store) => Arc::new(store.clone()),
