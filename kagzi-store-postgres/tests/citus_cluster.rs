@@ -34,7 +34,7 @@ async fn a_migration_that_is_killed_at_any_step_is_taken_up_by_the_next_start() 
     let cluster = CitusCluster::start(2).await.unwrap();
     let mut watch = PgConnection::connect(&cluster.url()).await.unwrap();
     let mut found_unspread = 0;
-    for (round, steps) in [0_i64, 1, 2, 4, 5, 8, 14, 20].into_iter().enumerate() {
+    for (round, steps) in [0_i64, 1, 2, 4, 5, 6, 10, 15].into_iter().enumerate() {
         let schema = format!("killed_{round}");
         let opener = tokio::spawn(PostgresStore::connect(options(&cluster, &schema, 7)));
         let done = format!(
@@ -46,7 +46,7 @@ async fn a_migration_that_is_killed_at_any_step_is_taken_up_by_the_next_start() 
              WHERE to_regclass('{schema}.kagzi_schema') IS NOT NULL"
         );
         tokio::time::timeout(Duration::from_mins(2), async {
-            loop {
+            while !opener.is_finished() {
                 let row = watch.fetch_optional(AssertSqlSafe(done.clone())).await.unwrap();
                 if row.is_some_and(|row| row.get::<i64, _>(0) >= steps) {
                     break;
@@ -62,9 +62,9 @@ async fn a_migration_that_is_killed_at_any_step_is_taken_up_by_the_next_start() 
             )
             .await
             .unwrap();
-        // It may have been quicker.
+        // It may have been quicker, or be killed while it committed a step.
         if let Err(error) = opener.await.unwrap() {
-            assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+            assert!(error.is_retryable(), "{error}");
         }
         let mut looking = options(&cluster, &schema, 7);
         looking.schema_policy = SchemaPolicy::Require;
