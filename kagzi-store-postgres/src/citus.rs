@@ -247,7 +247,8 @@ async fn unsettled(tx: &mut Tx<'_>) -> Result<Vec<String>, Fault> {
     Ok(rows.iter().map(|row| row.try_get("alter")).collect::<Result<_, _>>()?)
 }
 
-async fn is_installed(tx: &mut Tx<'_>) -> Result<bool, Fault> {
+/// Whether this database is one of a cluster. A Citus that is too old is refused.
+pub(crate) async fn is_installed(tx: &mut Tx<'_>) -> Result<bool, Fault> {
     let extension = query("SELECT extversion FROM pg_extension WHERE extname = 'citus'");
     let Some(row) = extension.fetch_optional(tx).await? else { return Ok(false) };
     check_version(row.try_get("extversion")?)?;

@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 
 use crate::Inner;
 use crate::error::Fault;
+use crate::nodes;
 use crate::schema::{MIGRATIONS, VERSION};
 use crate::statement::query;
 
@@ -27,6 +28,7 @@ impl Inner {
             self.indexes().await?,
         ];
         findings.extend([durability(row)?, standbys(row)?]);
+        findings.extend(self.nodes().await?);
         findings.extend([self.connections(row)?, autovacuum(row)?, size(row)?]);
         Ok(findings)
     }
@@ -50,6 +52,13 @@ impl Inner {
             present.push((row.try_get::<String, _>("name")?, row.try_get::<bool, _>("valid")?));
         }
         Ok(judge_indexes(&present))
+    }
+
+    async fn nodes(&self) -> Result<Option<Finding>, Fault> {
+        let mut tx = self.pool.begin().await?;
+        let found = nodes::examine(&mut tx, self.partitions).await?;
+        tx.rollback().await?;
+        Ok(found)
     }
 
     fn connections(&self, row: &PgRow) -> Result<Finding, Fault> {

@@ -22,6 +22,7 @@ mod examine;
 mod lease;
 mod listing;
 mod locked;
+mod nodes;
 mod notify;
 mod options;
 mod partitions;

@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::citus;
 use crate::error::Fault;
+use crate::nodes;
 use crate::options::PostgresOptions;
 use crate::statement::{Begin, Tx, query};
 
@@ -100,7 +101,9 @@ pub(crate) async fn prepare(
 ) -> Result<Prepared, Fault> {
     let mut tx = begin.on(connection).await?;
     let found = look(&mut tx).await?;
-    citus::check(&mut tx, found.unwrap_or_else(|| Settings::wanted(options)).partitions).await?;
+    let partitions = found.unwrap_or_else(|| Settings::wanted(options)).partitions;
+    citus::check(&mut tx, partitions).await?;
+    nodes::check(&mut tx, partitions).await?;
     tx.rollback().await?;
     let (from, settings) = match found {
         // The usual start: nothing to do, so nobody is locked out.

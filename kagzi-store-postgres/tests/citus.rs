@@ -6,7 +6,7 @@
 
 mod support;
 
-use kagzi_core::{ErrorScope, SchemaPolicy, Store, StoreError};
+use kagzi_core::{ErrorScope, SchemaPolicy, Store, StoreError, Verdict};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
@@ -14,8 +14,17 @@ use support::{claim, database, start};
 
 /// Notes what it is asked for. A table named `unreachable_for_NAME` plays a node that is away when NAME is distributed.
 const STAND_IN: &str = r"
-    CREATE TABLE pg_dist_node (isactive boolean, shouldhaveshards boolean);
-    INSERT INTO pg_dist_node VALUES (true, false), (true, true), (false, true);
+    CREATE TABLE pg_dist_node (
+        nodeid integer, groupid integer, nodename text, nodeport integer, isactive boolean, shouldhaveshards boolean
+    );
+    INSERT INTO pg_dist_node VALUES
+        (1, 0, 'n1', 5432, true, false), (2, 1, 'n2', 5432, true, true), (3, 2, 'n3', 5432, false, true);
+    CREATE TABLE pg_dist_local_group (groupid integer);
+    INSERT INTO pg_dist_local_group VALUES (0);
+    CREATE TABLE told (nodeid integer, success boolean, result text);
+    INSERT INTO told VALUES (1, true, 'off off off'), (2, true, 'on on on');
+    CREATE FUNCTION run_command_on_all_nodes(command text, OUT nodeid integer, OUT success boolean, OUT result text)
+    RETURNS SETOF record LANGUAGE sql AS 'SELECT * FROM told';
     CREATE TABLE pg_dist_partition (logicalrelid regclass, partmethod char);
     CREATE TABLE pg_dist_object (classid oid, objid oid, distribution_argument_index integer);
     CREATE TABLE asked (place serial, what text);
@@ -195,4 +204,44 @@ async fn a_citus_too_old_or_without_nodes_is_refused_before_anything_is_made() {
     // One partition has nothing to spread, and stays where the URL leads.
     PostgresStore::connect(options(&database, 1)).await.unwrap();
     assert!(asked(&mut connection).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_answers_before_a_commit_is_durable_is_refused_and_one_that_is_away_is_not() {
+    let (database, mut connection) = cluster().await;
+    let mut tell = async |success: bool, result: &str| {
+        let sql = format!("UPDATE told SET success = {success}, result = '{result}' WHERE nodeid = 2");
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    };
+    tell(true, "off on on").await;
+    let told = PostgresStore::connect(options(&database, 7)).await.unwrap_err().to_string();
+    for part in ["citus: expected", "set synchronous_commit = on", "got synchronous_commit = off on n2:5432"]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+    let told = PostgresStore::migrate(options(&database, 7)).await.unwrap_err().to_string();
+    assert!(told.contains("n2:5432"), "{told}");
+    let untouched = PostgresStore::plan_migration(options(&database, 7)).await.unwrap();
+    assert_eq!(untouched.from, 0, "nothing was made");
+    // All of one partition stays where the store's own setting counts.
+    PostgresStore::migrate(PostgresOptions { schema: Some("one".to_owned()), ..options(&database, 1) })
+        .await
+        .unwrap();
+
+    tell(true, "local on on").await;
+    let store = PostgresStore::connect(options(&database, 7)).await.unwrap();
+    for (success, result, verdict) in [
+        (true, "remote_write on on", Verdict::Ok),
+        (false, "failed to connect to n2:5432", Verdict::Warn),
+        (true, "on off on", Verdict::Fail),
+        (true, "off on on", Verdict::Fail),
+    ] {
+        tell(success, result).await;
+        let findings = store.examine().await.unwrap();
+        let found = findings.iter().find(|finding| finding.check == "nodes").unwrap();
+        assert_eq!(found.verdict, verdict, "{found:?}");
+        assert!(verdict == Verdict::Ok || found.found.contains("n2:5432"), "{found:?}");
+        let opened = PostgresStore::connect(options(&database, 7)).await;
+        assert_eq!(opened.is_ok(), result != "off on on", "{opened:?}");
+    }
 }

@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use kagzi_core::{SchemaPolicy, Store, StoreError};
+use kagzi_core::{SchemaPolicy, Store, StoreError, Verdict};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::CitusCluster;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
@@ -118,4 +118,39 @@ async fn another_number_of_partitions_later_is_refused_with_both() {
     let spread = "SELECT count(*) FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid
                   WHERE c.relnamespace = to_regnamespace('single')";
     assert_eq!(count(&mut connection, spread).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts a Citus cluster: `cargo xtask cluster`"]
+async fn a_node_that_answers_before_a_commit_is_durable_is_refused_by_its_address() {
+    let mut cluster = CitusCluster::start(2).await.unwrap();
+    let (url, port) = (cluster.workers()[1].url(), cluster.workers()[1].port());
+    let mut node = PgConnection::connect(&url).await.unwrap();
+    // On this node alone.
+    node.execute("SET citus.enable_ddl_propagation = off").await.unwrap();
+    let seen = "SELECT count(*) FROM run_command_on_workers('SHOW synchronous_commit') WHERE result = 'off'";
+    let mut coordinator = PgConnection::connect(&cluster.url()).await.unwrap();
+
+    let mut set = async |what: &str, careless: i64| {
+        node.execute(AssertSqlSafe(format!("ALTER DATABASE postgres {what}"))).await.unwrap();
+        assert_eq!(count(&mut coordinator, seen).await, careless);
+    };
+
+    set("SET synchronous_commit = off", 1).await;
+    let told = PostgresStore::connect(options(&cluster, "careful", 7)).await.unwrap_err().to_string();
+    assert!(told.contains("synchronous_commit = off on ") && told.contains(&format!(":{port}")), "{told}");
+    set("RESET synchronous_commit", 0).await;
+    let store = PostgresStore::connect(options(&cluster, "careful", 7)).await.unwrap();
+    works(&store).await;
+
+    for (what, careless, verdict) in [
+        ("RESET synchronous_commit", 0, Verdict::Ok),
+        ("SET synchronous_commit = off", 1, Verdict::Fail),
+        ("SET synchronous_commit = local", 0, Verdict::Ok),
+    ] {
+        set(what, careless).await;
+        let findings = store.examine().await.unwrap();
+        let found = findings.iter().find(|finding| finding.check == "nodes").unwrap();
+        assert_eq!(found.verdict, verdict, "{found:?}");
+    }
 }
