@@ -30,7 +30,7 @@ use crate::http::{self, Told};
 use crate::metrics::{Metered, Metrics};
 use crate::reload::Reload;
 use crate::retention::Keeper;
-use crate::service::Services;
+use crate::service::{Services, StreamLayer};
 use crate::shown::without_password;
 use crate::shutdown::{Drain, Drained};
 use crate::start::{Opened, Waiting, open_or_wait};
@@ -376,7 +376,9 @@ async fn listen(
 }
 
 /// What every answer goes through on its way out.
-type Outgoing = Stack<AuthLayer, Stack<MapResponseLayer<fn(Response<Body>) -> Response<Body>>, Identity>>;
+type Outgoing = Stack<StreamLayer, Stack<AuthLayer, Stack<Explaining, Identity>>>;
+
+type Explaining = MapResponseLayer<fn(Response<Body>) -> Response<Body>>;
 
 /// Requests that the transport itself refuses get the details that every other error has.
 fn explain_refusals(response: Response<Body>) -> Response<Body> {
@@ -399,6 +401,7 @@ fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Rout
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))
         .layer(AuthLayer { auth, metrics: services.metrics().clone() })
+        .layer(StreamLayer(services.clone()))
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

@@ -66,6 +66,13 @@ impl Caller {
         Self { principal: Arc::new(principal), ..Self::anyone(None) }
     }
 
+    /// Somebody of this name, with the grant that a text of the access file describes.
+    #[cfg(test)]
+    pub(crate) fn granted(name: &str, grant: &str) -> Self {
+        let principal = Principal { name: name.to_owned(), grants: vec![toml::from_str(grant).unwrap()] };
+        Self { principal: Arc::new(principal), ..Self::anyone(None) }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.principal.name
     }

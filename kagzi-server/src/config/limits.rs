@@ -41,6 +41,8 @@ pub struct LoadLimits {
     pub max_reads_in_flight: u32,
     /// How many calls may wait for work or for a run's end. Default 50,000.
     pub max_waits: u32,
+    /// How many streams of workers and clients, watches of the health and reflections may be open. Default 10,000.
+    pub max_streams: u32,
     /// Which part of these places one principal may take, above 0 to 1; without an access file there is
     /// one principal, who may take all. Default 0.5.
     pub principal_share: f64,
@@ -67,6 +69,7 @@ impl Default for LoadLimits {
             max_starts_in_flight: 2048,
             max_reads_in_flight: 4096,
             max_waits: 50_000,
+            max_streams: 10_000,
             principal_share: 0.5,
             namespace_share: 0.5,
             max_writes_while_claiming: 1024,
@@ -108,6 +111,7 @@ impl LoadLimits {
             max_starts_in_flight: settings.max_starts_in_flight.unwrap_or(default.max_starts_in_flight),
             max_reads_in_flight: settings.max_reads_in_flight.unwrap_or(default.max_reads_in_flight),
             max_waits: settings.max_waits.unwrap_or(default.max_waits),
+            max_streams: settings.max_streams.unwrap_or(default.max_streams),
             principal_share: settings.principal_share.unwrap_or(default.principal_share),
             namespace_share: settings.namespace_share.unwrap_or(default.namespace_share),
             max_writes_while_claiming: settings
@@ -145,6 +149,7 @@ impl LoadLimits {
             ("max_starts_in_flight", self.max_starts_in_flight),
             ("max_reads_in_flight", self.max_reads_in_flight),
             ("max_waits", self.max_waits),
+            ("max_streams", self.max_streams),
             ("max_writes_while_claiming", self.max_writes_while_claiming),
             ("max_stream_requests", self.max_stream_requests),
         ];

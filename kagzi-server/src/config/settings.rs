@@ -147,12 +147,15 @@ pub struct Settings {
     /// How many calls may wait for work or for the end of a run. [default: 50000]
     #[arg(long, env = "KAGZI_MAX_WAITS", value_name = "N", allow_hyphen_values = true)]
     pub max_waits: Option<u32>,
-    /// Which part of those three one principal may take, up to 1; all of them without an access file.
+    /// How many streams may be open: of workers, of clients, watches of the health, reflections. [default: 10000]
+    #[arg(long, env = "KAGZI_MAX_STREAMS", value_name = "N", allow_hyphen_values = true)]
+    pub max_streams: Option<u32>,
+    /// Which part of those four one principal may take, up to 1; all of them without an access file.
     /// [default: 0.5]
     #[arg(long, env = "KAGZI_PRINCIPAL_SHARE", value_name = "PART", allow_hyphen_values = true)]
     pub principal_share: Option<f64>,
-    /// Which part of those three the callers of one namespace may take, up to 1; all of them if it is the only
-    /// one. [default: 0.5]
+    /// Which part of them, streams aside, the callers of one namespace may take, up to 1; all of them if it is the
+    /// only one. [default: 0.5]
     #[arg(long, env = "KAGZI_NAMESPACE_SHARE", value_name = "PART", allow_hyphen_values = true)]
     pub namespace_share: Option<f64>,
     /// No runs are handed out while so many heartbeats and writes of workers are in flight. [default: 1024]
@@ -299,6 +302,7 @@ impl Settings {
             max_starts_in_flight: self.max_starts_in_flight.or(other.max_starts_in_flight),
             max_reads_in_flight: self.max_reads_in_flight.or(other.max_reads_in_flight),
             max_waits: self.max_waits.or(other.max_waits),
+            max_streams: self.max_streams.or(other.max_streams),
             principal_share: self.principal_share.or(other.principal_share),
             namespace_share: self.namespace_share.or(other.namespace_share),
             max_writes_while_claiming: self.max_writes_while_claiming.or(other.max_writes_while_claiming),

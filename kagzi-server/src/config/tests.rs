@@ -156,6 +156,7 @@ fn values_outside_their_range_are_refused_by_name() {
         ("max_starts_in_flight = 0", "max_starts_in_flight: "),
         ("max_reads_in_flight = 0", "max_reads_in_flight: "),
         ("max_waits = 0", "max_waits: "),
+        ("max_streams = 0", "max_streams: "),
         ("principal_share = 0.0", "principal_share: expected above 0, at most 1, got 0"),
         ("namespace_share = 1.5", "namespace_share: "),
         ("namespace_share = nan", "namespace_share: "),

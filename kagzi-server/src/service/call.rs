@@ -1,6 +1,6 @@
 //! The frame of every call: admit, read, check the caller and the namespace, do, answer or report.
 
-use kagzi_core::{ClaimedRun, Namespace, RunId, StoreError};
+use kagzi_core::{Namespace, StoreError};
 use kagzi_sdk::wire::error::{LIMIT_REACHED, Refusal, namespace_not_found};
 use kagzi_sdk::wire::{FromWire, IntoWire};
 use tonic::{Request, Response, Status};
@@ -8,7 +8,8 @@ use tracing::Instrument as _;
 
 use super::Services;
 use super::load::Excess;
-use super::permission::{self, Permission, Place};
+use super::permission::Permission;
+use super::stream::StreamPlace;
 use super::subject::Subject;
 use super::told::{Origin, Told, trace_of};
 use crate::auth::{Caller, Deed, Target};
@@ -52,7 +53,8 @@ impl Services {
             Some(caller) => caller.clone(),
             None => self.0.auth.unseen().map_err(Refusal::into_status)?,
         };
-        Ok(Origin { caller, trace: trace_of(request) })
+        let place = request.extensions().get::<StreamPlace>().cloned();
+        Ok(Origin { caller, trace: trace_of(request), place })
     }
 
     /// Does what a request asks, whatever carried it here, within a span; counts it, and puts it on record if
@@ -127,6 +129,8 @@ impl Services {
             Excess::ForNow(refusal) => refusal,
             Excess::ForEver(error) => self.refused(told, &error),
         })?;
+        // Before a run is looked up, since that is work, too.
+        let writing = self.0.load.turn(request.errand(), caller, request.namespaces()).await;
         if permission == Permission::IfRun {
             self.check_run(caller, told, &request).await?;
         }
@@ -139,51 +143,8 @@ impl Services {
         let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
         deed.announce()?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
-        drop((admitted, in_flight));
+        drop((admitted, writing, in_flight));
         Ok(answer)
-    }
-
-    /// Denies a request about a run that is not within the caller's bounds, or is not there.
-    async fn check_run(&self, caller: &Caller, told: &Told, request: &impl Subject) -> Result<(), Refusal> {
-        let method = told.method;
-        let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
-            return Err(self.0.auth.deny(caller, method));
-        };
-        self.0.health.admit().map_err(|error| Refusal::from(&error))?;
-        let within = self.within(caller, method, namespace, run_id).await;
-        let within = within.map_err(|error| self.refused(told, &error))?;
-        if within { Ok(()) } else { Err(self.0.auth.deny(caller, method)) }
-    }
-
-    /// Whether a run lies within the caller's bounds. One that is not there does not.
-    pub(super) async fn within(
-        &self,
-        caller: &Caller,
-        method: &str,
-        namespace: &Namespace,
-        run_id: RunId,
-    ) -> Result<bool, StoreError> {
-        let place = match self.0.places.find(namespace, run_id) {
-            Some(place) => place,
-            None => match self.store().get_run(namespace, run_id).await {
-                Ok(record) => {
-                    self.0.places.remember(&record.run);
-                    Place::from(&record.run)
-                }
-                Err(StoreError::RunNotFound { .. }) => return Ok(false),
-                Err(error) => return Err(error),
-            },
-        };
-        Ok(permission::place(caller, method, namespace, &place))
-    }
-
-    /// Remembers where claimed runs belong, if their worker's next calls will ask.
-    pub(super) fn remember(&self, caller: &Caller, runs: &[ClaimedRun]) {
-        for run in runs {
-            if !caller.may_everywhere("BeginStep", run.run.namespace.as_str()) {
-                self.0.places.remember(&run.run);
-            }
-        }
     }
 
     /// The first namespace of a request that this server does not serve.
@@ -192,7 +153,7 @@ impl Services {
     }
 
     /// Reports a failed call, once, and makes its refusal.
-    fn refused(&self, told: &Told, error: &StoreError) -> Refusal {
+    pub(super) fn refused(&self, told: &Told, error: &StoreError) -> Refusal {
         if matches!(error, StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }) {
             self.0.health.doubt();
         }

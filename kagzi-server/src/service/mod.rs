@@ -1,6 +1,7 @@
 //! The gRPC services: each call is admitted, read, checked, asked of the store, and answered.
 
 mod admin;
+mod bounds;
 mod call;
 mod claims;
 mod limits;
@@ -34,6 +35,7 @@ use claims::Claims;
 use limits::Limits;
 use load::Load;
 use permission::Places;
+pub(crate) use stream::StreamLayer;
 
 /// What every call needs. Cloning is cheap.
 #[derive(Clone, Debug)]

@@ -22,6 +22,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::breaker::Breaker;
+use crate::metrics::Metered;
 use crate::shutdown::Drained;
 
 pub(super) fn services() -> Services {
@@ -34,12 +35,15 @@ fn services_with(max_batch: u32) -> Services {
 
 /// Services over a store in memory, which let calls wait for hours.
 pub(super) fn services_of(config: &ServerConfig) -> Services {
+    services_over(config, Arc::new(MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone())))
+}
+
+/// The same over a store that there is.
+pub(super) fn services_over(config: &ServerConfig, store: SharedStore) -> Services {
     let config = ServerConfig { max_poll_wait: Duration::from_hours(2), ..config.clone() };
-    let store = MemoryStore::new(Arc::new(ManualClock::default()), config.rules.clone());
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
-    let store: SharedStore = Arc::new(store);
     let metrics = Metrics::new(&store);
-    let engine = Engine::new(store, rarely);
+    let engine = Engine::new(Metered::over(store, metrics.clone()), rarely);
     let (reporter, _) = tonic_health::server::health_reporter();
     let health = Health::new(reporter, Breaker::new(metrics.clone()));
     Services::new(&config, engine, Drain::default(), health, Auth::open(), metrics)

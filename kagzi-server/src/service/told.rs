@@ -10,6 +10,7 @@ use tonic::{Code, Request};
 use tracing::field::{Empty, display};
 use tracing::{Level, Span};
 
+use super::stream::StreamPlace;
 use super::subject::Subject;
 use crate::auth::Caller;
 
@@ -22,6 +23,8 @@ pub(super) struct Origin {
     pub(super) caller: Caller,
     /// In the form that runs carry; whether it is one shows when somebody asks.
     pub(super) trace: Option<String>,
+    /// Its place among the streams that are open, if it opens one.
+    pub(super) place: Option<StreamPlace>,
 }
 
 /// The trace that the headers of a call name.

@@ -4,12 +4,14 @@ use kagzi_core::{Heartbeat, Lease, StoreError};
 use kagzi_proto::v1;
 use kagzi_proto::v1::heartbeat_verdict::Verdict;
 use kagzi_proto::v1::worker_service_server::WorkerService;
-use kagzi_sdk::wire::error::permission_denied;
+use kagzi_sdk::wire::error::{Refusal, permission_denied};
 use kagzi_sdk::wire::{IntoWire, Poll, heartbeats_from_wire, poll_from_wire, verdicts_to_wire};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::Services;
+use super::bounds::Within;
 use super::limits::check_batch;
+use super::load::Errand;
 use super::stream::Answers;
 use crate::auth::Caller;
 
@@ -111,33 +113,43 @@ impl Services {
         poll
     }
 
-    /// Extends the leases on runs within the caller's bounds; each of the others is refused by itself.
+    /// Extends the leases on runs within the caller's bounds; each of the others is refused by itself, and so is
+    /// each that would have to be looked up while its caller has made as many calls as they may.
     pub(super) async fn heartbeat(
         &self,
         caller: &Caller,
         batch: Vec<Heartbeat>,
     ) -> Result<v1::RecordHeartbeatResponse, StoreError> {
         const METHOD: &str = "RecordHeartbeat";
-        let mut within = Vec::with_capacity(batch.len());
-        for heartbeat in &batch {
-            let Lease { namespace, run_id, .. } = &heartbeat.lease;
-            let everywhere = caller.may_everywhere(METHOD, namespace.as_str());
-            within.push(everywhere || self.within(caller, METHOD, namespace, *run_id).await?);
+        let everywhere = |lease: &Lease| caller.may_everywhere(METHOD, lease.namespace.as_str());
+        let (mut within, mut asked) = (vec![Within::Bounds; batch.len()], Vec::new());
+        for (at, Heartbeat { lease, .. }) in batch.iter().enumerate() {
+            if !everywhere(lease) {
+                asked.push((at, (lease.namespace.clone(), lease.run_id)));
+            }
         }
-        let (mut allowed, count) = (batch, within.len());
-        let mut keep = within.iter();
-        allowed.retain(|_| keep.next().copied().unwrap_or(false));
+        let (at, runs): (Vec<usize>, Vec<_>) = asked.into_iter().unzip();
+        let (told, not_now) = self.within(caller, METHOD, Errand::Work, &runs).await?;
+        for (at, told) in at.into_iter().zip(told) {
+            within[at] = told;
+        }
+        if let Some(refusal) = &not_now {
+            self.0.metrics.refused(refusal);
+        }
+        let mut allowed = batch;
+        let mut keep = within.iter().map(|within| *within == Within::Bounds);
+        allowed.retain(|_| keep.next().unwrap_or(false));
         let verdicts = if allowed.is_empty() { Vec::new() } else { self.store().heartbeat(allowed).await? };
         let mut verdicts = verdicts_to_wire(verdicts).verdicts.into_iter();
-        let refused = || {
-            let item = permission_denied(METHOD).into_item();
-            v1::HeartbeatVerdict { verdict: Some(Verdict::Refused(item)) }
+        let refused = |refusal: Refusal| {
+            Some(v1::HeartbeatVerdict { verdict: Some(Verdict::Refused(refusal.into_item())) })
         };
-        let mut answer = Vec::with_capacity(count);
-        for within in within {
-            answer.extend(if within { verdicts.next() } else { Some(refused()) });
-        }
-        Ok(v1::RecordHeartbeatResponse { verdicts: answer })
+        let answers = within.into_iter().filter_map(|within| match (within, &not_now) {
+            (Within::Bounds, _) => verdicts.next(),
+            (Within::Unknown, Some(refusal)) => refused(refusal.clone()),
+            (Within::Unknown, None) | (Within::Nowhere, _) => refused(permission_denied(METHOD)),
+        });
+        Ok(v1::RecordHeartbeatResponse { verdicts: answers.collect() })
     }
 
     pub(super) fn read_heartbeats(

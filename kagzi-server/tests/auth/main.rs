@@ -9,6 +9,7 @@ mod guesses;
 mod jwt;
 mod pki;
 mod roles;
+mod streams;
 mod support;
 mod tls;
 mod tokens;

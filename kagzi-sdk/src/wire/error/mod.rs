@@ -62,7 +62,7 @@ pub const OVERLOADED: &str = "OVERLOADED";
 pub const LIMIT_REACHED: &str = "LIMIT_REACHED";
 
 /// An error in the form that the wire carries: the status of a call, or the verdict on one item of many.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     code: Code,
     reason: String,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use tokio::sync::Semaphore;
+
 use crate::config::{LoadLimits, RateLimit};
 use crate::rate::Rate;
 
@@ -12,30 +14,41 @@ pub(super) enum Kind {
     Start,
     Read,
     Wait,
+    Stream,
 }
 
 /// The account of a principal, of a namespace, or of the whole server.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) rate: Option<Rate>,
-    most: [u32; 3],
-    taken: [AtomicU32; 3],
-    /// Heartbeats and writes in flight.
+    most: [u32; 4],
+    taken: [AtomicU32; 4],
+    /// Heartbeats and writes in flight, those that wait for their turn too; each lease of a heartbeat is one.
     pub(super) writes: AtomicUsize,
     /// So many of them at most are its part of those that keep everybody from claiming.
     pub(super) share_of_writes: usize,
+    /// As many turns as its share of them, for a principal.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl Account {
     /// An account with a part of the server's places.
     pub(super) fn with_share(limits: &LoadLimits, share: f64, rate: Option<RateLimit>) -> Self {
         let of = |all: u32| part(all, share);
+        let share_of_writes = usize::try_from(of(limits.max_writes_while_claiming)).unwrap_or(usize::MAX);
+        let share_of_writes = share_of_writes.min(Semaphore::MAX_PERMITS);
         Self {
             rate: rate.map(Rate::new),
-            most: [of(limits.max_starts_in_flight), of(limits.max_reads_in_flight), of(limits.max_waits)],
+            most: [
+                of(limits.max_starts_in_flight),
+                of(limits.max_reads_in_flight),
+                of(limits.max_waits),
+                of(limits.max_streams),
+            ],
             taken: Default::default(),
             writes: AtomicUsize::new(0),
-            share_of_writes: usize::try_from(of(limits.max_writes_while_claiming)).unwrap_or(usize::MAX),
+            share_of_writes,
+            turns: Arc::new(Semaphore::new(share_of_writes)),
         }
     }
 

@@ -3,15 +3,17 @@
 //! Heartbeats and the writes of workers go first: each of them moves a run towards its end or keeps it
 //! from being done twice. They are as many as there are runs under way, so they need no bound of their
 //! own; while they are many, no more runs are claimed. Of these many, one principal and one namespace
-//! are a part at most, so that whoever writes without end keeps nobody but themselves from claiming.
+//! are a part at most, so that whoever writes without end keeps nobody but themselves from claiming; and
+//! those of one principal beyond its part wait until others of its own have ended.
 //! Nor are they charged for: what was paid for when it was started and claimed is finished, for a
 //! refused completion would be sent again and a refused heartbeat would have the work done twice, more
-//! load in either case. A worker's stream is opened for nothing too, since its writes go by it.
+//! load in either case. Only a look at a run that this server did not hand out is charged, as any read.
+//! A worker's stream is opened for nothing too, since its writes go by it.
 //!
 //! Everything else (starts, polls, reads) costs a call of its principal and of its namespace, each start
 //! of a batch one, and takes a place among those in flight: so many in all, of which one principal and
 //! one namespace may take a part. Beyond that, callers are told to come again rather than left to wait
-//! until their time runs out.
+//! until their time runs out. Streams that are open take a place each, too.
 
 mod account;
 #[cfg(test)]
@@ -25,17 +27,21 @@ use std::time::Duration;
 
 use kagzi_core::{Namespace, StoreError};
 use kagzi_sdk::wire::error::{Refusal, limit_reached, overloaded};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::config::{LoadLimits, ServerConfig};
 use crate::rate::TooMany;
-use account::{Account, Kind, Place};
+pub(super) use account::Place;
+use account::{Account, Kind};
 
 /// When a request that found no place should be tried again: the store commits some thousand starts
 /// meanwhile.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// When a stream that found no place should be tried again: those that are open stay for long.
+const STREAM_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// For how long a poll that waits for work waits for its turn before it is refused.
 const TURN_WITHIN: Duration = Duration::from_millis(500);
@@ -96,21 +102,15 @@ struct Inner {
     namespaces: HashMap<Namespace, Arc<Account>>,
 }
 
-/// A request in flight.
-#[derive(Debug)]
-pub(super) enum Admitted {
-    Write(#[expect(dead_code, reason = "held, not read")] Writing),
-    InPlace(#[expect(dead_code, reason = "held, not read")] Place),
-    Uncounted,
-}
-
-/// Counts a write while it lives.
+/// Counts a write while it lives, from before it has its turn.
 #[derive(Debug)]
 pub(super) struct Writing {
     load: Load,
-    sharers: Vec<Sharer>,
-    /// Whether all of them had a part left of those that keep everybody from claiming.
-    within_shares: bool,
+    /// Whose shares it takes, and how many writes it is for each.
+    counts: Vec<(Arc<Account>, usize)>,
+    /// How many it is of those that keep everybody from claiming.
+    of_all: usize,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Whose share of the server a request takes, and the setting that says how large that is.
@@ -189,10 +189,10 @@ impl Load {
         errand: Errand,
         caller: &Caller,
         namespaces: impl Iterator<Item = &'a Namespace>,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<Option<Place>, Refusal> {
         let place = match errand {
-            Errand::Work => return Ok(Admitted::Write(self.writing(self.sharers(caller, namespaces)))),
-            Errand::Open => return Ok(Admitted::Uncounted),
+            // These have their turn, or a place as streams.
+            Errand::Work | Errand::Open => return Ok(None),
             Errand::Start => self.place(Kind::Start, &self.sharers(caller, namespaces))?,
             Errand::Other(patience) => self.place(patience.kind(), &self.sharers(caller, namespaces))?,
             Errand::Claim(patience) => {
@@ -202,7 +202,12 @@ impl Load {
                 place
             }
         };
-        Ok(Admitted::InPlace(place))
+        Ok(Some(place))
+    }
+
+    /// A place for a stream of `caller`, for as long as it is open. Which namespaces it will be about, nobody knows yet.
+    pub(super) fn stream(&self, caller: &Caller) -> Result<Place, Refusal> {
+        self.place(Kind::Stream, &self.sharers(caller, std::iter::empty()))
     }
 
     /// Who may take no more than a share: who may take all is refused by what all may take.
@@ -223,25 +228,86 @@ impl Load {
         sharers
     }
 
-    fn writing(&self, sharers: Vec<Sharer>) -> Writing {
-        let mut within_shares = true;
-        for (account, _) in &sharers {
-            within_shares &= account.writes.fetch_add(1, Ordering::AcqRel) < account.share_of_writes;
+    /// Has a heartbeat or a write wait for its turn, and counts it until what this gives is dropped; nothing else does.
+    /// Those of one principal are in flight up to its share, each lease of a heartbeat one of them; the others wait
+    /// behind them, first come, first served. So whoever writes without end is in nobody's way but their own, be it in
+    /// one namespace or over many.
+    ///
+    /// Cancel safe: dropped, it is counted no more.
+    pub(super) async fn turn<'a>(
+        &self,
+        errand: Errand,
+        caller: &Caller,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> Option<Writing> {
+        if errand != Errand::Work {
+            return None;
         }
-        if within_shares {
-            self.0.writes.fetch_add(1, Ordering::AcqRel);
+        let (named, all) = self.tally(namespaces);
+        let mut counts = Vec::new();
+        let mut turns = None;
+        if self.0.principal_share < 1.0 {
+            let principal = self.principal(caller);
+            // One that is larger than the share has all of it.
+            let share = u32::try_from(principal.share_of_writes).unwrap_or(u32::MAX);
+            turns = Some((Arc::clone(&principal.turns), all.clamp(1, share)));
+            counts.push((principal, all as usize));
         }
-        Writing { load: self.clone(), sharers, within_shares }
+        if self.0.namespace_share < 1.0 {
+            counts.extend(named.iter().map(|(account, writes)| (Arc::clone(account), writes.get() as usize)));
+        }
+        let mut writing = self.writing(counts, all as usize);
+        if let Some((turns, writes)) = turns {
+            // It is never closed.
+            writing.turn = turns.acquire_many_owned(writes).await.ok();
+        }
+        Some(writing)
+    }
+
+    fn writing(&self, counts: Vec<(Arc<Account>, usize)>, all: usize) -> Writing {
+        let left = counts.iter().map(|(account, writes)| {
+            account.share_of_writes.saturating_sub(account.writes.fetch_add(*writes, Ordering::AcqRel))
+        });
+        let of_all = left.min().map_or(all, |left| left.min(all));
+        self.0.writes.fetch_add(of_all, Ordering::AcqRel);
+        Writing { load: self.clone(), counts, of_all, turn: None }
+    }
+
+    /// Charges looks at runs that a worker names and this server did not hand out, each by itself, so that one for which
+    /// there is no room costs none of the others: how many may be made, and the refusal of the rest. They wait for
+    /// their turn, as polls do.
+    ///
+    /// Cancel safe: dropped, it has charged some or none.
+    pub(super) async fn charge_looks<'a>(
+        &self,
+        caller: &Caller,
+        namespaces: impl Iterator<Item = &'a Namespace>,
+    ) -> (usize, Option<Refusal>) {
+        let (principal, until) = (self.principal(caller), Instant::now() + TURN_WITHIN);
+        let mut paid = 0;
+        for namespace in namespaces {
+            let mut looked = pay(&principal, "rate_per_principal", NonZeroU32::MIN, until).await;
+            if let (Ok(()), Some(account)) = (&looked, self.0.namespaces.get(namespace)) {
+                looked = pay(account, "rate_per_namespace", NonZeroU32::MIN, until).await;
+            }
+            match looked {
+                Ok(()) => paid += 1,
+                Err(Excess::ForNow(refusal)) => return (paid, Some(refusal)),
+                Err(Excess::ForEver(error)) => return (paid, Some(Refusal::from(&error))),
+            }
+        }
+        (paid, None)
     }
 
     fn place(&self, kind: Kind, sharers: &[Sharer]) -> Result<Place, Refusal> {
         let mut place = Place::new(kind);
+        let retry_after = if kind == Kind::Stream { STREAM_RETRY_AFTER } else { RETRY_AFTER };
         for (account, share) in sharers {
             if !place.take(account) {
-                return Err(limit_reached(share, RETRY_AFTER));
+                return Err(limit_reached(share, retry_after));
             }
         }
-        if place.take(&self.0.all) { Ok(place) } else { Err(overloaded(RETRY_AFTER)) }
+        if place.take(&self.0.all) { Ok(place) } else { Err(overloaded(retry_after)) }
     }
 
     fn principal(&self, caller: &Caller) -> Arc<Account> {
@@ -304,10 +370,11 @@ impl Inner {
 impl Drop for Writing {
     fn drop(&mut self) {
         let inner = &*self.load.0;
-        let counts = self.sharers.iter().map(|(account, _)| &account.writes);
-        let mut fewer = false;
-        for writes in counts.chain(self.within_shares.then_some(&inner.writes)) {
-            fewer |= writes.fetch_sub(1, Ordering::AcqRel) == inner.many_writes();
+        let (many, mut fewer) = (inner.many_writes(), false);
+        let counts = self.counts.iter().map(|(account, writes)| (&account.writes, *writes));
+        for (count, writes) in counts.chain([(&inner.writes, self.of_all)]) {
+            let before = count.fetch_sub(writes, Ordering::AcqRel);
+            fewer |= before >= many && before - writes < many;
         }
         if fewer {
             inner.fewer.notify_waiters();

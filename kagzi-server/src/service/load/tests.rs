@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kagzi_proto::v1;
 use kagzi_proto::v1::worker_service_server::WorkerService as _;
 use kagzi_proto::v1::workflow_service_server::WorkflowService as _;
@@ -34,8 +35,19 @@ fn caller(name: &str) -> Caller {
     Caller::named(name)
 }
 
+/// A write, with its turn or without, yet.
+type Write = (BoxFuture<'static, Option<Writing>>, Option<Option<Writing>>);
+
+/// A write of `who`, or so many leases that are kept by one heartbeat, about `about`.
+fn write(load: &Load, who: &str, about: &str, leases: usize) -> Write {
+    let (load, who, about) = (load.clone(), caller(who), vec![namespace(about); leases]);
+    let mut turn = async move { load.turn(Errand::Work, &who, about.iter()).await }.boxed();
+    let done = (&mut turn).now_or_never();
+    (turn, done)
+}
+
 /// Lets a request of `who` in, about `about`, or not.
-fn admit(load: &Load, errand: Errand, who: &str, about: &str) -> Result<Admitted, Status> {
+fn admit(load: &Load, errand: Errand, who: &str, about: &str) -> Result<Option<Place>, Status> {
     let namespace = namespace(about);
     let admitted = load.admit(errand, &caller(who), [&namespace].into_iter()).now_or_never();
     admitted.expect("nobody waits").map_err(Refusal::into_status)
@@ -64,7 +76,7 @@ async fn claims_wait_while_many_writes_are_in_flight_and_writes_do_not() {
     let about = || [&default].into_iter();
     let mut writes = Vec::new();
     for _ in 0..=1024 {
-        writes.push(load.admit(Errand::Work, &anyone, about()).now_or_never().unwrap().unwrap());
+        writes.push(load.turn(Errand::Work, &anyone, about()).now_or_never().unwrap());
     }
     let polls = Errand::Claim(Patience::Waits);
     let mut claim = std::pin::pin!(load.admit(polls, &anyone, about()));
@@ -81,7 +93,6 @@ async fn who_writes_without_end_keeps_nobody_else_from_claiming() {
     for (principal_share, namespace_share, others) in [(0.5, 1.0, "noisy"), (1.0, 0.5, "quiet")] {
         let load =
             Load::of(&of_tenants(LoadLimits { principal_share, namespace_share, ..LoadLimits::default() }));
-        let write = |who, about| admit(&load, Errand::Work, who, about).unwrap();
         let claims = |who: &'static str, about: &'static str| {
             let (who, about, load) = (caller(who), namespace(about), load.clone());
             async move {
@@ -89,18 +100,76 @@ async fn who_writes_without_end_keeps_nobody_else_from_claiming() {
                 load.admit(claim, &who, [&about].into_iter()).await.map(drop).map_err(Refusal::into_status)
             }
         };
-        let mut writes: Vec<_> = (0..5000).map(|_| write("a", "noisy")).collect();
+        let mut writes: Vec<_> = (0..5000).map(|_| write(&load, "a", "noisy", 1)).collect();
         claims("b", others).now_or_never().expect("it is not b who writes").unwrap();
         let mut own = std::pin::pin!(claims("a", "noisy"));
         assert!(own.as_mut().now_or_never().is_none(), "it waits for its own");
         writes.truncate(1023);
         own.now_or_never().unwrap().unwrap();
         // Two of them together are as many as there may be.
-        let _more: Vec<_> = (0..512).map(|_| write("c", "default")).collect();
+        let _more: Vec<_> = (0..512).map(|_| write(&load, "c", "default", 1)).collect();
         assert!(claims("b", "quiet").now_or_never().is_none());
         writes.truncate(511);
         claims("b", "quiet").now_or_never().unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn writes_beyond_the_share_of_their_principal_wait_for_its_own_and_for_nobody_elses() {
+    let limits = LoadLimits { max_writes_while_claiming: 8, ..LoadLimits::default() };
+    for namespace_share in [0.5, 1.0] {
+        let load = Load::of(&of_tenants(LoadLimits { namespace_share, ..limits.clone() }));
+        // It does not help to spread them over namespaces.
+        let mut held: Vec<_> = (0..4).map(|at| write(&load, "a", ["noisy", "quiet"][at % 2], 1)).collect();
+        assert!(held.iter().all(|(_, done)| done.is_some()));
+        let mut waits = write(&load, "a", "default", 1);
+        assert!(waits.1.is_none());
+        // Each lease of a heartbeat is a write.
+        let beats = write(&load, "b", "noisy", 3);
+        assert!(beats.1.is_some(), "it is not b who writes without end");
+        let fourth = write(&load, "b", "noisy", 1);
+        assert!(fourth.1.is_some());
+        let mut fifth = write(&load, "b", "noisy", 1);
+        assert!(fifth.1.is_none());
+        drop(beats);
+        assert!((&mut fifth.0).now_or_never().is_some());
+        held.pop();
+        assert!((&mut waits.0).now_or_never().is_some());
+        // One that is larger than the share has its turn when it is alone, and one that is given up leaves nothing.
+        drop(write(&load, "a", "noisy", 10_000));
+        let all = write(&load, "c", "noisy", 10_000);
+        assert!(all.1.is_some() && write(&load, "c", "noisy", 1).1.is_none());
+        // Each is its share at most of those that keep others from claiming.
+        assert!(load.0.writes.load(Ordering::Acquire) <= 8, "{load:?}");
+        drop((held, waits, fifth, fourth, all));
+        assert_eq!(load.0.writes.load(Ordering::Acquire), 0);
+        let known = load.0.principals.read().unwrap();
+        let left = known.values().chain(load.0.namespaces.values());
+        assert!(left.map(|account| account.writes.load(Ordering::Acquire)).all(|writes| writes == 0));
+    }
+}
+
+#[test]
+fn streams_take_places_of_their_principal_alone_for_as_long_as_they_are_open() {
+    let load = Load::of(&of_tenants(LoadLimits { max_streams: 6, ..LoadLimits::default() }));
+    let open = |who| load.stream(&caller(who)).map_err(Refusal::into_status);
+    let mut held: Vec<_> = (0..3).map(|_| open("a").unwrap()).collect();
+    let refused = open("a").unwrap_err();
+    assert_refused(&refused, "LIMIT_REACHED", Some("principal_share"));
+    let others: Vec<_> = (0..3).map(|_| open("b").unwrap()).collect();
+    assert_refused(&open("c").unwrap_err(), "OVERLOADED", None);
+    held.pop();
+    open("a").unwrap();
+    drop(others);
+    open("c").unwrap();
+    // Where nobody is asked who they are, there is one principal, who may have all.
+    let load = Load::of(&ServerConfig {
+        load: LoadLimits { max_streams: 2, ..LoadLimits::default() },
+        ..ServerConfig::default()
+    });
+    let anyone = Caller::anyone(None);
+    let _held = (load.stream(&anyone).unwrap(), load.stream(&anyone).unwrap());
+    assert_refused(&load.stream(&anyone).unwrap_err().into_status(), "OVERLOADED", None);
 }
 
 #[test]
@@ -112,7 +181,7 @@ fn more_starts_than_it_bears_are_refused_with_a_delay() {
     let refused = anyone(Errand::Start).unwrap_err();
     assert_refused(&refused, "OVERLOADED", None);
     assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
-    anyone(Errand::Work).unwrap();
+    assert!(write(&load, "anyone", "default", 1).1.is_some());
     anyone(Errand::Other(Patience::AtOnce)).unwrap();
     starts.pop();
     anyone(Errand::Start).unwrap();
@@ -130,7 +199,7 @@ fn one_principal_takes_its_share_of_each_kind_of_places_and_others_find_room() {
         let refused = admit(&load, errand, "noisy", "default").unwrap_err();
         assert_refused(&refused, "LIMIT_REACHED", Some("principal_share"));
         // What finishes work is never refused, and opens no account.
-        admit(&load, Errand::Work, "noisy", "default").unwrap();
+        assert!(write(&load, "noisy", "default", 1).1.is_some());
         admit(&load, Errand::Open, "noisy", "default").unwrap();
         let others: Vec<_> = (0..share).map(|_| admit(&load, errand, "quiet", "default").unwrap()).collect();
         let refused = admit(&load, errand, "third", "default").unwrap_err();
@@ -436,5 +505,5 @@ async fn a_noisy_tenant_is_refused_and_a_quiet_one_beside_it_is_not() {
 }
 
 fn anyone() -> Origin {
-    Origin { caller: Caller::anyone(None), trace: None }
+    Origin { caller: Caller::anyone(None), trace: None, place: None }
 }

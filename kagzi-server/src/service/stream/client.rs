@@ -55,7 +55,7 @@ impl Services {
     where
         S: Stream<Item = Result<v1::StreamWorkflowsRequest, Status>> + Send + Unpin + 'static,
     {
-        self.talk(origin.caller, requests, Client::default())
+        self.talk(origin, requests, Client::default())
     }
 
     async fn start_streamed(
@@ -93,7 +93,7 @@ impl Talk for Client {
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
         let (services, id) = (services.clone(), message.id);
-        let origin = Origin { caller: caller.clone(), trace: message.trace_context };
+        let origin = Origin { caller: caller.clone(), trace: message.trace_context, place: None };
         match message.request {
             Some(Request::Start(starts)) => Box::pin(async move {
                 let answer = services.start_streamed(&origin, starts).await;

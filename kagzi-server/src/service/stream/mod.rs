@@ -9,6 +9,7 @@
 
 mod client;
 mod held;
+mod place;
 mod respond;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,11 @@ use tonic::Status;
 
 use held::HeldBytes;
 
+pub(crate) use place::StreamLayer;
+pub(super) use place::StreamPlace;
+
 use super::Services;
+use super::told::Origin;
 use crate::auth::Caller;
 use crate::metrics::OpenStream;
 use crate::shutdown::shutting_down_now;
@@ -83,6 +88,8 @@ struct Session<S, T: Talk> {
     work: FuturesUnordered<BoxFuture<'static, usize>>,
     held: HeldBytes,
     _counted: OpenStream,
+    /// What was asked for holds memory after its caller has gone, too.
+    _place: Option<StreamPlace>,
 }
 
 /// Why a session takes no more requests.
@@ -99,7 +106,7 @@ enum End {
 
 impl Services {
     /// Serves a stream until it ends; gives its answers.
-    fn talk<S, T>(&self, caller: Caller, requests: S, talk: T) -> Answers<T::Response>
+    fn talk<S, T>(&self, origin: Origin, requests: S, talk: T) -> Answers<T::Response>
     where
         S: Stream<Item = Result<T::Request, Status>> + Send + Unpin + 'static,
         T: Talk,
@@ -107,13 +114,14 @@ impl Services {
         let (answers, mut outbound) = mpsc::channel(self.limits().max_stream_requests);
         let session = Session {
             services: self.clone(),
-            caller,
+            caller: origin.caller,
             requests,
             answers,
             talk,
             work: FuturesUnordered::new(),
             held: HeldBytes::up_to(self.limits().max_stream_bytes),
             _counted: self.0.metrics.stream(),
+            _place: origin.place,
         };
         self.0.drain.spawn(&Handle::current(), session.run());
         let outbound = futures::stream::poll_fn(move |context| outbound.poll_recv(context));

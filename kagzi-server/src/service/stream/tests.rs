@@ -17,7 +17,8 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::service::tests::{anyone_polls, claim, services, start, states};
+use crate::config::{LoadLimits, ServerConfig};
+use crate::service::tests::{anyone_polls, claim, services, services_of, start, states};
 use crate::service::told::Origin;
 use crate::shutdown::Drained;
 
@@ -43,12 +44,16 @@ fn take(limit: u32, wait: Duration) -> Request {
     Request::Take(v1::TakeRuns { limit, wait, operation_id: String::new() })
 }
 
-async fn try_open(services: &Services, first: Request) -> Result<Wire, Status> {
+async fn open_as(services: &Services, origin: Origin, first: Request) -> Result<Wire, Status> {
     let (requests, mut queue) = mpsc::unbounded_channel();
     requests.send(Ok(v1::StreamWorkRequest { id: 0, trace_context: None, request: Some(first) })).unwrap();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let answers = services.open_stream(anyone(), incoming).await?;
+    let answers = services.open_stream(origin, incoming).await?;
     Ok(Wire { requests, answers })
+}
+
+async fn try_open(services: &Services, first: Request) -> Result<Wire, Status> {
+    open_as(services, anyone(), first).await
 }
 
 async fn wire(services: &Services) -> Wire {
@@ -92,6 +97,30 @@ fn executes(response: Response) -> bool {
 /// Lets everybody do what they can, until all wait.
 async fn quiet() {
     tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_keeps_its_place_until_what_it_asked_for_has_ended_though_its_worker_has_gone() {
+    let load = LoadLimits { max_streams: 1, max_writes_while_claiming: 1, ..LoadLimits::default() };
+    let services = services_of(&ServerConfig { load, ..ServerConfig::default() });
+    let anyone = Caller::anyone(None);
+    let origin = Origin {
+        caller: anyone.clone(),
+        trace: None,
+        place: Some(StreamPlace::of(services.0.load.stream(&anyone).unwrap())),
+    };
+    let wire = open_as(&services, origin, open()).await.unwrap_or_else(|status| panic!("{status:?}"));
+    // It claims once there are fewer writes.
+    let namespaces = [kagzi_core::Namespace::new("default").unwrap()];
+    let write = services.0.load.turn(super::super::load::Errand::Work, &anyone, namespaces.iter()).await;
+    wire.ask(1, take(1, Duration::ZERO));
+    quiet().await;
+    drop(wire);
+    quiet().await;
+    services.0.load.stream(&anyone).unwrap_err();
+    drop(write);
+    quiet().await;
+    services.0.load.stream(&anyone).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,5 +353,5 @@ async fn an_unreadable_request_ends_the_stream_after_what_was_asked_before() {
 }
 
 fn anyone() -> Origin {
-    Origin { caller: Caller::anyone(None), trace: None }
+    Origin { caller: Caller::anyone(None), trace: None, place: None }
 }

@@ -77,7 +77,7 @@ impl Services {
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
         };
-        Ok(self.talk(origin.caller, requests, worker))
+        Ok(self.talk(origin, requests, worker))
     }
 
     fn read_open(&self, open: v1::OpenWork) -> Result<Claim, StoreError> {
@@ -101,7 +101,7 @@ impl Talk for Worker {
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
         let (services, id) = (services.clone(), message.id);
-        let origin = Origin { caller: caller.clone(), trace: message.trace_context };
+        let origin = Origin { caller: caller.clone(), trace: message.trace_context, place: None };
         match message.request {
             Some(Request::Take(take)) => {
                 let stop = CancellationToken::new();

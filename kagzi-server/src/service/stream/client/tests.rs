@@ -43,7 +43,8 @@ fn get(run_id: &str, wait: Duration) -> Request {
 fn wire(services: &Services) -> Wire {
     let (requests, mut queue) = mpsc::unbounded_channel();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let answers = services.open_client_stream(Origin { caller: Caller::anyone(None), trace: None }, incoming);
+    let answers = services
+        .open_client_stream(Origin { caller: Caller::anyone(None), trace: None, place: None }, incoming);
     Wire { requests, answers }
 }
 
