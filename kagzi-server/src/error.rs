@@ -1,5 +1,6 @@
 //! Why a server could not start or go on.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kagzi_core::StoreError;
@@ -17,6 +18,16 @@ pub enum ServerError {
     /// The access file was refused.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// What a command is about to do to the store cannot be put on record, and so is not done.
+    #[error(
+        "audit log {}: {source}; nothing was done, since it cannot be put on record: make room there, or run the command as a user who may write the file", path.display()
+    )]
+    NotOnRecord {
+        /// The file that the configuration names.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
     /// The address can be reached from other machines, and the server lacks what that asks for.
     #[error(
         "address {address} can be reached from other machines, and this server has {lacks}. There are three ways out: listen on loopback (127.0.0.1 or ::1); or give it both, authentication (access_file) and TLS (tls_cert and tls_key); or, if a proxy or a closed network before it does both, say --insecure"

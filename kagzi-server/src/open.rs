@@ -8,6 +8,7 @@ use kagzi_core::{Migration, SharedStore, StoreError, SystemClock};
 use kagzi_store_postgres::{Moved, PostgresOptions, PostgresStore};
 use kagzi_store_sqlite::{Copied, Existing, Restored, SqliteOptions, SqliteStore};
 
+use crate::auth::on_record;
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::shown::without_password;
@@ -55,37 +56,45 @@ pub async fn plan_migration(config: &ServerConfig) -> Result<Migration, ServerEr
     }
 }
 
-/// Brings the schema of a store up to date.
+/// Brings the schema of a store up to date, on record if the configuration names an audit log.
 ///
 /// # Errors
 ///
-/// As of [`open_store`].
+/// As of [`open_store`], and [`ServerError::NotOnRecord`].
 pub async fn migrate_store(config: &ServerConfig) -> Result<Migration, ServerError> {
-    match Opening::of(config)? {
-        Opening::Memory => Ok(WITHOUT_SCHEMA),
-        Opening::Sqlite(options) => SqliteStore::migrate(options).await.map_err(failed(config)),
-        Opening::Postgres(options) => PostgresStore::migrate(*options).await.map_err(failed(config)),
-    }
+    let opening = Opening::of(config)?;
+    on_record(config, "kagzi migrate", "", async {
+        match opening {
+            Opening::Memory => Ok(WITHOUT_SCHEMA),
+            Opening::Sqlite(options) => SqliteStore::migrate(options).await.map_err(failed(config)),
+            Opening::Postgres(options) => PostgresStore::migrate(*options).await.map_err(failed(config)),
+        }
+    })
+    .await
 }
 
 /// Copies a SQLite store to the new file `to`, while servers go on working on it; nothing if the
-/// configuration names another backend, which has tools of its own for that.
+/// configuration names another backend, which has tools of its own for that. On record if it names an audit log.
 ///
 /// # Errors
 ///
-/// As of [`open_store`].
+/// As of [`open_store`], and [`ServerError::NotOnRecord`].
 pub async fn back_up_store(config: &ServerConfig, to: &Path) -> Result<Option<Copied>, ServerError> {
     match Opening::of(config)? {
-        Opening::Sqlite(options) => SqliteStore::back_up(options, to).await.map(Some).map_err(failed(config)),
+        Opening::Sqlite(options) => {
+            let copying = async { SqliteStore::back_up(options, to).await.map(Some).map_err(failed(config)) };
+            on_record(config, "kagzi backup", &to.display().to_string(), copying).await
+        }
         Opening::Memory | Opening::Postgres(_) => Ok(None),
     }
 }
 
-/// Makes a SQLite store from the backup `from`; nothing if the configuration names another backend.
+/// Makes a SQLite store from the backup `from`; nothing if the configuration names another backend. On record
+/// if it names an audit log.
 ///
 /// # Errors
 ///
-/// As of [`open_store`].
+/// As of [`open_store`], and [`ServerError::NotOnRecord`].
 pub async fn restore_store(
     config: &ServerConfig,
     from: &Path,
@@ -93,23 +102,29 @@ pub async fn restore_store(
 ) -> Result<Option<Restored>, ServerError> {
     match Opening::of(config)? {
         Opening::Sqlite(options) => {
-            SqliteStore::restore(from, options, existing).await.map(Some).map_err(failed(config))
+            let making = async {
+                SqliteStore::restore(from, options, existing).await.map(Some).map_err(failed(config))
+            };
+            on_record(config, "kagzi restore", &from.display().to_string(), making).await
         }
         Opening::Memory | Opening::Postgres(_) => Ok(None),
     }
 }
 
 /// Moves a Postgres store that nobody uses into the schema that the URL `to` names, with the number of partitions that it
-/// says; nothing if the configuration names another backend.
+/// says; nothing if the configuration names another backend. On record if it names an audit log.
 ///
 /// # Errors
 ///
-/// As of [`open_store`], and what [`PostgresStore::move_to_partitions`] refuses.
+/// As of [`open_store`], [`ServerError::NotOnRecord`], and what [`PostgresStore::move_to_partitions`] refuses.
 pub async fn move_to_partitions(config: &ServerConfig, to: &str) -> Result<Option<Moved>, ServerError> {
     let there = ServerConfig { store: to.to_owned(), store_partitions: None, ..config.clone() };
     match (Opening::of(config)?, Opening::of(&there)?) {
         (Opening::Postgres(from), Opening::Postgres(to)) => {
-            PostgresStore::move_to_partitions(*from, *to).await.map(Some).map_err(failed(config))
+            let moving = async {
+                PostgresStore::move_to_partitions(*from, *to).await.map(Some).map_err(failed(config))
+            };
+            on_record(config, "kagzi migrate-partitions", &without_password(&there.store), moving).await
         }
         _ => Ok(None),
     }

@@ -14,9 +14,14 @@ use serde_json::{Value, json};
 
 fn kagzi(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
-    for variable in
-        ["KAGZI_STORE", "KAGZI_STORE_CONNECTIONS", "KAGZI_STORE_PARTITIONS", "KAGZI_CONFIG", "KAGZI_MIGRATE"]
-    {
+    for variable in [
+        "KAGZI_STORE",
+        "KAGZI_STORE_CONNECTIONS",
+        "KAGZI_STORE_PARTITIONS",
+        "KAGZI_CONFIG",
+        "KAGZI_MIGRATE",
+        "KAGZI_AUDIT_LOG",
+    ] {
         command.env_remove(variable);
     }
     command.args(args).output().unwrap()
@@ -230,6 +235,61 @@ fn a_sqlite_store_is_backed_up_and_restored() {
         "{}",
         told(&elsewhere)
     );
+}
+
+#[test]
+fn what_changes_or_copies_a_store_is_on_record_where_there_is_one_and_not_done_off_it() {
+    let sqlite = Sqlite::new();
+    let (url, file, record) = (sqlite.url(), sqlite.path("backup.db"), sqlite.path("audit.jsonl"));
+    let config = sqlite.path("kagzi.toml");
+    std::fs::write(&config, format!("store = \"{url}\"\naudit_log = \"{record}\"\n")).unwrap();
+    answer(&["migrate", "--dry-run", "--config", &config]);
+    assert!(!std::fs::exists(&record).unwrap(), "it changes nothing");
+    assert_eq!(answer(&["migrate", "--config", &config]).0, Some(0));
+    assert_eq!(answer(&["backup", "--config", &config, "--to", &file]).0, Some(0));
+    // By the option, too; what is refused is told with its reason.
+    let refused = kagzi(&["restore", "--store", &url, "--from", &file, "--audit-log", &record]);
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert_eq!(answer(&["restore", "--config", &config, "--from", &file, "--force"]).0, Some(0));
+    let text = std::fs::read_to_string(&record).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told_of = |line: &Value| {
+        let text = |key: &str| line[key].as_str().map(str::to_owned).unwrap_or_default();
+        (text("method"), text("outcome"), text("file"))
+    };
+    let line =
+        |method: &str, outcome: &str, file: &str| (method.to_owned(), outcome.to_owned(), file.to_owned());
+    let expected = [
+        line("kagzi migrate", "BEGINS", ""),
+        line("kagzi migrate", "OK", ""),
+        line("kagzi backup", "BEGINS", &file),
+        line("kagzi backup", "OK", &file),
+        line("kagzi restore", "BEGINS", &file),
+        line("kagzi restore", "INVALID_ARGUMENT", &file),
+        line("kagzi restore", "BEGINS", &file),
+        line("kagzi restore", "OK", &file),
+    ];
+    assert_eq!(lines.iter().map(told_of).collect::<Vec<_>>(), expected, "{text}");
+    for pair in lines.chunks(2) {
+        assert_eq!(pair[0]["action"], pair[1]["action"], "{pair:?}");
+        for line in pair {
+            assert_eq!((line["store"].as_str(), line["credential"].as_str()), (Some(&*url), Some("machine")));
+            assert!(line["time"].as_str().is_some() && line["principal"].as_str().is_some(), "{line}");
+        }
+    }
+    // Where every write finds a full disk.
+    #[cfg(target_os = "linux")]
+    {
+        let copy = sqlite.path("copy.db");
+        let refused = kagzi(&["backup", "--store", &url, "--to", &copy, "--audit-log", "/dev/full"]);
+        assert_eq!(refused.status.code(), Some(1), "{}", told(&refused));
+        assert!(
+            told(&refused).contains("/dev/full") && told(&refused).contains("nothing was done"),
+            "{}",
+            told(&refused)
+        );
+        assert!(!std::fs::exists(&copy).unwrap());
+    }
 }
 
 /// What the page on operations has people run after they restored Postgres.

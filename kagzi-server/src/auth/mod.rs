@@ -39,7 +39,7 @@ use jwt::{Fault, Fingerprint, Jwt, Verified};
 use token::TokenDigest;
 
 pub use access::AccessError;
-pub(crate) use audit::{Audit, Deed, TARGET as AUDIT_TARGET, Target};
+pub(crate) use audit::{Audit, Deed, TARGET as AUDIT_TARGET, Target, on_record};
 pub(crate) use caller::Caller;
 pub(crate) use grant::Area;
 pub(crate) use layer::AuthLayer;

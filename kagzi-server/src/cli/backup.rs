@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::error::CliError;
 use super::host::server_failed;
 use super::output::Output;
-use super::store::StoreArgs;
+use super::store::ChangeArgs;
 
 /// `kagzi backup`.
 #[derive(Args, Debug)]
 pub struct BackupArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    store: ChangeArgs,
     /// The file to write, which must not exist yet.
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -25,7 +25,7 @@ pub struct BackupArgs {
 #[derive(Args, Debug)]
 pub struct RestoreArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    store: ChangeArgs,
     /// The backup.
     #[arg(long, value_name = "FILE")]
     from: PathBuf,

@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::error::CliError;
 use super::host::server_failed;
 use super::output::Output;
-use super::store::StoreArgs;
+use super::store::ChangeArgs;
 
 /// `kagzi migrate`.
 #[derive(Args, Debug)]
 pub struct MigrateArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    store: ChangeArgs,
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,

@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::error::CliError;
 use super::host::server_failed;
 use super::output::Output;
-use super::store::StoreArgs;
+use super::store::ChangeArgs;
 
 /// `kagzi migrate-partitions`.
 #[derive(Args, Debug)]
 pub struct PartitionsArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    store: ChangeArgs,
     /// The new schema, on the same server or another, made if it does not exist: a URL with `partitions=`, and with
     /// `schema=` if it is to stand beside the old one.
     #[arg(long, env = "KAGZI_MOVE_TO", value_name = "URL", hide_env_values = true)]

@@ -26,6 +26,29 @@ pub struct StoreArgs {
     config: Option<PathBuf>,
 }
 
+/// Where the store is of a command that changes or copies it, and where that is put on record.
+#[derive(Args, Debug)]
+pub struct ChangeArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The file to which this command is added, announced before it is done, as what operators do by a server is.
+    /// [default: the one of the configuration file, if it names one]
+    #[arg(long, env = "KAGZI_AUDIT_LOG", value_name = "FILE")]
+    audit_log: Option<PathBuf>,
+}
+
+impl ChangeArgs {
+    /// As [`StoreArgs::into_config`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`StoreArgs::into_config`].
+    pub fn into_config(self, what: &str) -> Result<ServerConfig, CliError> {
+        let config = self.store.into_config(what)?;
+        Ok(ServerConfig { audit_log: self.audit_log.or(config.audit_log.clone()), ..config })
+    }
+}
+
 impl StoreArgs {
     /// The configuration that a server would have; `what` is what cannot be done without.
     ///

@@ -83,6 +83,7 @@ impl Services {
                 run_id: about.and_then(Subject::run_id),
                 queue: about.and_then(Subject::queue),
                 reason: about.and_then(Subject::reason),
+                removal: about.and_then(Subject::removal),
             };
             let deed = self.0.auth.audit().begin(&self.0.metrics, &origin.caller, method, target);
             let counted = self.0.metrics.request(method);

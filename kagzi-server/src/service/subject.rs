@@ -40,6 +40,11 @@ pub(super) trait Subject {
         None
     }
 
+    /// What it is to remove, for the record.
+    fn removal(&self) -> Option<&DeleteFinished> {
+        None
+    }
+
     /// What log lines and spans tell of it.
     fn facts(&self) -> Facts {
         Facts {
@@ -115,7 +120,22 @@ macro_rules! about_a_run {
         }
     )+};
 }
-about_a_run!(CancelRun, RequeueRun, ListAttempts);
+about_a_run!(RequeueRun, ListAttempts);
+
+impl Subject for CancelRun {
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.namespace].into_iter()
+    }
+    fn permission(&self, caller: &Caller, method: &str) -> Permission {
+        permission::run(caller, method, &self.namespace)
+    }
+    fn run_id(&self) -> Option<RunId> {
+        Some(self.run_id)
+    }
+    fn reason(&self) -> Option<&str> {
+        Some(self.reason.as_str()).filter(|reason| !reason.is_empty())
+    }
+}
 
 impl Subject for GetRun {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
@@ -194,6 +214,9 @@ impl Subject for DeleteFinished {
     fn permission(&self, caller: &Caller, method: &str) -> Permission {
         // The protocol asks for a namespace.
         self.namespace.as_ref().map_or(Permission::Denied, |own| permission::namespace(caller, method, own))
+    }
+    fn removal(&self) -> Option<&DeleteFinished> {
+        Some(self)
     }
 }
 

@@ -64,6 +64,7 @@ impl Tls {
             client_authorities: config.tls_client_ca.clone(),
         };
         let contents = files.read()?;
+        warn_of_readers(&files.key);
         let (first, rules) = (contents.fingerprint(), files.rules(&contents)?);
         let current = Arc::new(watch::Sender::new(Arc::new(rules)));
         Ok(Some(Self { files: Arc::new(files), first, current }))
@@ -91,6 +92,7 @@ impl Tls {
             metrics.file_is_usable(NamedFile::TlsCert, rules.is_ok());
             match rules {
                 Ok(rules) if changed => {
+                    warn_of_readers(&self.files.key);
                     self.current.send_replace(Arc::new(rules));
                     tracing::info!("the TLS certificate has changed: new connections get the new one");
                 }
@@ -158,6 +160,20 @@ impl Files {
         Ok(rules)
     }
 }
+
+/// Tells of a key that others than its user and group can read, or exchange. Whoever reads it can be this server.
+#[cfg(unix)]
+fn warn_of_readers(key: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = key.metadata().map_or(0, |file| file.permissions().mode());
+    if mode & 0o006 != 0 {
+        let (file, mode) = (key.display(), format!("{:04o}", mode & 0o7777));
+        tracing::warn!(%file, mode, "every user of this machine may read the key of TLS, or write to it: chmod 600 it");
+    }
+}
+
+#[cfg(not(unix))]
+const fn warn_of_readers(_: &Path) {}
 
 fn read(key: &str, expected: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|error| refused(key, expected, &format!("{}: {error}", path.display())))

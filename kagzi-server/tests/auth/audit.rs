@@ -13,13 +13,13 @@ use tonic_types::StatusExt as _;
 use crate::support::*;
 
 /// A server in a process of its own.
-struct Served {
+pub struct Served {
     child: Child,
     address: String,
 }
 
 impl Served {
-    fn new(files: &Files, args: &[&str]) -> Self {
+    pub fn new(files: &Files, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
         command.args(["serve", "--store", "memory:", "--listen", "127.0.0.1:0"]).args(args);
         let log = std::fs::File::create(files.path("log")).unwrap();
@@ -120,8 +120,13 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
                 let expected = target.filter(|(kind, _)| *kind == name).map(|(_, value)| value);
                 assert_eq!(line[name].as_str(), expected, "{line}");
             }
-            let reason = (method == "PauseQueue").then_some("mail is down");
+            let reason = match method {
+                "PauseQueue" => Some("mail is down"),
+                "CancelWorkflow" => Some("no longer needed"),
+                _ => None,
+            };
             assert_eq!(line["reason"].as_str(), reason, "{line}");
+            assert!(line["states"].is_null() && line["before"].is_null(), "{line}");
             assert_eq!(line["credential"].as_str(), Some("token"));
             assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
             assert_eq!(line["namespace"].as_str(), target.map(|_| "default"), "{line}");
@@ -233,6 +238,45 @@ async fn what_cannot_be_put_on_record_is_not_done_and_the_rest_goes_on() {
     assert_eq!(lines[lines.len() - 2]["outcome"], "BEGINS", "{lines:?}");
     assert_eq!(lines[lines.len() - 1]["outcome"], "OK", "{lines:?}");
     assert!(!unusable(&page().await));
+}
+
+#[tokio::test]
+async fn a_removal_is_on_record_with_what_it_reaches_and_a_long_reason_is_cut() {
+    let (files, op) = (Files::new(), known("op", &["role = 'admin'\nnamespaces = ['default']"]));
+    let audit_log = Some(files.path("audit.jsonl"));
+    let access_file = Some(files.write("access.toml", &op.entry));
+    let server = serve(ServerConfig { access_file, audit_log, ..config() }).await;
+    let mut op = Caller::with_token(&server, &op.token).await;
+    let namespace = || "default".to_owned();
+    let before = Some(kagzi_proto::Timestamp { seconds: 86_400, nanos: 0 });
+    for states in [vec![v1::RunState::Failed.into(), v1::RunState::Cancelled.into()], Vec::new()] {
+        let delete = v1::DeleteFinishedRequest { namespace: namespace(), states, before, limit: 7 };
+        op.admin.delete_finished(delete).await.unwrap();
+    }
+    let run_id = op.workflows.start_workflow(start("default", "q", "t")).await.unwrap().into_inner().run_id;
+    let reason = "x".repeat(60_000);
+    let cancel = v1::CancelWorkflowRequest { namespace: namespace(), run_id, reason, ..Default::default() };
+    op.workflows.cancel_workflow(cancel).await.unwrap();
+    server.shutdown().await.unwrap();
+
+    let lines = lines(&files, "audit.jsonl");
+    let reached = |line: &Value| {
+        (
+            line["states"].as_str().map(str::to_owned),
+            line["before"].as_str().map(str::to_owned),
+            line["limit"].as_u64(),
+        )
+    };
+    let removal = |states: &str| (Some(states.to_owned()), Some("1970-01-02T00:00:00Z".to_owned()), Some(7));
+    let (some, all) = (removal("FAILED,CANCELLED"), removal("COMPLETED,FAILED,CANCELLED"));
+    let told: Vec<_> = lines.iter().map(reached).collect();
+    let none = (None, None, None);
+    assert_eq!(told, [some.clone(), some, all.clone(), all, none.clone(), none], "{lines:?}");
+    for line in &lines[4..] {
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.starts_with("xxx") && reason.ends_with("x... (60000 bytes)"), "{reason}");
+        assert!(reason.len() < 1100, "{}", reason.len());
+    }
 }
 
 /// As those who rotate logs do: the file is moved away, and the server told.

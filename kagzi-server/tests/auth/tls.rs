@@ -7,6 +7,8 @@ use rcgen::SanType;
 #[cfg(target_os = "linux")]
 use tokio::net::TcpSocket;
 
+#[cfg(unix)]
+use crate::audit::Served;
 use crate::pki::{Authority, Identity};
 use crate::support::*;
 
@@ -213,4 +215,21 @@ async fn files_that_cannot_be_used_are_refused_by_name_and_without_what_they_hol
     };
     let said = Server::bind(missing).await.unwrap_err().to_string();
     assert!(said.contains("no-such.pem"), "{said}");
+}
+
+/// What the log says of the key; the server has begun to serve by then.
+#[cfg(unix)]
+#[test]
+fn a_key_that_everybody_on_the_machine_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+        let (files, own) = (Files::new(), Authority::new("a").server());
+        let (cert, key) = (files.write("c.pem", own.certificate), files.write("k.pem", own.key));
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let args = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+        drop(Served::new(&files, &args));
+        let log = std::fs::read_to_string(files.path("log")).unwrap();
+        assert_eq!(log.contains("may read the key of TLS"), warned, "{mode:o}: {log}");
+        assert_eq!(log.contains(&format!("{mode:04o}")), warned, "{log}");
+    }
 }

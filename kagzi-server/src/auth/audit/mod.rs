@@ -3,11 +3,12 @@
 //! moves a file away, does not act off the record by it.
 
 mod file;
+mod machine;
 
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use kagzi_core::{Namespace, OperationId, QueueName, RunId, Timestamp};
+use kagzi_core::{DeleteFinished, Namespace, OperationId, QueueName, RunId, RunState, Timestamp};
 use kagzi_sdk::wire::error::{Refusal, unavailable};
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use crate::config::{ConfigError, ServerConfig};
 use crate::metrics::{Metrics, NamedFile};
 use crate::reload::Ear;
 use file::LogFile;
+pub(crate) use machine::on_record;
 
 /// The target of the lines; `telemetry` lets them through whatever the log level.
 pub(crate) const TARGET: &str = "kagzi::audit";
@@ -28,6 +30,9 @@ const UNKNOWN: &str = "CALLER_GONE";
 
 /// When an operator should try again whose action could not be put on record: somebody has to free a disk first.
 const NOT_ON_RECORD: Duration = Duration::from_secs(5);
+
+/// So many bytes of a reason stand on record: a cancellation's may be as long as a failure's message.
+const REASON_BYTES: usize = 1024;
 
 /// Where the record goes, beside the log.
 #[derive(Debug, Default)]
@@ -45,7 +50,7 @@ pub(crate) struct Deed<'a> {
     line: Option<Line<'a>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Line<'a> {
     time: String,
     /// The same in both lines of an action.
@@ -60,6 +65,18 @@ struct Line<'a> {
     queue: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Of a removal: runs in which states, that ended before when, and how many at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    states: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    /// Of a command on the store's machine: which store, and the other file or store that it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
     outcome: &'a str,
 }
 
@@ -71,6 +88,8 @@ pub(crate) struct Target<'t> {
     pub(crate) queue: Option<&'t QueueName>,
     /// Why, as the caller says.
     pub(crate) reason: Option<&'t str>,
+    /// What is to be removed.
+    pub(crate) removal: Option<&'t DeleteFinished>,
 }
 
 impl Audit {
@@ -103,8 +122,12 @@ impl Audit {
             namespace: target.namespace.map(ToString::to_string),
             run_id: target.run_id.map(|run_id| run_id.to_string()),
             queue: target.queue.map(ToString::to_string),
-            reason: target.reason.map(ToOwned::to_owned),
+            reason: target.reason.map(bounded),
+            states: target.removal.map(|removal| states(&removal.states)),
+            before: target.removal.map(|removal| removal.before.to_string()),
+            limit: target.removal.map(|removal| removal.limit),
             outcome: UNKNOWN,
+            ..Line::default()
         });
         Deed { audit: self, metrics, announced: audited == Audited::Announced, line }
     }
@@ -138,6 +161,9 @@ impl Audit {
             run_id = line.run_id,
             queue = line.queue,
             reason = line.reason,
+            states = line.states,
+            before = line.before,
+            limit = line.limit,
             outcome = line.outcome,
             "operator action"
         );
@@ -150,6 +176,26 @@ impl Audit {
         }
         written
     }
+}
+
+/// A reason, cut where it is longer than what stands on record.
+fn bounded(reason: &str) -> String {
+    if reason.len() <= REASON_BYTES {
+        return reason.to_owned();
+    }
+    let kept = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_BYTES).last();
+    format!("{}... ({} bytes)", &reason[..kept.unwrap_or(0)], reason.len())
+}
+
+/// The states of runs to remove; none stands for every final one.
+fn states(states: &[RunState]) -> String {
+    let all = if states.is_empty() { RunState::ALL.as_slice() } else { states };
+    let names: Vec<&str> = all
+        .iter()
+        .filter(|state| !states.is_empty() || state.is_terminal())
+        .map(|state| state.as_str())
+        .collect();
+    names.join(",")
 }
 
 fn now() -> String {
@@ -195,5 +241,27 @@ impl Drop for Deed<'_> {
         if let Some(line) = self.line.take() {
             self.tell(&line);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters_and_says_how_long_it_was() {
+        assert_eq!(bounded(""), "");
+        let fits = "ä".repeat(REASON_BYTES / 2);
+        assert_eq!(bounded(&fits), fits);
+        assert_eq!(bounded(&format!("{fits}x")), format!("{fits}... ({} bytes)", REASON_BYTES + 1));
+        let odd = format!("x{fits}");
+        assert_eq!(bounded(&odd), format!("{}... ({} bytes)", &odd[..REASON_BYTES - 1], odd.len()));
+    }
+
+    #[test]
+    fn states_are_named_and_none_stands_for_every_final_one() {
+        assert_eq!(states(&[RunState::Failed]), "FAILED");
+        assert_eq!(states(&[RunState::Failed, RunState::Completed]), "FAILED,COMPLETED");
+        assert_eq!(states(&[]), "COMPLETED,FAILED,CANCELLED");
     }
 }
