@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Fault, Tally, until, with, work, work_counted, world};
+use common::{Fault, Tally, Watched, until, with, work, work_counted, world};
 use kagzi_core::{Claim, Lease, OperationId, ReleaseRun, Store as _, WorkerId};
 use kagzi_sdk::{AttemptState, ClientError, Context, FailureKind, RunState, WorkflowError};
 use tokio::sync::oneshot;
@@ -281,6 +281,23 @@ async fn polls_that_are_refused_for_a_moment_cost_no_heartbeats() {
     }
     assert!(world.store.calls("claim") > claims + 3);
     assert_eq!(world.store.calls("heartbeat"), 2, "one every ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_not_extended_for_a_moment_is_tried_again_before_the_next_beat_is_due() {
+    let world = world();
+    let _worker = work(world.worker().register("w", |ctx: Context, (): ()| async move {
+        ctx.step("long", || async {
+            sleep(Duration::from_secs(25)).await;
+            Ok(())
+        })
+        .await
+    }));
+    world.store.fail(Watched::EACH_BEAT, Fault::Unreachable, 2);
+    let run = world.start("w").await;
+    run.result::<()>().await.unwrap();
+    assert_eq!(run.record().await.unwrap().run.claims, 1, "nobody took it over");
+    assert!(world.store.calls("heartbeat") >= 4, "{} in 25 seconds", world.store.calls("heartbeat"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,7 +80,7 @@ impl Leases {
     }
 
     /// Extends all leases once, and tells the executions whose lease is lost. Answers whether the
-    /// engine answered.
+    /// engine answered, for each of them.
     pub(crate) async fn extend(&self, calls: &Calls, lease_length: Duration) -> bool {
         let began = Instant::now();
         let held: Vec<_> = self.lock().leases.values().cloned().collect();
@@ -95,7 +95,11 @@ impl Leases {
                         let Err(error) = verdict else { continue };
                         match WhyLost::of(&error) {
                             Some(why) => control.lose(why),
-                            None => calls.failed(&About::of("heartbeat", lease.run_id), 1, &error),
+                            None => {
+                                calls.failed(&About::of("heartbeat", lease.run_id), 1, &error);
+                                // Such a lease was not extended, and may be by the next beat.
+                                answered &= !error.is_retryable();
+                            }
                         }
                     }
                 }

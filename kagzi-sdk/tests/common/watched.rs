@@ -27,6 +27,9 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// The verdict on each lease of a heartbeat, as something that fails.
+    pub const EACH_BEAT: &str = "each of a heartbeat";
+
     pub fn new(inner: MemoryStore) -> Self {
         Self { inner, calls: Mutex::default(), faults: Mutex::default(), away_until: Mutex::default() }
     }
@@ -86,6 +89,22 @@ macro_rules! watched {
                 self.inner.wake_hub()
             }
 
+            /// [`Watched::EACH_BEAT`] fails by itself: the call is answered, and no lease of it is extended.
+            async fn heartbeat(
+                &self,
+                batch: Vec<Heartbeat>,
+            ) -> Result<Vec<Result<GrantedLease, StoreError>>, StoreError> {
+                match self.fault("heartbeat") {
+                    Some(Fault::Unreachable) => unreachable(),
+                    Some(Fault::AnswerLost) => {
+                        self.inner.heartbeat(batch).await?;
+                        lost()
+                    }
+                    None if self.fault(Self::EACH_BEAT).is_some() => Ok(batch.iter().map(|_| unreachable()).collect()),
+                    None => self.inner.heartbeat(batch).await,
+                }
+            }
+
             $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer, StoreError> {
                 match self.fault(stringify!($name)) {
                     Some(Fault::Unreachable) => unreachable(),
@@ -110,7 +129,6 @@ watched! {
     cancel(request: CancelRun) -> CancelOutcome;
     requeue(request: RequeueRun) -> RequeueOutcome;
     claim(request: Claim) -> Vec<ClaimedRun>;
-    heartbeat(batch: Vec<Heartbeat>) -> Vec<Result<GrantedLease, StoreError>>;
     begin_step(request: BeginStep) -> BeginOutcome;
     complete_step(request: CompleteStep) -> CompleteStepOutcome;
     fail_step(request: FailStep) -> FailureOutcome;
