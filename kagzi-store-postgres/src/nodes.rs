@@ -21,8 +21,8 @@ const SETTINGS: [&str; 3] = ["synchronous_commit", "fsync", "full_page_writes"];
 const ASKED: &str = "SELECT concat_ws(' ', current_setting('synchronous_commit'), current_setting('fsync'),
     current_setting('full_page_writes'))";
 
-const REMEDY: &str = "set synchronous_commit = on in the postgresql.conf of the node and reload it, or for the role \
-    or the database by which Citus connects to it";
+const REMEDY: &str = "set synchronous_commit = on for the role, on the coordinator (`ALTER ROLE ... SET`, which Citus \
+    hands to every node), or in the postgresql.conf of the node, and reload it";
 
 /// Another node than the one that the URL names.
 #[derive(Debug)]
