@@ -117,7 +117,7 @@ impl Pools {
         }
     }
 
-    fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.held.read().unwrap_or_else(PoisonError::into_inner).closed
     }
 

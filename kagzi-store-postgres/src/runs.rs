@@ -103,6 +103,10 @@ enum Writes {
 
 impl Inner {
     pub(crate) async fn now(&self) -> Result<Timestamp, StoreError> {
+        // Where a clock is given the database is not asked, which would say so.
+        if self.pool.is_closed() {
+            return Err(Fault::from(sqlx::Error::PoolClosed).into_store_error("asking for the time"));
+        }
         self.read_now().await.map_err(|fault| fault.into_store_error("asking for the time"))
     }
 

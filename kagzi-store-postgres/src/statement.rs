@@ -353,6 +353,10 @@ impl Sessions {
         matches!(self.begin, Begin::With(_))
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.pools.is_closed()
+    }
+
     pub(crate) async fn close(&self) {
         self.pools.close().await;
     }
