@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use kagzi_core::{AttemptScope, Claim, NextStep, Priority, Rules, RunState, StartRun, Then};
+use kagzi_core::{AttemptScope, Claim, NextStep, Payload, Priority, Rules, RunState, StartRun, Then};
 
 use crate::case::cases;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, step_id, workflow_type};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, queue, step_id, suite_rules, workflow_type};
 use crate::violation::{Verdict, Violation};
 
 cases! {
     "claim";
     [4] a_long_history_is_handed_over_whole;
     [4] a_history_of_hundreds_of_steps_is_handed_over_whole_where_there_is_room;
+    [10, 12] an_input_larger_than_all_the_room_is_handed_over_alone;
     [10, 13] a_run_behind_thousands_of_other_types_is_found;
     [1, 8] a_claim_sent_again_does_not_give_what_its_worker_took_anew;
     [10, 13] a_claim_of_one_takes_the_most_urgent_of_the_due_sleepers;
@@ -72,6 +73,34 @@ async fn hundreds_are_handed_over(s: &Scenario) -> Verdict {
     let rule = "a claim with room for hundreds of steps carries each of them [4]";
     check(steps == (0..STEPS).collect::<Vec<_>>(), rule, STEPS, steps.len())?;
     equal("and says that these are all [4]", &None, &claimed.more_steps)
+}
+
+async fn an_input_larger_than_all_the_room_is_handed_over_alone(s: Scenario) -> Verdict {
+    let (narrow, stage) = s.fresh_under(Rules { max_claim_bytes: 64, ..suite_rules() }).await?;
+    let told = larger_than_the_room(&narrow).await;
+    drop(narrow);
+    stage
+        .discard()
+        .await
+        .map_err(|error| Violation::new("the fixture can discard a store", "no error", error.to_string()))?;
+    told
+}
+
+async fn larger_than_the_room(s: &Scenario) -> Verdict {
+    let input = Payload::json(format!("\"{}\"", "x".repeat(200)));
+    let large = || StartRun { input: input.clone(), ..s.start_request() };
+    let started = s.start_all(vec![large(), large()]).await?;
+    let mut ids: Vec<_> = started.iter().map(|started| started.run_id).collect();
+    ids.sort_unstable();
+    for run_id in ids {
+        let taken: Vec<_> = s.claim("w1", 10).await?.iter().map(|run| run.run.run_id).collect();
+        equal(
+            "an input that is larger than all the room is handed over, and nothing beside it [10, 12]",
+            &vec![run_id],
+            &taken,
+        )?;
+    }
+    Ok(())
 }
 
 async fn a_run_behind_thousands_of_other_types_is_found(s: Scenario) -> Verdict {

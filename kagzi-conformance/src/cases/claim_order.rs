@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kagzi_core::{Claim, OperationId, PRIORITY_LEVEL, Priority, RunId, StartAt, StartRun};
+use kagzi_core::{Claim, OperationId, PRIORITY_LEVEL, Priority, RunId, StartAt, StartRun, WorkflowType};
 
 use crate::case::cases;
 use crate::proof;
@@ -22,6 +22,7 @@ cases! {
     [13] a_busy_queue_does_not_starve_another;
     [13] runs_of_one_rank_over_several_queues_are_all_taken;
     [13] the_order_holds_over_several_queues;
+    [13] the_order_holds_however_many_queues_and_types_are_asked_for;
     [10, 13] a_type_filter_finds_runs_behind_many_of_another_type;
 }
 
@@ -156,6 +157,37 @@ async fn runs_of_one_rank_over_several_queues_are_all_taken(s: Scenario) -> Verd
     }
     ids.sort_unstable();
     equal("runs of equal rank are taken by id, and none is passed by [13]", &ids, &taken)
+}
+
+async fn the_order_holds_however_many_queues_and_types_are_asked_for(s: Scenario) -> Verdict {
+    // So many pairs that a store may look at them in another way than at a few.
+    const EACH: usize = 40;
+    let queues = (0..EACH).map(|n| queue(format!("queue{n:02}"))).collect::<Result<Vec<_>, _>>()?;
+    let types = (0..EACH).map(|n| workflow_type(format!("type{n:02}"))).collect::<Result<Vec<_>, _>>()?;
+    let start = |at: usize, of: &WorkflowType| StartRun {
+        queue: queues[at].clone(),
+        workflow_type: of.clone(),
+        operation: OperationId::generate(),
+        ..s.start_request()
+    };
+    // All of one rank, most of them in one queue, and among them one that nobody asks for.
+    let unwanted = s.start(start(0, &workflow_type("another")?)).await?.run_id;
+    let wanted: Vec<StartRun> =
+        [(0, 0), (0, 1), (0, 0), (1, 2), (0, 1), (2, 0), (0, 2)].map(|(at, of)| start(at, &types[of])).into();
+    let mut ids: Vec<RunId> = s.start_all(wanted).await?.iter().map(|started| started.run_id).collect();
+    ids.sort_unstable();
+    for expected in [ids.get(..5), ids.get(5..)] {
+        let expected = expected.unwrap_or_default();
+        let asked = s.claim_request("w1", 5)?;
+        let claim = Claim { queues: queues.clone(), workflow_types: types.clone(), ..asked };
+        let taken: Vec<RunId> = s.claim_as(claim).await?.iter().map(|run| run.run.run_id).collect();
+        let rule =
+            "a claim of more than a thousand pairs of queue and type takes the first of all of them [13]";
+        equal(rule, &expected, &taken.as_slice())?;
+    }
+    let left: Vec<RunId> =
+        s.on_queue("queue00")?.claim("w2", 10).await?.iter().map(|run| run.run.run_id).collect();
+    equal("and nothing of any other type", &vec![unwanted], &left)
 }
 
 async fn a_type_filter_finds_runs_behind_many_of_another_type(s: Scenario) -> Verdict {

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    BeginOutcome, DeleteFinished, IdempotencyKey, NextStep, Payload, ReleaseOutcome, RunState, StartOutcome,
-    StartRun, Then,
+    AttemptScope, BeginOutcome, DeleteFinished, IdempotencyKey, ListAttempts, ListRuns, NextStep,
+    PageRequest, Payload, ReleaseOutcome, RunFilter, RunState, SleepUntil, StartOutcome, StartRun,
+    StoreError, Then,
 };
 
 use super::fencing::Operation;
 use crate::case::{Case, cases};
 use crate::fixture::Capability;
-use crate::scenario::{LEASE, Scenario, Snapshot, equal, fatal, refused, run_not_found, step_id, under};
+use crate::scenario::{
+    LEASE, Scenario, Snapshot, equal, fatal, hiccup, refused, run_not_found, step_id, under,
+};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -32,6 +35,7 @@ cases! {
     [9] what_one_handle_wrote_the_other_reads needs SecondHandle;
     [7, 9] eight_handles_opened_at_once_find_all_that_was_there_and_work needs SecondHandle;
     [] a_closed_store_answers_unavailable;
+    [] no_call_to_a_closed_store_is_answered_as_if_it_were_open;
 }
 
 /// Every worker operation, acknowledged and then found again.
@@ -302,4 +306,33 @@ async fn a_closed_store_answers_unavailable(s: Scenario) -> Verdict {
     refused(&s.store().start(vec![s.start_request()]).await, "UNAVAILABLE", rule)?;
     refused(&s.store().claim(s.claim_request("w1", 1)?).await, "UNAVAILABLE", rule)?;
     refused(&s.store().reap(10).await, "UNAVAILABLE", rule)
+}
+
+async fn no_call_to_a_closed_store_is_answered_as_if_it_were_open(s: Scenario) -> Verdict {
+    const RULE: &str = "each call to a closed store is told that it is closed";
+    fn told<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> Verdict {
+        refused(answer, "UNAVAILABLE", RULE)
+    }
+    let held = s.held().await?;
+    let (store, namespace, run_id) = (s.store(), s.namespace(), held.run_id());
+    store.close().await.map_err(|e| Violation::refused("closing", &e))?;
+    told(&store.now().await)?;
+    told(&store.next_due().await)?;
+    told(&store.queue_depths(namespace).await)?;
+    told(&store.count_runs(namespace, &RunFilter::default()).await)?;
+    let page = PageRequest::first(1);
+    let list = ListRuns { namespace: namespace.clone(), filter: RunFilter::default(), page: page.clone() };
+    told(&store.list_runs(&list).await)?;
+    let scope = AttemptScope::All;
+    told(&store.list_attempts(&ListAttempts { namespace: namespace.clone(), run_id, scope, page }).await)?;
+    told(&store.cancel(s.cancel_request(run_id)).await)?;
+    told(&store.requeue(s.requeue_request(run_id)).await)?;
+    told(&store.begin_step(held.begin_request("a")?).await)?;
+    told(&store.complete_step(held.complete_request("a", 1, "1")?).await)?;
+    told(&store.fail_step(held.fail_request("a", 1, hiccup())?).await)?;
+    told(&store.sleep(held.sleep_request("nap", SleepUntil::After(LEASE))?).await)?;
+    told(&store.complete_run(held.complete_run_request("1")).await)?;
+    told(&store.fail_run(held.fail_run_request(hiccup())).await)?;
+    told(&store.release(held.release_request()).await)?;
+    told(&store.heartbeat(vec![held.heartbeat_request()]).await)
 }

@@ -22,11 +22,13 @@ cases! {
     [8] completing_again_with_the_same_operation_agrees;
     [6] completing_again_with_another_operation_is_refused;
     [8] failing_again_with_the_same_operation_agrees;
+    [8] a_failure_that_ended_its_run_is_answered_alike_when_sent_again;
     [6] of_many_concurrent_completions_one_wins;
     [6] completing_against_failing_one_wins;
     [5] the_open_attempts_of_a_completed_run_are_abandoned;
     [5] the_open_attempts_of_a_failed_run_are_abandoned;
     [5] the_open_attempts_of_a_cancelled_run_are_abandoned;
+    [5] open_attempts_are_abandoned_whatever_another_handle_wrote_meanwhile needs SecondHandle;
     [6] a_pending_run_is_cancelled;
     [6] a_delayed_run_is_cancelled;
     [2, 6] a_running_run_is_cancelled_under_its_worker;
@@ -146,6 +148,19 @@ async fn failing_again_with_the_same_operation_agrees(s: Scenario) -> Verdict {
     s.unchanged(&before, "which it does not touch [2]").await
 }
 
+async fn a_failure_that_ended_its_run_is_answered_alike_when_sent_again(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    let request = held.fail_run_request(fatal());
+    let send =
+        async || held.store().fail_run(request.clone()).await.map_err(|e| Violation::refused("failing", &e));
+    let first = send().await?;
+    let before = held.snapshot().await?;
+    equal("a failure that ended its run gets the first answer again [8]", &first, &send().await?)?;
+    s.unchanged(&before, "and ends it once [6]").await?;
+    s.requeue(held.run_id()).await?;
+    equal("even after the run was requeued [8]", &first, &send().await?)
+}
+
 async fn of_many_concurrent_completions_one_wins(s: Scenario) -> Verdict {
     let held = s.held().await?;
     let answers = race(32, |number| {
@@ -227,6 +242,15 @@ async fn the_open_attempts_of_a_cancelled_run_are_abandoned(s: Scenario) -> Verd
     let held = with_an_open_attempt(&s).await?;
     s.cancel(held.run_id()).await?;
     under("cancelling a run abandons its open attempts [5]", open_is_abandoned(&s, &held).await)
+}
+
+async fn open_attempts_are_abandoned_whatever_another_handle_wrote_meanwhile(s: Scenario) -> Verdict {
+    let held = with_an_open_attempt(&s).await?;
+    // What this handle remembers of the attempts is put to the test.
+    s.second_handle().await?.on_queue("elsewhere")?.start_one().await?;
+    held.complete_run("1").await?;
+    let rule = "completing a run abandons attempts that were begun before another handle wrote [5]";
+    under(rule, open_is_abandoned(&s, &held).await)
 }
 
 async fn a_pending_run_is_cancelled(s: Scenario) -> Verdict {

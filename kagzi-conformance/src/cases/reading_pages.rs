@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptScope, Failure, ListAttempts, PageRequest, Payload, Run, RunFilter, RunId, StartAt, StartRun,
+    AttemptScope, Failure, ListAttempts, OperationId, PageRequest, Payload, Run, RunFilter, RunId, StartAt,
+    StartRun,
 };
 
 use super::reading::{all, failed, ids, labels, sorted};
@@ -17,6 +18,7 @@ cases! {
     [12, 13] every_page_keeps_to_every_part_of_the_filter;
     [13] a_page_of_two_thousand_runs_holds_them_or_says_how_to_go_on;
     [5] a_page_of_two_thousand_attempts_holds_them_or_says_how_to_go_on;
+    [13] runs_whose_ids_lead_to_one_partition_are_listed_whole;
     [12] a_run_is_listed_and_handed_over_with_all_that_it_was_given;
     [12] a_run_that_is_due_later_is_found_by_when_it_was_created;
 }
@@ -98,6 +100,23 @@ async fn a_page_of_two_thousand_attempts_holds_them_or_says_how_to_go_on(s: Scen
         equal("a long page holds all attempts, or says that more follow [5]", &(AT_ONCE * EACH), &count)?;
     }
     Ok(())
+}
+
+async fn runs_whose_ids_lead_to_one_partition_are_listed_whole(s: Scenario) -> Verdict {
+    // Every number of partitions up to seven divides it: whatever a store spreads its runs over, these stand together.
+    const PARTITIONS: u16 = 420;
+    const RUNS: usize = 70;
+    let operations = std::iter::repeat_with(OperationId::generate);
+    let starts = operations.map(|operation| StartRun { operation, ..s.start_request() });
+    let alike = starts.filter(|start| start.run_id().partition(PARTITIONS) == 0).take(RUNS);
+    let started = s.start_all(alike.collect()).await?.iter().map(|started| started.run_id).collect();
+    let found = ids_by(&s, 50).await?;
+    let rule = "a listing of runs whose ids lead to one partition has no gap [13]";
+    equal(rule, &sorted(started), &sorted(found))
+}
+
+async fn ids_by(s: &Scenario, limit: u32) -> Result<Vec<RunId>, Violation> {
+    Ok(all(s, &RunFilter::default(), limit).await?.iter().map(|run| run.run_id).collect())
 }
 
 async fn a_run_is_listed_and_handed_over_with_all_that_it_was_given(s: Scenario) -> Verdict {

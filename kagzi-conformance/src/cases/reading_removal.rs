@@ -25,6 +25,7 @@ cases! {
     [9] a_removal_never_touches_a_live_run;
     [9] a_removal_takes_only_what_finished_before;
     [9] a_removal_takes_only_the_asked_states;
+    [9] a_removal_of_one_state_takes_that_one_alone;
     [14] the_limit_of_a_removal_counts_what_it_removes;
     [5, 8] a_removed_run_leaves_no_answers_behind;
     [11] a_removal_without_namespace_takes_from_all;
@@ -295,6 +296,23 @@ async fn a_removal_takes_only_the_asked_states(s: Scenario) -> Verdict {
     gone(&s, completed.run_id()).await?;
     gone(&s, cancelled.run_id()).await?;
     equal("dead letters stay", &RunState::Failed, &s.run(failed.run_id()).await?.run.state)
+}
+
+async fn a_removal_of_one_state_takes_that_one_alone(s: Scenario) -> Verdict {
+    for state in [RunState::Completed, RunState::Failed, RunState::Cancelled] {
+        finished(&s).await?;
+        s.held().await?.fail_run(fatal()).await?;
+        s.cancel(s.start_one().await?).await?;
+        s.turn(Duration::from_secs(1));
+        let only = DeleteFinished { states: vec![state], ..removal(&s, 10) };
+        let removed = (remove(&s, &only).await?, remove(&s, &removal(&s, 10)).await?);
+        equal(
+            &format!("a removal of {state:?} runs takes none that ended otherwise [9]"),
+            &(1, 2),
+            &removed,
+        )?;
+    }
+    Ok(())
 }
 
 async fn the_limit_of_a_removal_counts_what_it_removes(s: Scenario) -> Verdict {

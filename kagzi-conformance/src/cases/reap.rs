@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, Claim, DeadLetterReason, FailureKind, MoreDue, Reaped, RunState, StartAt, StartRun,
+    AttemptState, Claim, DeadLetterReason, FailureKind, MoreDue, Payload, Reaped, RunState, StartAt,
+    StartRun, Then,
 };
 
 use crate::case::cases;
@@ -32,6 +33,7 @@ cases! {
     [14] a_sleep_resets_the_poison_count;
     [14] a_retry_resets_the_poison_count;
     [14] a_release_resets_the_poison_count;
+    [14] a_completion_resets_the_poison_count;
     [14] a_step_that_finished_under_an_older_lease_is_no_progress;
     [14] a_limit_of_zero_is_refused;
 }
@@ -391,6 +393,24 @@ async fn a_step_that_finished_under_an_older_lease_is_no_progress(s: Scenario) -
 async fn a_limit_of_zero_is_refused(s: Scenario) -> Verdict {
     for limit in [0, 10_001, u32::MAX] {
         invalid(&s.store().reap(limit).await, "limit", "a reap treats 1 to 10,000 runs [14]")?;
+    }
+    Ok(())
+}
+
+async fn a_completion_resets_the_poison_count(s: Scenario) -> Verdict {
+    for with_a_step in [false, true] {
+        let run_id = s.start_one().await?;
+        lose(&s).await?;
+        equal("a lost lease is reaped", &1, &s.reap(10).await?.leases_expired)?;
+        let held = s.claim_one("w2").await?;
+        if with_a_step {
+            held.begin("a").await?;
+            held.complete_then("a", 1, "1", Then::CompleteRun(Payload::json("1"))).await?;
+        } else {
+            held.complete_run("1").await?;
+        }
+        let lost = s.run(run_id).await?.run.lost_leases;
+        equal("a run that completed has no lost leases to its name [14]", &0, &lost)?;
     }
     Ok(())
 }

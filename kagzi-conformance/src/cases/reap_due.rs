@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kagzi_core::{
-    AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, NextStep, RetryPolicy, RunState, StartAt,
-    StartRun, Then, Timestamp,
+    AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, MoreDue, NextStep, RetryPolicy, RunState,
+    StartAt, StartRun, Then, Timestamp,
 };
 
 use crate::case::cases;
@@ -19,8 +19,11 @@ cases! {
     [6, 14] a_held_run_that_beats_times_out;
     [6] a_deadline_that_passed_with_the_lease_is_a_timeout;
     [5] a_step_times_out_at_the_microsecond_of_its_deadline;
+    [5, 14] a_step_that_a_completion_begins_times_out;
     [5] a_timed_out_step_is_retried_by_its_policy;
     [14] a_run_with_two_timed_out_steps_is_treated_once;
+    [5] of_two_late_steps_the_one_that_is_late_longest_has_timed_out;
+    [14] a_run_with_many_late_steps_hides_no_other;
     [14] timed_out_steps_count_against_the_limit;
     [14] the_limit_holds_over_leases_and_steps_together;
     [14] the_longest_overdue_is_treated_first_whatever_it_is;
@@ -129,6 +132,18 @@ async fn a_step_times_out_at_the_microsecond_of_its_deadline(s: Scenario) -> Ver
     lease_lost(&answer, "and its worker is told [2]").map(drop)
 }
 
+async fn a_step_that_a_completion_begins_times_out(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    held.begin("a").await?;
+    let next = NextStep { timeout: Some(TIMEOUT), ..NextStep::new(step_id("b")?, 1) };
+    held.complete_then("a", 1, "1", Then::Begin(next)).await?;
+    let due_at = s.now().saturating_add(TIMEOUT);
+    equal("the nearest moment is the timeout of the next step [14]", &Some(due_at), &s.next_due().await?)?;
+    s.turn(TIMEOUT);
+    let reaped = s.reap(10).await?.steps_timed_out;
+    equal("a step that was begun with a completion times out like any other [5, 14]", &1, &reaped)
+}
+
 async fn a_timed_out_step_is_retried_by_its_policy(s: Scenario) -> Verdict {
     s.start_one().await?;
     let policy = RetryPolicy { max_attempts: 2, first_delay: TIMEOUT, jitter: 0.0, ..RetryPolicy::default() };
@@ -169,6 +184,44 @@ async fn a_run_with_two_timed_out_steps_is_treated_once(s: Scenario) -> Verdict 
         &states,
     )?;
     equal("and nothing is left to do", &0, &s.reap(10).await?.total())
+}
+
+async fn of_two_late_steps_the_one_that_is_late_longest_has_timed_out(s: Scenario) -> Verdict {
+    let held = s.held().await?;
+    // Neither the order of their names nor that of their beginnings, but that of their timeouts.
+    for (step, timeout) in [("a", TIMEOUT), ("z", TIMEOUT / 2), ("b", TIMEOUT)] {
+        let mut request = held.begin_request(step)?;
+        request.step.timeout = Some(timeout);
+        held.store().begin_step(request).await.map_err(|e| Violation::refused("a begin", &e))?;
+    }
+    s.turn(TIMEOUT);
+    equal("the run is treated once [14]", &1, &s.reap(10).await?.steps_timed_out)?;
+    let attempts = s.attempts(held.run_id()).await?;
+    let failed = attempts.iter().filter(|attempt| attempt.state == AttemptState::Failed);
+    let failed: Vec<&str> = failed.map(|attempt| attempt.step_id.as_str()).collect();
+    equal("of several late steps the one that is late longest has timed out [5]", &vec!["z"], &failed)
+}
+
+async fn a_run_with_many_late_steps_hides_no_other(s: Scenario) -> Verdict {
+    let long = |limit| Ok(Claim { lease_length: LEASE * 9, ..s.claim_request("w1", limit)? });
+    s.start_many(2).await?;
+    let claimed = s.claim_as(long(2)?).await?;
+    let mut held = claimed.into_iter().map(|run| Held::new(s.clone(), run));
+    let (Some(first), Some(second)) = (held.next(), held.next()) else {
+        return Err(Violation::new("two due runs are claimable [10]", "2 claimed runs", "fewer"));
+    };
+    for step in ["a", "b", "c"] {
+        begin_bounded(&first, step, None).await?;
+    }
+    s.turn(Duration::from_millis(1));
+    begin_bounded(&second, "a", None).await?;
+    s.turn(TIMEOUT);
+    let reaped = s.reap(3).await?;
+    equal(
+        "a reap with room for two runs treats both, however many late steps the first has [14]",
+        &(2, MoreDue::No),
+        &(reaped.steps_timed_out, reaped.more),
+    )
 }
 
 /// Holds `count` runs with an open step whose timeout has passed, under leases that last.

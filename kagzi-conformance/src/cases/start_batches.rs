@@ -15,6 +15,7 @@ cases! {
     "start";
     [15] a_batch_answers_in_order;
     [7] a_key_twice_in_one_batch_makes_one_run_and_reports_the_duplicate;
+    [7, 15] a_key_twice_in_one_batch_for_other_things_is_refused;
     [8, 15] an_operation_twice_in_one_batch_makes_one_run_and_is_reported_as_such;
     [8, 15] an_operation_twice_in_one_batch_for_other_things_is_refused;
     [7, 15] a_batch_reports_which_of_its_runs_existed;
@@ -67,6 +68,15 @@ async fn an_operation_twice_in_one_batch_makes_one_run_and_is_reported_as_such(s
         equal("and made it once [8]", &2, &s.claim("w1", 10).await?.len())?;
     }
     Ok(())
+}
+
+async fn a_key_twice_in_one_batch_for_other_things_is_refused(s: Scenario) -> Verdict {
+    let request = keyed(&s, "k")?;
+    let other = StartRun { input: Payload::empty(), ..again(&request) };
+    under(
+        "a key that stands for two different runs of a batch starts neither [7, 15]",
+        starts_nothing(&s, vec![s.start_request(), request, other], "IDEMPOTENCY_CONFLICT").await,
+    )
 }
 
 async fn an_operation_twice_in_one_batch_for_other_things_is_refused(s: Scenario) -> Verdict {

@@ -7,6 +7,7 @@ mod sqlite;
 mod sqlite_late;
 mod wrapped;
 mod wrapped_listing;
+mod wrapped_repairs;
 mod wrapped_stale;
 
 use std::fmt;
@@ -124,6 +125,7 @@ pub fn all(database: &Database) -> Vec<Saboteur> {
     let mut all = wrapped::saboteurs();
     all.extend(wrapped_listing::saboteurs());
     all.extend(wrapped_stale::saboteurs());
+    all.extend(wrapped_repairs::saboteurs());
     all.extend(sqlite::saboteurs());
     all.extend(sqlite_late::saboteurs());
     all.extend(postgres_steps::saboteurs(database));

@@ -174,6 +174,66 @@ pub(super) const CLAIMS: &[Entry] = &[
         ),
     ),
     (
+        "a claim hands out runs past their deadline where a sweep had too many to repair",
+        &["claim::more_dead_runs_than_a_claim"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)",
+                to: "WHERE r.namespace = p_namespace AND r.queue = q.queue AND r.partition = p_partition
+                  AND r.state = 'PENDING'",
+            }],
+        ),
+    ),
+    (
+        "a claim of certain types hands out runs past their deadline where a sweep had too many to repair",
+        &["claim::more_dead_runs_than_a_claim"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "AND r.workflow_type = t.workflow_type AND r.partition = p_partition
+                  AND r.state = 'PENDING' AND (r.deadline_at IS NULL OR r.deadline_at > v_now)",
+                to: "AND r.workflow_type = t.workflow_type AND r.partition = p_partition
+                  AND r.state = 'PENDING'",
+            }],
+        ),
+    ),
+    (
+        "an input that is larger than all the room is never handed over",
+        &["claim::an_input_larger_than_all_the_room"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch { from: "WHERE i.i = 1 OR i.room <= p_room;", to: "WHERE i.room <= p_room;" }],
+        ),
+    ),
+    (
+        "a claim puts a hundred runs in order, however many it asks for",
+        &["claim::a_claim_of_hundreds"],
+        Tampering::Function(
+            "kagzi_overdue",
+            &[Patch {
+                from: "            ORDER BY c.attention_at LIMIT p_limit;",
+                to: "            ORDER BY c.attention_at LIMIT LEAST(p_limit, 100);",
+            }],
+        ),
+    ),
+    (
+        "a claim of more than a thousand pairs takes the first of each, not of all",
+        &["claim::the_order_holds_however_many"],
+        Tampering::Function(
+            "kagzi_claim",
+            &[Patch {
+                from: "            ORDER BY ready.claim_rank, ready.run_id LIMIT p_limit) c;
+    END IF;",
+                to: "            ORDER BY CASE WHEN cardinality(p_queues) * cardinality(p_types) <= 1000
+                THEN ready.claim_rank END, CASE WHEN cardinality(p_queues) * cardinality(p_types) <= 1000
+                THEN ready.run_id END LIMIT p_limit) c;
+    END IF;",
+            }],
+        ),
+    ),
+    (
         "a claim sent again gives what its worker holds of what it took once",
         &["claim::a_claim_sent_again_does_not_give_what_its_worker_took_anew"],
         Tampering::FunctionAndScript(

@@ -88,6 +88,32 @@ const STEPS: &[Entry] = &[
         ),
     ),
     (
+        "a step that is begun by a completion never times out",
+        &["reap::a_step_that_a_completion_begins"],
+        Tampering::Function(
+            "kagzi_steps",
+            &[
+                Patch {
+                    from: "p_next, p_position, p_retry, p_timeout_micros)",
+                    to: "p_next, p_position, p_retry, p_timeout_micros, p_step)",
+                },
+                Patch {
+                    from: "next, place, retry, timeout_micros)\n    -- LEAST",
+                    to: "next, place, retry, timeout_micros, step)\n    -- LEAST",
+                },
+                Patch {
+                    from: "u.worker, u.retry, d.deadline_at, d.deadline_at,",
+                    to: "u.worker, u.retry, d.deadline_at, CASE WHEN u.step IS NULL THEN d.deadline_at END,",
+                },
+            ],
+        ),
+    ),
+    (
+        "a completed run keeps its lost leases",
+        &["reap::a_completion_resets"],
+        Tampering::Function("kagzi_steps_finish", &[Patch { from: " lost_leases = 0,", to: "" }]),
+    ),
+    (
         "a completed attempt still has a timeout",
         &["reap::next_due_forgets_the_timeout"],
         Tampering::Function("kagzi_steps_complete", &[Patch { from: ", attention_at = NULL", to: "" }]),

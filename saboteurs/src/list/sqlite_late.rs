@@ -80,6 +80,15 @@ fn forgotten() -> Vec<Saboteur> {
             ),
         ),
         one(
+            "the answers of failures that end their run are forgotten",
+            &["finish::a_failure_that_ended"],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER INSERT ON operations WHEN EXISTS (
+                     SELECT 1 FROM runs WHERE run_id = new.run_id AND state = 'FAILED') BEGIN
+                     DELETE FROM operations WHERE run_id = new.run_id AND operation_id = new.operation_id; END",
+            ),
+        ),
+        one(
             "a key is free again a day after its run finished",
             &["durability::a_key_names_its_run"],
             Tampering::Script(
@@ -113,6 +122,38 @@ fn in_another_order() -> Vec<Saboteur> {
                 "CREATE TRIGGER saboteur AFTER INSERT ON steps WHEN new.deadline_at % 1000000 > 0
                      AND new.deadline_at < 4102444800000000 BEGIN
                      UPDATE steps SET deadline_at = new.deadline_at / 1000000 * 1000000
+                     WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt; END",
+            ),
+        ),
+        one(
+            "a removal takes cancelled runs, whatever states it asks for",
+            &["reading::a_removal_of_one_state"],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER DELETE ON runs BEGIN
+                     DELETE FROM runs WHERE namespace = old.namespace AND state = 'CANCELLED'; END",
+            ),
+        ),
+        one(
+            "a step is late no sooner than the one that was begun before it",
+            &["reap::of_two_late_steps"],
+            Tampering::Script(
+                "CREATE TRIGGER saboteur AFTER INSERT ON steps WHEN new.deadline_at < (
+                     SELECT max(deadline_at) FROM steps WHERE run_id = new.run_id AND state = 'RUNNING') BEGIN
+                     UPDATE steps SET deadline_at = (
+                         SELECT max(deadline_at) FROM steps WHERE run_id = new.run_id AND state = 'RUNNING')
+                     WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt; END",
+            ),
+        ),
+        one(
+            "attempts that were open when somebody started another run stay open",
+            &["finish::open_attempts_are_abandoned_whatever"],
+            Tampering::Script(
+                "CREATE TABLE saboteur (run_id BLOB, step_id TEXT, attempt INTEGER);
+                 CREATE TRIGGER accomplice AFTER INSERT ON runs BEGIN
+                     INSERT INTO saboteur SELECT run_id, step_id, attempt FROM steps WHERE state = 'RUNNING'; END;
+                 CREATE TRIGGER saboteur_opens AFTER UPDATE OF state ON steps WHEN new.state = 'ABANDONED'
+                     AND (new.run_id, new.step_id, new.attempt) IN (SELECT run_id, step_id, attempt FROM saboteur) BEGIN
+                     UPDATE steps SET state = 'RUNNING', finished_at = NULL
                      WHERE run_id = new.run_id AND step_id = new.step_id AND attempt = new.attempt; END",
             ),
         ),

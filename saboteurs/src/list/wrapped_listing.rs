@@ -4,7 +4,7 @@ use super::Saboteur;
 use super::wrapped::one;
 use crate::stores::memory::Memory;
 use crate::wrapped::listing::{
-    Forgotten, HandsOverNoTrace, ListsInPart, LongPagesEnd, PagesForget, SinceItIsDue,
+    Forgotten, HandsOverNoTrace, ListsInPart, LongPagesEnd, OnePieceOfEach, PagesForget, SinceItIsDue,
 };
 
 /// All of them.
@@ -41,6 +41,11 @@ pub(super) fn saboteurs() -> Vec<Saboteur> {
             "runs created since a moment are those that are due since",
             &["reading::a_run_that_is_due_later"],
             Memory::wrapped(SinceItIsDue),
+        ),
+        one(
+            "a listing ends where a piece of one partition does",
+            &["reading::runs_whose_ids_lead"],
+            Memory::wrapped(OnePieceOfEach),
         ),
     ]
 }

@@ -6,9 +6,9 @@ use super::{Kind, Saboteur};
 use crate::stores::memory::Memory;
 use crate::wrapped::claim::CarelessClaim;
 use crate::wrapped::stale::{
-    BeatsAPiece, BeatsBuryTheDue, HoldersOutliveRuns, LastTwinWins, QuietUntil, ReadsAHundred, ReaperMisses,
-    RemembersTheLastSteps, RemovesByItsList, RepeatsAreInProgress, StumblesOverTwins, TellsOfAHundredQueues,
-    TellsSystemTime, TimeoutsTellNobody,
+    BeatsAPiece, BeatsBuryTheDue, FirstOfAKeyWins, HoldersOutliveRuns, LastTwinWins, QuietUntil,
+    ReadsAHundred, ReaperMisses, RemembersTheLastSteps, RemovesByItsList, RepeatsAreInProgress,
+    StumblesOverTwins, TellsOfAHundredQueues, TellsSystemTime, TellsTimeWhenClosed, TimeoutsTellNobody,
 };
 
 fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Saboteur {
@@ -107,6 +107,16 @@ pub(super) fn saboteurs() -> Vec<Saboteur> {
             "a worker's steps but the last 256 are forgotten while it holds the run",
             &["step::the_first_of_hundreds_of_steps"],
             Memory::wrapped(RemembersTheLastSteps),
+        ),
+        one(
+            "of two starts under one key in a batch the first is taken for both",
+            &["start::a_key_twice_in_one_batch_for"],
+            Memory::wrapped(FirstOfAKeyWins),
+        ),
+        one(
+            "a closed store tells the time",
+            &["durability::no_call_to_a_closed_store"],
+            Memory::wrapped(TellsTimeWhenClosed),
         ),
     ]
 }

@@ -142,3 +142,28 @@ impl Bug for SinceItIsDue {
         page_of(request, found)
     }
 }
+
+/// Reads one piece of each of seven partitions for a page, and takes what it has then for all that there is.
+#[derive(Debug)]
+pub struct OnePieceOfEach;
+
+#[async_trait]
+impl Bug for OnePieceOfEach {
+    async fn list_runs(&self, store: &SharedStore, request: &ListRuns) -> Result<Page<Run>, StoreError> {
+        const PARTITIONS: u16 = 7;
+        let mut page = store.list_runs(request).await?;
+        let wanted = page.items.len() + 1;
+        let piece = (2 * wanted / usize::from(PARTITIONS) + 8).min(wanted);
+        let mut read = [0; PARTITIONS as usize];
+        let used_up = page.items.iter().position(|run| {
+            let of_partition = &mut read[usize::from(run.run_id.partition(PARTITIONS))];
+            *of_partition += 1;
+            *of_partition > piece
+        });
+        if let Some(used_up) = used_up {
+            page.items.truncate(used_up);
+            page.next = None;
+        }
+        Ok(page)
+    }
+}

@@ -8,6 +8,7 @@ pub mod listing;
 pub mod many;
 pub mod reading;
 pub mod reap;
+pub mod repairs;
 pub mod stale;
 pub mod step;
 pub mod wake_up;

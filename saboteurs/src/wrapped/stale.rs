@@ -9,7 +9,7 @@ use kagzi_core::{
     BeginOutcome, BeginStep, CancelRun, Claim, ClaimedRun, Clock as _, CompleteStep, CompleteStepOutcome,
     DeleteFinished, FailRun, FailStep, FailureOutcome, FencingToken, Heartbeat, ListRuns, Namespace,
     OperationId, PageRequest, RequeueOutcome, RequeueRun, RunFilter, RunId, RunRecord, RunState, SharedStore,
-    StartRun, Started, StoreError, SystemClock, Then, Timestamp, WakeHub, WorkerId,
+    StartOutcome, StartRun, Started, StoreError, SystemClock, Then, Timestamp, WakeHub, WorkerId,
 };
 
 use super::{Beats, Bug, meanwhile};
@@ -367,5 +367,46 @@ impl Bug for RemembersTheLastSteps {
             BeginOutcome::Memoized { attempt, .. } if first => BeginOutcome::InProgress { attempt },
             other => other,
         })
+    }
+}
+
+/// Takes the first of several starts under one key in a batch for all of them, whatever they ask for.
+#[derive(Debug)]
+pub struct FirstOfAKeyWins;
+
+#[async_trait]
+impl Bug for FirstOfAKeyWins {
+    async fn start(&self, store: &SharedStore, batch: Vec<StartRun>) -> Result<Vec<Started>, StoreError> {
+        let mut kept: Vec<StartRun> = Vec::new();
+        let mut places = Vec::new();
+        for start in batch {
+            let of_one_key = |other: &StartRun| {
+                other.idempotency_key.is_some()
+                    && (&other.namespace, &other.idempotency_key)
+                        == (&start.namespace, &start.idempotency_key)
+            };
+            let first = kept.iter().position(of_one_key);
+            places.push((first.unwrap_or(kept.len()), first.is_some()));
+            if first.is_none() {
+                kept.push(start);
+            }
+        }
+        let started = store.start(kept).await?;
+        let answer = |(at, again): (usize, bool)| {
+            let started = started.get(at).copied()?;
+            Some(if again { Started { outcome: StartOutcome::Existing, ..started } } else { started })
+        };
+        Ok(places.into_iter().filter_map(answer).collect())
+    }
+}
+
+/// Tells the time of its clock even when it is closed.
+#[derive(Debug)]
+pub struct TellsTimeWhenClosed;
+
+#[async_trait]
+impl Bug for TellsTimeWhenClosed {
+    async fn now(&self, store: &SharedStore) -> Result<Timestamp, StoreError> {
+        Ok(store.now().await.unwrap_or(Timestamp::MIN))
     }
 }
