@@ -1,6 +1,7 @@
 //! The ids that kagzi gives: runs, operations, and the partition a run belongs to.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use uuid::{Uuid, Variant};
@@ -25,6 +26,21 @@ impl OperationId {
         Self(Uuid::now_v7())
     }
 
+    /// A new id for a start. Starts that come one soon after another in one process, at most
+    /// [`TOGETHER`] within [`TOGETHER_MILLIS`] milliseconds, get the same routing bits: runs without a key that come
+    /// together lie in one partition and go on together, in common batches. Over time they spread over all.
+    pub fn for_start() -> Self {
+        static ROUTE: Mutex<Route> = Mutex::new(Route { bits: [0; 2], since_millis: 0, left: 0 });
+        let mut bytes = Uuid::now_v7().into_bytes();
+        let millis = bytes[..6].iter().fold(0, |millis, byte| millis << 8 | u64::from(*byte));
+        // It is never left half changed, so a panic elsewhere does not spoil it.
+        let mut route = ROUTE.lock().unwrap_or_else(PoisonError::into_inner);
+        let bits = route.next(millis, [bytes[14], bytes[15]]);
+        drop(route);
+        bytes[14..16].copy_from_slice(&bits);
+        Self(Uuid::from_bytes(bytes))
+    }
+
     /// An id that came from outside.
     pub const fn from_uuid(id: Uuid) -> Self {
         Self(id)
@@ -33,6 +49,33 @@ impl OperationId {
     /// The id as a UUID.
     pub const fn as_uuid(self) -> Uuid {
         self.0
+    }
+}
+
+/// How many starts share their routing bits, at most.
+const TOGETHER: u32 = 64;
+
+/// How long after the first of them, at most.
+const TOGETHER_MILLIS: u64 = 25;
+
+/// The routing bits that the starts of a process get now.
+struct Route {
+    bits: [u8; 2],
+    /// When they were chosen.
+    since_millis: u64,
+    /// For how many more starts they hold.
+    left: u32,
+}
+
+impl Route {
+    fn next(&mut self, now_millis: u64, fresh: [u8; 2]) -> [u8; 2] {
+        // A clock that was set back begins anew.
+        let is_over = now_millis.checked_sub(self.since_millis).is_none_or(|age| age >= TOGETHER_MILLIS);
+        if is_over || self.left == 0 {
+            *self = Self { bits: fresh, since_millis: now_millis, left: TOGETHER };
+        }
+        self.left -= 1;
+        self.bits
     }
 }
 
@@ -62,7 +105,7 @@ impl RunId {
             .chain_update(operation.0.as_bytes())
             .finalize();
         let mut bytes = *operation.0.as_bytes();
-        bytes[6..16].copy_from_slice(&digest[..10]);
+        bytes[6..14].copy_from_slice(&digest[..8]);
         bytes[6] = (bytes[6] & 0x0f) | 0x70;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
         if let Some(key) = key {
@@ -166,6 +209,26 @@ mod tests {
         assert_ne!(a, RunId::for_start(&name("b"), operation, None));
         assert!(RunId::from_uuid(a.as_uuid()).is_ok(), "it is a UUIDv7");
         assert_eq!(a.as_uuid().as_bytes()[..6], operation.as_uuid().as_bytes()[..6]);
+    }
+
+    #[test]
+    fn starts_that_come_together_share_their_partition_for_a_while() {
+        let mut route = Route { bits: [0; 2], since_millis: 0, left: 0 };
+        let mut next = |now_millis, fresh| route.next(now_millis, [fresh, 0])[0];
+        assert_eq!([next(100, 1), next(100, 2), next(100 + TOGETHER_MILLIS - 1, 3)], [1, 1, 1]);
+        assert_eq!([next(100 + TOGETHER_MILLIS, 4), next(101 + TOGETHER_MILLIS, 5)], [4, 4], "too late");
+        assert_eq!([next(90, 6), next(91, 7)], [6, 6], "the clock was set back");
+        let as_many: Vec<u8> = (2..TOGETHER).map(|_| next(92, 8)).collect();
+        assert_eq!(as_many, vec![6; as_many.len()]);
+        assert_eq!(next(92, 9), 9, "too many");
+    }
+
+    #[test]
+    fn the_routing_bits_of_a_start_without_a_key_are_those_of_its_run() {
+        let operation = OperationId::for_start();
+        let run = RunId::for_start(&name("a"), operation, None);
+        assert_eq!(run.as_uuid().as_bytes()[14..], operation.as_uuid().as_bytes()[14..]);
+        assert!(check_v7("operation_id", operation.as_uuid()).is_ok());
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Start {
             retry: self.retry,
             labels: Labels::new(self.labels)?,
             trace_context: self.trace_context,
-            operation: OperationId::generate(),
+            operation: OperationId::for_start(),
         })
     }
 }
