@@ -2,7 +2,9 @@
 //!
 //! What this server handed out to callers with bounds it remembers. Any other run, such as one that another server
 //! handed out, is looked up, many by one read. A look of a worker is charged as a read is, although the write that asks
-//! for it costs nothing: whoever names runs that are not there, again and again, would be read for without end.
+//! for it costs nothing, and is made by itself among those of its principal: whoever names runs that are not there, again
+//! and again, would be read for without end. Any other look is made in the place among the reads in flight that its
+//! request has taken.
 
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,6 @@ impl Services {
         let (Some(namespace), Some(run_id)) = (request.namespaces().next(), request.run_id()) else {
             return Err(self.0.auth.deny(caller, method));
         };
-        self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         let wanted = [(namespace.clone(), run_id)];
         let looked = self.within(caller, method, request.errand(), &wanted).await;
         let (within, refusal) = looked.map_err(|error| self.refused(told, &error))?;
@@ -80,22 +81,45 @@ impl Services {
         let mut within = vec![Within::Bounds; wanted.len()];
         let (looked, refused) = charged.split_at(paid);
         refused.iter().for_each(|at| within[*at] = Within::Unknown);
-        looked.iter().for_each(|at| within[*at] = Within::Nowhere);
-        let unknown: Vec<usize> = looked.iter().copied().filter(|at| known[*at].is_none()).collect();
-        for some in unknown.chunks(LOOKS_AT_ONCE) {
+        for some in looked.chunks(LOOKS_AT_ONCE) {
+            let look = match errand {
+                Errand::Work => Some(self.0.load.look(caller).await),
+                _ => None,
+            };
             let runs: Vec<_> = some.iter().map(|at| wanted[*at].clone()).collect();
-            for (at, record) in some.iter().zip(self.store().get_runs(&runs).await?) {
-                match record {
-                    Ok(record) => {
-                        self.0.places.remember(&record.run);
-                        within[*at] = verdict(&wanted[*at].0, &Place::from(&record.run));
-                    }
-                    Err(StoreError::RunNotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+            let places = self.places_of(&runs).await?;
+            for ((at, run), place) in some.iter().zip(&runs).zip(places) {
+                within[*at] = place.map_or(Within::Nowhere, |place| verdict(&run.0, &place));
+            }
+            if let Some(look) = look
+                && some.iter().all(|at| within[*at] == Within::Bounds)
+            {
+                look.found_all();
             }
         }
         Ok((within, refusal))
+    }
+
+    /// Where each of some runs belongs, if it is there: those that nobody looked up meanwhile are, by one read.
+    async fn places_of(&self, runs: &[(Namespace, RunId)]) -> Result<Vec<Option<Place>>, StoreError> {
+        let known = runs.iter().map(|(namespace, run_id)| self.0.places.find(namespace, *run_id));
+        let mut places: Vec<Option<Place>> = known.collect();
+        let unknown: Vec<usize> = (0..runs.len()).filter(|at| places[*at].is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(places);
+        }
+        let asked: Vec<_> = unknown.iter().map(|at| runs[*at].clone()).collect();
+        for (at, record) in unknown.into_iter().zip(self.store().get_runs(&asked).await?) {
+            match record {
+                Ok(record) => {
+                    self.0.places.remember(&record.run);
+                    places[at] = Some(Place::from(&record.run));
+                }
+                Err(StoreError::RunNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(places)
     }
 
     /// Remembers where claimed runs belong, if their worker's next calls will ask.

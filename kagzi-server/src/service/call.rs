@@ -130,18 +130,20 @@ impl Services {
             Excess::ForNow(refusal) => refusal,
             Excess::ForEver(error) => self.refused(told, &error),
         })?;
-        // Before a run is looked up, since that is work, too.
-        let writing = self.0.load.turn(request.errand(), caller, request.namespaces()).await;
-        if permission == Permission::IfRun {
-            self.check_run(caller, told, &request).await?;
-        }
         if let Some(unknown) = self.not_served(&request) {
             told.not_served();
             return Err(namespace_not_found(unknown.as_str()));
         }
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
+        // Before a run is looked up, since that is a read, too.
         let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
+        if permission == Permission::IfRun {
+            self.check_run(caller, told, &request).await?;
+        }
+        // After that: writes do not wait for the looks of others.
+        let writing = self.0.load.turn(request.errand(), caller, request.namespaces()).await;
+        self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         deed.announce()?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
         drop((admitted, writing, in_flight));

@@ -295,7 +295,7 @@ impl Subject for Vec<Heartbeat> {
         each.find(|permission| *permission != Permission::Granted).unwrap_or(Permission::Granted)
     }
     fn errand(&self) -> Errand {
-        Errand::Work
+        Errand::Beat
     }
 }
 

@@ -139,7 +139,14 @@ impl Services {
         let mut allowed = batch;
         let mut keep = within.iter().map(|within| *within == Within::Bounds);
         allowed.retain(|_| keep.next().unwrap_or(false));
-        let verdicts = if allowed.is_empty() { Vec::new() } else { self.store().heartbeat(allowed).await? };
+        let verdicts = if allowed.is_empty() {
+            Vec::new()
+        } else {
+            let namespaces = allowed.iter().map(|heartbeat| &heartbeat.lease.namespace);
+            let _turn = self.0.load.turn(Errand::Work, caller, namespaces).await;
+            self.0.health.admit()?;
+            self.store().heartbeat(allowed).await?
+        };
         let mut verdicts = verdicts_to_wire(verdicts).verdicts.into_iter();
         let refused = |refusal: Refusal| {
             Some(v1::HeartbeatVerdict { verdict: Some(Verdict::Refused(refusal.into_item())) })

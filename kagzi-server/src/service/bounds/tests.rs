@@ -10,12 +10,15 @@ use kagzi_core::{
 use kagzi_proto::v1;
 use kagzi_proto::v1::heartbeat_verdict::Verdict;
 use kagzi_proto::v1::worker_service_server::WorkerService as _;
+use kagzi_proto::v1::workflow_service_server::WorkflowService as _;
 use kagzi_sdk::wire::IntoWire as _;
+use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::config::{LoadLimits, RateLimit, ServerConfig};
+use crate::service::load::Patience;
 use crate::service::tests::services_over;
 
 fn default() -> Namespace {
@@ -51,18 +54,28 @@ fn made_up(like: &Lease, count: usize) -> Vec<Lease> {
 }
 
 fn from_bound<T>(message: T) -> Request<T> {
+    from("bound", "worker", message)
+}
+
+/// A request of a caller who is bound to one queue.
+fn from<T>(name: &str, role: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    let grant = "role = 'worker'\nnamespaces = ['default']\nqueues = ['ours']";
-    request.extensions_mut().insert(Caller::granted("bound", grant));
+    let grant = format!("role = '{role}'\nnamespaces = ['default']\nqueues = ['ours']");
+    request.extensions_mut().insert(Caller::granted(name, &grant));
     request
 }
 
 /// The verdicts of a heartbeat: nothing, or the reason of a refusal.
 async fn beat(services: &Services, leases: &[Lease]) -> Vec<Option<String>> {
+    beat_as("bound", services, leases).await
+}
+
+async fn beat_as(name: &str, services: &Services, leases: &[Lease]) -> Vec<Option<String>> {
     let heartbeat =
         |lease: &Lease| v1::Heartbeat { lease: Some(lease.clone().into_wire()), lease_length: None };
     let heartbeats = leases.iter().map(heartbeat).collect();
-    let answer = services.record_heartbeat(from_bound(v1::RecordHeartbeatRequest { heartbeats })).await;
+    let answer =
+        services.record_heartbeat(from(name, "worker", v1::RecordHeartbeatRequest { heartbeats })).await;
     let verdicts = answer.unwrap().into_inner().verdicts;
     assert_eq!(verdicts.len(), leases.len());
     let reason = |verdict: v1::HeartbeatVerdict| match verdict.verdict.unwrap() {
@@ -141,4 +154,75 @@ async fn looks_are_charged_before_they_are_made_and_what_was_handed_out_costs_no
         tokio::time::advance(Duration::from_secs(1)).await;
         services.release_workflow(release(&ours[1])).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_runs_looked_for_in_vain_waits_for_themselves_and_nobody_else_does() {
+    const BEATS: u32 = 20;
+    let store: SharedStore = Arc::new(MemoryStore::default());
+    // No rate is configured.
+    let config = ServerConfig { access_file: Some("access.toml".into()), ..ServerConfig::default() };
+    let services = services_over(&config, Arc::clone(&store));
+    let (ours, theirs) = (claimed(&store, "ours", 601).await, claimed(&store, "theirs", 1).await);
+    let began = Instant::now();
+    let flood = |leases: Vec<Lease>| {
+        let services = services.clone();
+        tokio::spawn(async move {
+            for _ in 0..BEATS {
+                let verdicts = beat_as("noisy", &services, &leases).await;
+                assert!(verdicts.iter().all(|verdict| verdict.as_deref() == Some("PERMISSION_DENIED")));
+            }
+            began.elapsed()
+        })
+    };
+    // What is not there, and what is another's and known to be, is waited for alike.
+    let mut noisy: Vec<_> = (0..3).map(|_| flood(made_up(&ours[0], 200))).collect();
+    noisy.push(flood(vec![theirs[0].clone(); 200]));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = Instant::now();
+    assert_eq!(beat_as("quiet", &services, &ours[..600]).await, vec![None; 600]);
+    assert_eq!(before.elapsed(), Duration::ZERO, "a worker of another principal finds what it holds at once");
+    // One of the same waits for the looks of theirs that are before it, and with what is known for none.
+    assert_eq!(beat_as("noisy", &services, &ours[600..]).await, [None]);
+    assert!(before.elapsed() <= Duration::from_millis(50), "{:?}", before.elapsed());
+    let before = Instant::now();
+    assert_eq!(beat_as("noisy", &services, &ours).await, vec![None; 601]);
+    let release =
+        v1::ReleaseWorkflowRequest { lease: Some(ours[0].clone().into_wire()), ..Default::default() };
+    services.release_workflow(from("noisy", "worker", release)).await.unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    let mut last = Duration::ZERO;
+    for one in noisy {
+        assert!(!one.is_finished());
+        last = last.max(one.await.unwrap());
+    }
+    // Each look but the last keeps another away, 64 runs at a time.
+    let in_vain = Duration::from_millis(10) * 4 * BEATS * 4;
+    assert!((in_vain * 9 / 10..=in_vain * 12 / 10).contains(&last), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_looks_once_it_has_its_place_among_the_reads() {
+    let store: SharedStore = Arc::new(MemoryStore::default());
+    let load = LoadLimits { max_reads_in_flight: 1, ..LoadLimits::default() };
+    let services = services_over(&ServerConfig { load, ..ServerConfig::default() }, Arc::clone(&store));
+    let lease = claimed(&store, "ours", 1).await.remove(0);
+    let get = || {
+        let get = v1::GetWorkflowRequest {
+            namespace: "default".to_owned(),
+            run_id: lease.run_id.to_string(),
+            ..Default::default()
+        };
+        services.get_workflow(from("client", "client", get))
+    };
+    let namespace = default();
+    let read = Errand::Other(Patience::AtOnce);
+    let held =
+        services.0.load.admit(read, &Caller::named("another"), [&namespace].into_iter()).await.unwrap();
+    let refused = get().await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(asked(&services, "get_runs"), 0, "nothing was looked up");
+    drop(held);
+    get().await.unwrap();
+    assert_eq!(asked(&services, "get_runs"), 1);
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::looks::Looks;
 use crate::config::{LoadLimits, RateLimit};
 use crate::rate::Rate;
 
@@ -29,6 +30,8 @@ pub(super) struct Account {
     pub(super) share_of_writes: usize,
     /// As many turns as its share of them, for a principal.
     pub(super) turns: Arc<Semaphore>,
+    /// Those at runs that its workers name, for a principal.
+    pub(super) looks: Looks,
 }
 
 impl Account {
@@ -49,6 +52,7 @@ impl Account {
             writes: AtomicUsize::new(0),
             share_of_writes,
             turns: Arc::new(Semaphore::new(share_of_writes)),
+            looks: Looks::default(),
         }
     }
 

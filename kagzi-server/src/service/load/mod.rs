@@ -7,7 +7,7 @@
 //! those of one principal beyond its part wait until others of its own have ended.
 //! Nor are they charged for: what was paid for when it was started and claimed is finished, for a
 //! refused completion would be sent again and a refused heartbeat would have the work done twice, more
-//! load in either case. Only a look at a run that this server did not hand out is charged, as any read.
+//! load in either case. Only a look at a run that this server did not hand out is charged, as any read ([`looks`]).
 //! A worker's stream is opened for nothing too, since its writes go by it.
 //!
 //! Everything else (starts, polls, reads) costs a call of its principal and of its namespace, each start
@@ -16,6 +16,7 @@
 //! until their time runs out. Streams that are open take a place each, too.
 
 mod account;
+mod looks;
 #[cfg(test)]
 mod tests;
 
@@ -49,8 +50,10 @@ const TURN_WITHIN: Duration = Duration::from_millis(500);
 /// What a request does to the server's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
-    /// A heartbeat or a write of a worker.
+    /// A write of a worker.
     Work,
+    /// A heartbeat: those of its leases that are its caller's are writes once that is known.
+    Beat,
     /// It opens the way for those.
     Open,
     /// It brings new work in.
@@ -161,7 +164,7 @@ impl Load {
     ) -> Result<(), Excess> {
         let limits = &self.0.limits;
         let free = limits.rate_per_principal.is_none() && limits.rate_per_namespace.is_none();
-        if free || matches!(errand, Errand::Work | Errand::Open) {
+        if free || matches!(errand, Errand::Work | Errand::Beat | Errand::Open) {
             return Ok(());
         }
         let (named, calls) = self.tally(namespaces);
@@ -192,7 +195,7 @@ impl Load {
     ) -> Result<Option<Place>, Refusal> {
         let place = match errand {
             // These have their turn, or a place as streams.
-            Errand::Work | Errand::Open => return Ok(None),
+            Errand::Work | Errand::Beat | Errand::Open => return Ok(None),
             Errand::Start => self.place(Kind::Start, &self.sharers(caller, namespaces))?,
             Errand::Other(patience) => self.place(patience.kind(), &self.sharers(caller, namespaces))?,
             Errand::Claim(patience) => {
@@ -271,32 +274,6 @@ impl Load {
         let of_all = left.min().map_or(all, |left| left.min(all));
         self.0.writes.fetch_add(of_all, Ordering::AcqRel);
         Writing { load: self.clone(), counts, of_all, turn: None }
-    }
-
-    /// Charges looks at runs that a worker names and this server did not hand out, each by itself, so that one for which
-    /// there is no room costs none of the others: how many may be made, and the refusal of the rest. They wait for
-    /// their turn, as polls do.
-    ///
-    /// Cancel safe: dropped, it has charged some or none.
-    pub(super) async fn charge_looks<'a>(
-        &self,
-        caller: &Caller,
-        namespaces: impl Iterator<Item = &'a Namespace>,
-    ) -> (usize, Option<Refusal>) {
-        let (principal, until) = (self.principal(caller), Instant::now() + TURN_WITHIN);
-        let mut paid = 0;
-        for namespace in namespaces {
-            let mut looked = pay(&principal, "rate_per_principal", NonZeroU32::MIN, until).await;
-            if let (Ok(()), Some(account)) = (&looked, self.0.namespaces.get(namespace)) {
-                looked = pay(account, "rate_per_namespace", NonZeroU32::MIN, until).await;
-            }
-            match looked {
-                Ok(()) => paid += 1,
-                Err(Excess::ForNow(refusal)) => return (paid, Some(refusal)),
-                Err(Excess::ForEver(error)) => return (paid, Some(Refusal::from(&error))),
-            }
-        }
-        (paid, None)
     }
 
     fn place(&self, kind: Kind, sharers: &[Sharer]) -> Result<Place, Refusal> {
