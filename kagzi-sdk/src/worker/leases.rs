@@ -93,14 +93,13 @@ impl Leases {
                 Ok(verdicts) => {
                     for ((lease, control), verdict) in some.iter().zip(verdicts) {
                         let Err(error) = verdict else { continue };
-                        match WhyLost::of(&error) {
-                            Some(why) => control.lose(why),
-                            None => {
-                                calls.failed(&About::of("heartbeat", lease.run_id), 1, &error);
-                                // Such a lease was not extended, and may be by the next beat.
-                                answered &= !error.is_retryable();
-                            }
+                        if let Some(why) = WhyLost::of(&error) {
+                            control.lose(why);
+                            continue;
                         }
+                        calls.failed(&About::of("heartbeat", lease.run_id), 1, &error);
+                        // Such a lease was not extended, and may be by the next beat.
+                        answered &= !error.is_retryable();
                     }
                 }
                 Err(error) => {

@@ -80,7 +80,9 @@ impl Services {
         };
         let mut within = vec![Within::Bounds; wanted.len()];
         let (looked, refused) = charged.split_at(paid);
-        refused.iter().for_each(|at| within[*at] = Within::Unknown);
+        for at in refused {
+            within[*at] = Within::Unknown;
+        }
         for some in looked.chunks(LOOKS_AT_ONCE) {
             let look = match errand {
                 Errand::Work => Some(self.0.load.look(caller).await),

@@ -17,6 +17,40 @@ fn one(name: &'static str, meant: &'static [&'static str], memory: Memory) -> Sa
 
 /// All of them.
 pub(super) fn saboteurs() -> Vec<Saboteur> {
+    [memories(), hints()].into_iter().flatten().collect()
+}
+
+fn hints() -> Vec<Saboteur> {
+    vec![
+        one(
+            "nobody tells the reaper of the timeout of a next step",
+            &["wake_up::the_timeout_of_a_step_begun"],
+            Memory::wrapped(ReaperMisses::NextSteps),
+        ),
+        one(
+            "nobody tells the reaper of a retry",
+            &["wake_up::a_retry_that_waits"],
+            Memory::wrapped(ReaperMisses::Retries),
+        ),
+        one(
+            "nobody tells the reaper of the deadline of a requeued run",
+            &["wake_up::the_fresh_deadline"],
+            Memory::wrapped(ReaperMisses::Requeues),
+        ),
+        one(
+            "a step timeout that ends its run wakes nobody",
+            &["wake_up::a_step_timeout_that_ends"],
+            Memory::each(|| Arc::new(TimeoutsTellNobody::of(false))),
+        ),
+        one(
+            "a step timeout that is retried at once wakes nobody",
+            &["wake_up::a_step_timeout_that_is_retried"],
+            Memory::each(|| Arc::new(TimeoutsTellNobody::of(true))),
+        ),
+    ]
+}
+
+fn memories() -> Vec<Saboteur> {
     vec![
         one(
             "a handle remembers until when nothing comes due, whatever other handles start",
@@ -62,31 +96,6 @@ pub(super) fn saboteurs() -> Vec<Saboteur> {
             "a completion sent again is told that its known next step is in progress",
             &["step::complete_and_begin_next_sent_again_gives_the_memoized"],
             Memory::wrapped(RepeatsAreInProgress::default()),
-        ),
-        one(
-            "nobody tells the reaper of the timeout of a next step",
-            &["wake_up::the_timeout_of_a_step_begun"],
-            Memory::wrapped(ReaperMisses::NextSteps),
-        ),
-        one(
-            "nobody tells the reaper of a retry",
-            &["wake_up::a_retry_that_waits"],
-            Memory::wrapped(ReaperMisses::Retries),
-        ),
-        one(
-            "nobody tells the reaper of the deadline of a requeued run",
-            &["wake_up::the_fresh_deadline"],
-            Memory::wrapped(ReaperMisses::Requeues),
-        ),
-        one(
-            "a step timeout that ends its run wakes nobody",
-            &["wake_up::a_step_timeout_that_ends"],
-            Memory::each(|| Arc::new(TimeoutsTellNobody::of(false))),
-        ),
-        one(
-            "a step timeout that is retried at once wakes nobody",
-            &["wake_up::a_step_timeout_that_is_retried"],
-            Memory::each(|| Arc::new(TimeoutsTellNobody::of(true))),
         ),
         one(
             "heartbeats beyond the thousandth of a batch are answered and not written",

@@ -83,7 +83,7 @@ async fn beat_as(name: &str, services: &Services, leases: &[Lease]) -> Vec<Optio
             assert_eq!(item.reason == "LIMIT_REACHED", item.retry_delay.is_some(), "{item:?}");
             Some(item.reason)
         }
-        _ => None,
+        Verdict::Granted(_) => None,
     };
     verdicts.into_iter().map(reason).collect()
 }
@@ -129,7 +129,7 @@ async fn looks_are_charged_before_they_are_made_and_what_was_handed_out_costs_no
         // The first two looks are those at what it holds and at what is another's.
         assert_eq!(beat(&services, &ours[..1]).await, [None]);
         let (denied, limited) = (Some("PERMISSION_DENIED".to_owned()), Some("LIMIT_REACHED".to_owned()));
-        assert_eq!(beat(&services, &theirs).await, [denied.clone()]);
+        assert_eq!(beat(&services, &theirs).await, std::slice::from_ref(&denied));
         let made_up = made_up(&ours[0], 200);
         let verdicts = beat(&services, &made_up).await;
         assert_eq!(verdicts[..2], [denied.clone(), denied]);
