@@ -26,9 +26,9 @@ impl OperationId {
         Self(Uuid::now_v7())
     }
 
-    /// A new id for a start. Starts that come one soon after another in one process, at most
-    /// [`TOGETHER`] within [`TOGETHER_MILLIS`] milliseconds, get the same routing bits: runs without a key that come
-    /// together lie in one partition and go on together, in common batches. Over time they spread over all.
+    /// A new id for a start. Starts that come one soon after another in one process, at most 64 within 25 milliseconds,
+    /// get the same routing bits: runs without a key that come together lie in one partition and go on together, in
+    /// common batches. Over time they spread over all.
     pub fn for_start() -> Self {
         static ROUTE: Mutex<Route> = Mutex::new(Route { bits: [0; 2], since_millis: 0, left: 0 });
         let mut bytes = Uuid::now_v7().into_bytes();
