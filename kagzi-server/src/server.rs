@@ -42,6 +42,10 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// How many bytes all calls of a connection may send ahead of what was read.
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// What a call about health or of reflection may say, in bytes. Strangers may ask for health, so what they
+/// announce and then keep back must not be worth keeping.
+const QUESTION_BYTES: usize = 4 * 1024;
+
 /// How long connections have to deliver their last answers after all calls were answered.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -133,6 +137,7 @@ impl Server {
     /// [`ServerError`] if the transport breaks down, the store does not come or does not close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let (reporter, health_service) = health_reporter();
+        let health_service = health_service.max_decoding_message_size(QUESTION_BYTES);
         let drain = Drain::default();
         let metrics = Metrics::new(&self.store);
         // What the services, the engine and the reaper ask passes the breaker and is counted; whoever looks
@@ -392,7 +397,8 @@ fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Rout
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+        .build_v1()?
+        .max_decoding_message_size(QUESTION_BYTES);
     Ok(tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .max_concurrent_streams(config.max_concurrent_streams)

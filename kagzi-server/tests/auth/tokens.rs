@@ -64,6 +64,10 @@ async fn health_is_for_everybody_and_its_watch_and_reflection_for_those_who_are_
     let mut stranger = HealthClient::new(channel.clone());
     stranger.check(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(code(stranger.watch(HealthCheckRequest::default()).await), Code::Unauthenticated);
+    // No such service, and nobody has to take in its name to find that out.
+    let long = |bytes: usize| HealthCheckRequest { service: "s".repeat(bytes) };
+    assert_eq!(stranger.check(long(4000)).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(code(stranger.check(long(4100)).await), Code::InvalidArgument);
     let list = || {
         let message_request = Some(MessageRequest::ListServices(String::new()));
         tokio_stream::iter([ServerReflectionRequest { host: String::new(), message_request }])
