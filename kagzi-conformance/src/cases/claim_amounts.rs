@@ -53,17 +53,10 @@ async fn a_long_history_is_handed_over_whole(s: Scenario) -> Verdict {
 
 async fn a_history_of_hundreds_of_steps_is_handed_over_whole_where_there_is_room(s: Scenario) -> Verdict {
     // The rules of the suite leave room for some 250.
-    let (roomy, stage) = s.fresh_under(Rules::default()).await?;
-    let told = hundreds_are_handed_over(&roomy).await;
-    drop(roomy);
-    stage
-        .discard()
-        .await
-        .map_err(|error| Violation::new("the fixture can discard a store", "no error", error.to_string()))?;
-    told
+    s.under_rules(Rules::default(), hundreds_are_handed_over).await
 }
 
-async fn hundreds_are_handed_over(s: &Scenario) -> Verdict {
+async fn hundreds_are_handed_over(s: Scenario) -> Verdict {
     const STEPS: u32 = 300;
     let held = s.held().await?;
     many_steps(&held, 0, STEPS).await?;
@@ -76,17 +69,10 @@ async fn hundreds_are_handed_over(s: &Scenario) -> Verdict {
 }
 
 async fn an_input_larger_than_all_the_room_is_handed_over_alone(s: Scenario) -> Verdict {
-    let (narrow, stage) = s.fresh_under(Rules { max_claim_bytes: 64, ..suite_rules() }).await?;
-    let told = larger_than_the_room(&narrow).await;
-    drop(narrow);
-    stage
-        .discard()
-        .await
-        .map_err(|error| Violation::new("the fixture can discard a store", "no error", error.to_string()))?;
-    told
+    s.under_rules(Rules { max_claim_bytes: 64, ..suite_rules() }, larger_than_the_room).await
 }
 
-async fn larger_than_the_room(s: &Scenario) -> Verdict {
+async fn larger_than_the_room(s: Scenario) -> Verdict {
     let input = Payload::json(format!("\"{}\"", "x".repeat(200)));
     let large = || StartRun { input: input.clone(), ..s.start_request() };
     let started = s.start_all(vec![large(), large()]).await?;

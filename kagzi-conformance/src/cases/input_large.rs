@@ -18,10 +18,7 @@ where
     F: Future<Output = Verdict>,
 {
     let rules = Rules::default();
-    let (large, stage) = s.fresh_under(rules.clone()).await?;
-    let verdict = play(large, rules).await;
-    let discarded = stage.discard().await;
-    verdict.and(discarded.map_err(|error| Violation::of_fixture("discard a store", &error)))
+    s.under_rules(rules.clone(), |large| play(large, rules)).await
 }
 
 /// Bytes of every value that do not repeat.

@@ -27,7 +27,7 @@ pub(crate) use snapshot::Snapshot;
 use crate::fixture::{Fixture, FixtureError, Instance};
 use crate::record::{Log, Recorded};
 use crate::settings::Settings;
-use crate::violation::Violation;
+use crate::violation::{Verdict, Violation};
 
 /// How long leases last in the suite unless a case says otherwise.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
@@ -146,9 +146,16 @@ impl Scenario {
         Self::open(&self.stage.fixture, self.stage.settings).await
     }
 
-    /// The same under other rules, its calls in the log of this one.
-    pub(crate) async fn fresh_under(&self, rules: Rules) -> Result<(Self, Stage), Violation> {
-        Self::open_under(rules, &self.stage.fixture, self.stage.settings, self.log.clone()).await
+    /// Plays on a fresh store of the same fixture that keeps other rules, its calls in the log of this one.
+    pub(crate) async fn under_rules<F>(&self, rules: Rules, play: impl FnOnce(Self) -> F) -> Verdict
+    where
+        F: Future<Output = Verdict>,
+    {
+        let (fresh, stage) =
+            Self::open_under(rules, &self.stage.fixture, self.stage.settings, self.log.clone()).await?;
+        let verdict = play(fresh).await;
+        let discarded = stage.discard().await;
+        verdict.and(discarded.map_err(|error| Violation::of_fixture("discard a store", &error)))
     }
 
     /// The store, every call logged.

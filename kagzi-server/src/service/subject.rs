@@ -106,7 +106,7 @@ about_a_leased_run! {
 }
 
 macro_rules! about_a_run {
-    ($($request:ty),+) => {$(
+    ($($request:ty { $($own:tt)* })+) => {$(
         impl Subject for $request {
             fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
                 [&self.namespace].into_iter()
@@ -117,38 +117,22 @@ macro_rules! about_a_run {
             fn run_id(&self) -> Option<RunId> {
                 Some(self.run_id)
             }
+            $($own)*
         }
     )+};
 }
-about_a_run!(RequeueRun, ListAttempts);
-
-impl Subject for CancelRun {
-    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        [&self.namespace].into_iter()
+about_a_run! {
+    RequeueRun {}
+    ListAttempts {}
+    CancelRun {
+        fn reason(&self) -> Option<&str> {
+            Some(self.reason.as_str()).filter(|reason| !reason.is_empty())
+        }
     }
-    fn permission(&self, caller: &Caller, method: &str) -> Permission {
-        permission::run(caller, method, &self.namespace)
-    }
-    fn run_id(&self) -> Option<RunId> {
-        Some(self.run_id)
-    }
-    fn reason(&self) -> Option<&str> {
-        Some(self.reason.as_str()).filter(|reason| !reason.is_empty())
-    }
-}
-
-impl Subject for GetRun {
-    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        [&self.namespace].into_iter()
-    }
-    fn permission(&self, caller: &Caller, method: &str) -> Permission {
-        permission::run(caller, method, &self.namespace)
-    }
-    fn run_id(&self) -> Option<RunId> {
-        Some(self.run_id)
-    }
-    fn errand(&self) -> Errand {
-        Errand::Other(Patience::of(self.wait))
+    GetRun {
+        fn errand(&self) -> Errand {
+            Errand::Other(Patience::of(self.wait))
+        }
     }
 }
 
