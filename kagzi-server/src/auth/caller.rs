@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::grant::{Area, Grant};
+use super::grant::{Area, Grant, Role};
 use super::jwt::Fingerprint;
 use super::right::right;
 use super::token::TokenDigest;
@@ -92,9 +92,16 @@ impl Caller {
         self.grants(method).any(|grant| grant.covers(area))
     }
 
+    /// Whether the caller is an operator or an admin: of anything in a namespace, or where none is named, in each.
+    pub(crate) fn oversees(&self, namespace: Option<&str>) -> bool {
+        let overseen = |grant: &&Grant| matches!(grant.role, Role::Operator | Role::Admin);
+        let mut grants = self.principal.grants.iter().filter(overseen);
+        grants.any(|grant| grant.touches(namespace))
+    }
+
     /// Whether the caller may reach anything of a namespace by a call.
     pub(crate) fn may_somewhere(&self, method: &str, namespace: &str) -> bool {
-        self.grants(method).any(|grant| grant.touches(namespace))
+        self.grants(method).any(|grant| grant.touches(Some(namespace)))
     }
 
     /// Whether the caller may reach all of a namespace by a call: what a run's queue is does not matter.

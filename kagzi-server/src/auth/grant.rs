@@ -89,9 +89,9 @@ impl Grant {
             && covered(&self.workflow_types, area.workflow_type)
     }
 
-    /// Whether it covers anything at all of a namespace.
-    pub(crate) fn touches(&self, namespace: &str) -> bool {
-        covered(&self.namespaces, Some(namespace))
+    /// Whether it covers anything at all of a namespace, or where none is told, of every one.
+    pub(crate) fn touches(&self, namespace: Option<&str>) -> bool {
+        covered(&self.namespaces, namespace)
     }
 }
 
@@ -133,9 +133,9 @@ mod tests {
         assert!(!grant.covers(area("c", Some("q"), None)));
         assert!(!grant.covers(area("a", Some("p"), None)));
         assert!(!grant.covers(area("a", None, None)), "every queue is more than some");
-        assert!(grant.touches("a") && !grant.touches("c"));
+        assert!(grant.touches(Some("a")) && !grant.touches(Some("c")) && !grant.touches(None));
         let everything = Grant::everything();
-        assert!(everything.covers(area("x", None, None)));
+        assert!(everything.covers(area("x", None, None)) && everything.touches(None));
     }
 
     #[test]

@@ -9,10 +9,10 @@
 mod access;
 mod audit;
 mod caller;
-mod failures;
 mod grant;
 mod jwt;
 mod layer;
+mod rates;
 mod right;
 mod token;
 
@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kagzi_core::Namespace;
 use kagzi_sdk::wire::error::{Refusal, limit_reached, permission_denied, unauthenticated, unavailable};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -34,8 +35,8 @@ use crate::reload::{Ear, Look, Reload};
 use crate::transport::Peer;
 use access::Access;
 use caller::{Credential, Principal};
-use failures::Failures;
 use jwt::{Fault, Fingerprint, Jwt, Verified};
+use rates::Rates;
 use token::TokenDigest;
 
 pub use access::AccessError;
@@ -75,9 +76,11 @@ struct Closed {
     access: watch::Sender<Arc<Access>>,
     jwt: Option<Jwt>,
     /// By address.
-    failures: Failures<IpAddr>,
+    failures: Rates<IpAddr>,
     /// By principal.
-    denials: Failures<String>,
+    denials: Rates<String>,
+    /// Calls that go on record, by principals who do not oversee what they are about.
+    on_record: Rates<String>,
 }
 
 /// Why nobody is found behind a call.
@@ -105,8 +108,9 @@ impl Auth {
                     path: path.clone(),
                     first: Sha256::digest(&text).into(),
                     jwt: Jwt::of(config)?,
-                    failures: Failures::up_to(config.load.rate_auth_failures),
-                    denials: Failures::up_to(config.load.rate_auth_failures),
+                    failures: Rates::up_to(config.load.rate_auth_failures),
+                    denials: Rates::up_to(config.load.rate_auth_failures),
+                    on_record: Rates::up_to(config.load.rate_on_record),
                 }))
             }
         };
@@ -137,6 +141,33 @@ impl Auth {
         let refusal = permission_denied(method);
         tracing::info!(method, principal, reason = refusal.reason(), "call refused");
         refusal
+    }
+
+    /// Charges a call that goes on record to its principal, unless that is an operator or an admin of what the call is
+    /// about: whoever called without end would fill the disk of the record, and then no operator could act.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of a call that is one too many for now.
+    pub(crate) fn charge_record(
+        &self,
+        caller: &Caller,
+        method: &str,
+        namespace: Option<&Namespace>,
+    ) -> Result<(), Refusal> {
+        let Mode::Closed(closed) = &self.0.mode else { return Ok(()) };
+        let on_record = right(method).is_some_and(|right| right.audited != Audited::No);
+        if !on_record || caller.oversees(namespace.map(Namespace::as_str)) {
+            return Ok(());
+        }
+        closed.on_record.count(caller.name().to_owned()).map_err(|retry_after| {
+            tracing::debug!(
+                method,
+                principal = caller.name(),
+                "call refused: too many of this principal go on record"
+            );
+            limit_reached("rate_on_record", retry_after)
+        })
     }
 
     /// Who makes a call that came without having been looked at: somebody, if nobody is asked.

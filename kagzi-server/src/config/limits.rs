@@ -30,6 +30,10 @@ pub struct LoadLimits {
     pub rate_per_namespace: Option<RateLimit>,
     /// How often calls from one address may show credentials that nobody knows. Default 10 a second, 100 at once.
     pub rate_auth_failures: RateLimit,
+    /// How often one principal may make calls that go on record (cancellations, say) where it is neither operator nor
+    /// admin. Default 10 a second, 200 at once: what one principal adds to the audit log is 1 GB a day at most, or 3 GB
+    /// with reasons as long as stand there.
+    pub rate_on_record: RateLimit,
     /// How many connections may be open. Default 10,000.
     pub max_connections: u32,
     /// How many of them from one address (a /64 of IPv6); nothing: a tenth of them, and 100 at least, the default.
@@ -64,6 +68,7 @@ impl Default for LoadLimits {
             rate_per_principal: None,
             rate_per_namespace: None,
             rate_auth_failures: RateLimit { per_second: 10, burst: 100 },
+            rate_on_record: RateLimit { per_second: 10, burst: 200 },
             max_connections: 10_000,
             max_connections_per_address: None,
             max_starts_in_flight: 2048,
@@ -106,6 +111,10 @@ impl LoadLimits {
                 per_second: settings.rate_auth_failures.unwrap_or(default.rate_auth_failures.per_second),
                 burst: settings.rate_auth_failures_burst.unwrap_or(default.rate_auth_failures.burst),
             },
+            rate_on_record: RateLimit {
+                per_second: settings.rate_on_record.unwrap_or(default.rate_on_record.per_second),
+                burst: settings.rate_on_record_burst.unwrap_or(default.rate_on_record.burst),
+            },
             max_connections: settings.max_connections.unwrap_or(default.max_connections),
             max_connections_per_address: settings.max_connections_per_address,
             max_starts_in_flight: settings.max_starts_in_flight.unwrap_or(default.max_starts_in_flight),
@@ -133,6 +142,7 @@ impl LoadLimits {
             ("rate_per_principal", self.rate_per_principal),
             ("rate_per_namespace", self.rate_per_namespace),
             ("rate_auth_failures", Some(self.rate_auth_failures)),
+            ("rate_on_record", Some(self.rate_on_record)),
         ];
         for (key, rate) in rates {
             let Some(RateLimit { per_second, burst }) = rate else { continue };

@@ -132,6 +132,13 @@ pub struct Settings {
     /// How many of them at once, after a quiet time. [default: 100]
     #[arg(long, env = "KAGZI_RATE_AUTH_FAILURES_BURST", value_name = "N", allow_hyphen_values = true)]
     pub rate_auth_failures_burst: Option<u32>,
+    /// How many calls a second that go on record (cancellations, say) one principal may make where it is neither operator
+    /// nor admin. [default: 10]
+    #[arg(long, env = "KAGZI_RATE_ON_RECORD", value_name = "N", allow_hyphen_values = true)]
+    pub rate_on_record: Option<u32>,
+    /// How many of them at once, after a quiet time. [default: 200]
+    #[arg(long, env = "KAGZI_RATE_ON_RECORD_BURST", value_name = "N", allow_hyphen_values = true)]
+    pub rate_on_record_burst: Option<u32>,
     /// How many connections may be open; more are closed at once. [default: 10000]
     #[arg(long, env = "KAGZI_MAX_CONNECTIONS", value_name = "N", allow_hyphen_values = true)]
     pub max_connections: Option<u32>,
@@ -295,6 +302,8 @@ impl Settings {
             rate_per_namespace_burst: self.rate_per_namespace_burst.or(other.rate_per_namespace_burst),
             rate_auth_failures: self.rate_auth_failures.or(other.rate_auth_failures),
             rate_auth_failures_burst: self.rate_auth_failures_burst.or(other.rate_auth_failures_burst),
+            rate_on_record: self.rate_on_record.or(other.rate_on_record),
+            rate_on_record_burst: self.rate_on_record_burst.or(other.rate_on_record_burst),
             max_connections: self.max_connections.or(other.max_connections),
             max_connections_per_address: self
                 .max_connections_per_address

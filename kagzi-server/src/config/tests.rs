@@ -151,6 +151,8 @@ fn values_outside_their_range_are_refused_by_name() {
         ("rate_per_principal_burst = 5", "rate_per_principal_burst: expected rate_per_principal beside it"),
         ("rate_auth_failures = 0", "rate_auth_failures: "),
         ("rate_auth_failures_burst = 1000001", "rate_auth_failures_burst: "),
+        ("rate_on_record = 0", "rate_on_record: "),
+        ("rate_on_record_burst = 0", "rate_on_record_burst: "),
         ("max_connections = 0", "max_connections: "),
         ("max_connections_per_address = 0", "max_connections_per_address: "),
         ("max_starts_in_flight = 0", "max_starts_in_flight: "),

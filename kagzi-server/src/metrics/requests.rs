@@ -25,6 +25,7 @@ label! {
         RatePerPrincipal => "rate_per_principal",
         RatePerNamespace => "rate_per_namespace",
         RateAuthFailures => "rate_auth_failures",
+        RateOnRecord => "rate_on_record",
         PrincipalShare => "principal_share",
         NamespaceShare => "namespace_share",
         Connections => "connections",

@@ -376,6 +376,7 @@ fn whoever_is_not_let_in_is_counted_by_the_reason() {
         ("rate_per_principal", limit_reached("rate_per_principal", LEASE)),
         ("rate_per_namespace", limit_reached("rate_per_namespace", LEASE)),
         ("rate_auth_failures", limit_reached("rate_auth_failures", LEASE)),
+        ("rate_on_record", limit_reached("rate_on_record", LEASE)),
         ("principal_share", limit_reached("principal_share", LEASE)),
         ("namespace_share", limit_reached("namespace_share", LEASE)),
         ("shutting_down", shutting_down(LEASE)),

@@ -114,6 +114,9 @@ impl Services {
         F: Future<Output = Result<O, StoreError>>,
     {
         let method = told.method;
+        // First of all: whatever becomes of the call would be a line on record.
+        let namespace = read.as_ref().ok().and_then(|request| request.namespaces().next());
+        self.0.auth.charge_record(caller, method, namespace)?;
         let in_flight = self.0.drain.admit()?;
         // Who may never do this learns no more from a request that cannot be read than from another.
         if read.is_err() && !caller.may_ever(method) {

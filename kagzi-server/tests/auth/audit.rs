@@ -181,6 +181,66 @@ async fn whoever_asks_for_what_they_may_not_do_again_and_again_does_not_fill_the
     assert_eq!(by_op.len(), 2, "{lines:?}");
 }
 
+#[tokio::test]
+async fn whoever_does_again_and_again_what_goes_on_record_does_not_fill_it_and_operators_act() {
+    let files = Files::new();
+    let op = known("op", &["role = 'operator'\nnamespaces = ['default']"]);
+    let grants =
+        ["role = 'client'\nnamespaces = ['default']", "role = 'operator'\nnamespaces = ['elsewhere']"];
+    let app = known("app", &grants);
+    let rate_on_record = RateLimit { per_second: 1, burst: 4 };
+    let server = serve(ServerConfig {
+        access_file: Some(files.write("access.toml", format!("{}{}", op.entry, app.entry))),
+        audit_log: Some(files.path("audit.jsonl")),
+        load: LoadLimits { rate_on_record, ..LoadLimits::default() },
+        ..config()
+    })
+    .await;
+    let (mut by_app, mut by_op) =
+        (Caller::with_token(&server, &app.token).await, Caller::with_token(&server, &op.token).await);
+    let run_id = by_app.workflows.start_workflow(start("default", "q", "t")).await.unwrap();
+    let run_id = run_id.into_inner().run_id;
+    let cancel = |run_id: &str| v1::CancelWorkflowRequest {
+        namespace: "default".to_owned(),
+        run_id: run_id.to_owned(),
+        ..Default::default()
+    };
+    let mut expected = 0;
+    for turn in 0..1200 {
+        // A run that has ended after the first time, one that is not there, and a request that says nothing.
+        let answer = match turn % 3 {
+            0 => by_app.workflows.cancel_workflow(cancel(&run_id)).await.map(drop),
+            1 => by_app
+                .workflows
+                .cancel_workflow(cancel("018f0000-0000-7000-8000-000000000000"))
+                .await
+                .map(drop),
+            _ => by_app.workflows.cancel_workflow(cancel("")).await.map(drop),
+        };
+        match answer {
+            Err(refused) if refused.code() == Code::ResourceExhausted => {
+                assert_eq!(refused.get_details_error_info().unwrap().metadata["limit"], "rate_on_record");
+                assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
+            }
+            _ => expected += 1,
+        }
+    }
+    assert!((4..600).contains(&expected), "{expected}");
+    assert_eq!(code(by_app.ask().await), Code::ResourceExhausted, "it goes on record, too");
+    let actions = |name: &str| -> std::collections::HashSet<String> {
+        let lines = lines(&files, "audit.jsonl");
+        let of = lines.iter().filter(|line| line["principal"] == name);
+        of.map(|line| line["action"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(actions("app").len(), expected);
+    // What is on no record goes on, and whoever oversees the namespace is not held up.
+    by_app.workflows.start_workflow(start("default", "q", "t")).await.unwrap();
+    for _ in 0..20 {
+        by_op.workflows.cancel_workflow(cancel(&run_id)).await.unwrap();
+    }
+    assert_eq!(actions("op").len(), 20);
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_cannot_be_put_on_record_is_not_done_and_the_rest_goes_on() {

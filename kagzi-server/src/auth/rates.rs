@@ -1,10 +1,10 @@
-//! How often calls from one address may show credentials that nobody knows, and how often one principal may ask for what
-//! it may not do.
+//! How often each of many may do what costs others something: calls from one address show credentials that nobody knows,
+//! one principal asks for what it may not do, or has its calls put on record.
 //!
 //! Every credential is looked at, however many before it were wrong: those who share the address of somebody who
 //! guesses (a proxy's, say) are let in all the same. What is bounded is what the wrong ones cost and say: beyond the
-//! limit they hear no more than when to come again, and leave no line in the log. Nor do more denials: each is a line
-//! of the log and maybe one on record, and whoever filled the disk by them would keep operators from acting.
+//! limit they hear no more than when to come again, and leave no line in the log. Nor do more denials, nor more calls
+//! that go on record: each is a line or two there, and whoever filled the disk by them would keep operators from acting.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,9 +20,9 @@ use crate::rate::{Rate, TooMany};
 /// So many have an account of their own; any more share one.
 const MOST_ACCOUNTS: usize = 10_000;
 
-/// The failures of late, by whose they are.
+/// What was counted of late, by whose it is.
 #[derive(Debug)]
-pub(super) struct Failures<K> {
+pub(super) struct Rates<K> {
     limit: RateLimit,
     most: usize,
     state: Mutex<State<K>>,
@@ -40,11 +40,11 @@ struct State<K> {
 #[derive(Debug)]
 struct Account {
     rate: Rate,
-    /// The last failure.
+    /// When it was last counted.
     last: Instant,
 }
 
-impl<K: Eq + Hash> Failures<K> {
+impl<K: Eq + Hash> Rates<K> {
     pub(super) fn up_to(limit: RateLimit) -> Self {
         Self::of_most(limit, MOST_ACCOUNTS)
     }
@@ -54,7 +54,7 @@ impl<K: Eq + Hash> Failures<K> {
         Self { limit, most, state: Mutex::new(state) }
     }
 
-    /// Counts one more failure.
+    /// Counts one more.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl<K: Eq + Hash> Failures<K> {
         })
     }
 
-    /// After so long without a failure an account is as a new one.
+    /// After so long without one an account is as a new one.
     fn forgiven_after(&self) -> Duration {
         Duration::from_secs(1) * self.limit.burst / self.limit.per_second.max(1)
     }
@@ -111,37 +111,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_burst_failures_are_within_the_limit_as_often_as_it_says() {
-        let failures = Failures::up_to(LIMIT);
+    async fn after_a_burst_they_are_within_the_limit_as_often_as_it_says() {
+        let rates = Rates::up_to(LIMIT);
         for _ in 0..4 {
-            failures.count(address(1)).unwrap();
+            rates.count(address(1)).unwrap();
         }
-        assert_eq!(failures.count(address(1)), Err(Duration::from_millis(500)));
-        failures.count(address(2)).unwrap();
+        assert_eq!(rates.count(address(1)), Err(Duration::from_millis(500)));
+        rates.count(address(2)).unwrap();
         tokio::time::advance(Duration::from_millis(500)).await;
-        failures.count(address(1)).unwrap();
-        failures.count(address(1)).unwrap_err();
+        rates.count(address(1)).unwrap();
+        rates.count(address(1)).unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
     async fn addresses_beyond_those_that_are_remembered_share_one_account_until_others_are_forgiven() {
-        let failures = Failures::of_most(LIMIT, 3);
-        let remembered = || failures.state.lock().unwrap().of_each.len();
+        let rates = Rates::of_most(LIMIT, 3);
+        let remembered = || rates.state.lock().unwrap().of_each.len();
         for last in 1..=3 {
             for _ in 0..4 {
-                failures.count(address(last)).unwrap();
+                rates.count(address(last)).unwrap();
             }
         }
         for last in 4..8 {
-            failures.count(address(last)).unwrap();
+            rates.count(address(last)).unwrap();
         }
-        failures.count(address(8)).unwrap_err();
+        rates.count(address(8)).unwrap_err();
         assert_eq!(remembered(), 3);
         // One goes on and stays; the others are as if they had never been.
         tokio::time::advance(Duration::from_secs(1)).await;
-        failures.count(address(1)).unwrap();
+        rates.count(address(1)).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        failures.count(address(8)).unwrap();
+        rates.count(address(8)).unwrap();
         assert_eq!(remembered(), 2);
     }
 }
