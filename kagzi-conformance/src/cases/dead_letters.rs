@@ -9,7 +9,8 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, hiccup, lease_lost, race, refused, run_not_found, under,
+    Held, LEASE, Scenario, check, equal, fatal, hiccup, in_turn, lease_lost, race, refused, run_not_found,
+    under,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -311,48 +312,51 @@ async fn a_requeue_against_a_removal_keeps_the_run_or_finds_it_gone(s: Scenario)
     const RULE: &str = "a run that was requeued beside a removal is there, one that was not is gone [15]";
     const RUNS: usize = 64;
     const REMOVERS: usize = 4;
-    s.start_many(RUNS).await?;
-    let mut dead = Vec::new();
-    for run in s.claim("w1", 1000).await? {
-        let held = Held::new(s.clone(), run);
-        held.fail_run(fatal()).await?;
-        dead.push(held.run_id());
-    }
-    s.turn(Duration::from_micros(1));
-    let removal = DeleteFinished {
-        namespace: Some(s.namespace().clone()),
-        states: Vec::new(),
-        before: s.now(),
-        limit: u32::try_from(RUNS / 8).unwrap_or(1),
-    };
-    let requeued = race(RUNS + REMOVERS, |number| {
-        // The removers begin first: what they found is requeued while they are at it.
-        let run_id = number.checked_sub(REMOVERS).and_then(|number| dead.get(number).copied());
-        let (s, removal) = (s.clone(), removal.clone());
-        async move {
-            let Some(run_id) = run_id else {
-                // Small removals, one after the other, so that requeues come in between.
-                while s
-                    .store()
-                    .delete_finished(&removal)
-                    .await
-                    .map_err(|e| Violation::refused("a removal", &e))?
-                    > 0
-                {}
-                return Ok(None);
-            };
-            let answer = s.store().requeue(s.requeue_request(run_id)).await;
-            if answer.is_err() {
-                run_not_found(&answer, "a dead letter that a removal took cannot be requeued")?;
-            }
-            Ok(Some((run_id, answer.is_ok())))
+    for on_one_thread in [false, true] {
+        s.start_many(RUNS).await?;
+        let mut dead = Vec::new();
+        for run in s.claim("w1", 1000).await? {
+            let held = Held::new(s.clone(), run);
+            held.fail_run(fatal()).await?;
+            dead.push(held.run_id());
         }
-    })
-    .await?;
-    for (run_id, requeued) in requeued.into_iter().flatten() {
-        let read = s.store().get_run(s.namespace(), run_id).await;
-        let found = read.as_ref().map(|record| record.run.state).ok();
-        equal(RULE, &requeued.then_some(RunState::Pending), &found)?;
+        s.turn(Duration::from_micros(1));
+        let removal = DeleteFinished {
+            namespace: Some(s.namespace().clone()),
+            states: Vec::new(),
+            before: s.now(),
+            limit: u32::try_from(RUNS / 8).unwrap_or(1),
+        };
+        let both = |number: usize| {
+            // The removers begin first: what they found is requeued while they are at it.
+            let run_id = number.checked_sub(REMOVERS).and_then(|number| dead.get(number).copied());
+            let (s, removal) = (s.clone(), removal.clone());
+            async move {
+                let Some(run_id) = run_id else {
+                    // Small removals, one after the other, so that requeues come in between.
+                    while s
+                        .store()
+                        .delete_finished(&removal)
+                        .await
+                        .map_err(|e| Violation::refused("a removal", &e))?
+                        > 0
+                    {}
+                    return Ok(None);
+                };
+                let answer = s.store().requeue(s.requeue_request(run_id)).await;
+                if answer.is_err() {
+                    run_not_found(&answer, "a dead letter that a removal took cannot be requeued")?;
+                }
+                Ok(Some((run_id, answer.is_ok())))
+            }
+        };
+        let tasks = REMOVERS + dead.len();
+        let requeued = if on_one_thread { in_turn(tasks, both).await? } else { race(tasks, both).await? };
+        for (run_id, requeued) in requeued.into_iter().flatten() {
+            let read = s.store().get_run(s.namespace(), run_id).await;
+            let found = read.as_ref().map(|record| record.run.state).ok();
+            equal(RULE, &requeued.then_some(RunState::Pending), &found)?;
+        }
     }
     Ok(())
 }

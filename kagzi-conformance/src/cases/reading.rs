@@ -9,7 +9,8 @@ use kagzi_core::{
 
 use crate::case::cases;
 use crate::scenario::{
-    Held, LEASE, Scenario, check, equal, fatal, invalid, race, refused, run_not_found, under, workflow_type,
+    Held, LEASE, Scenario, check, equal, fatal, in_turn, invalid, race, refused, run_not_found, under,
+    workflow_type,
 };
 use crate::violation::{Verdict, Violation};
 
@@ -109,13 +110,13 @@ async fn many_runs_are_read_each_as_if_alone(s: Scenario) -> Verdict {
 async fn a_run_that_is_seen_to_have_completed_has_its_output(s: Scenario) -> Verdict {
     const RUNS: usize = 50;
     const LOOKERS: usize = 3;
-    for _ in 0..RUNS {
+    for number in 0..RUNS {
         let held = s.held().await?;
         let (run_id, complete) = (held.run_id(), held.complete_run_request("1"));
-        let seen = race(1 + LOOKERS, |number| {
+        let look = |completes: bool| {
             let (s, complete) = (s.clone(), complete.clone());
             async move {
-                if number == 0 {
+                if completes {
                     s.store().complete_run(complete).await.map_err(failed("completing a run"))?;
                 }
                 loop {
@@ -131,8 +132,13 @@ async fn a_run_that_is_seen_to_have_completed_has_its_output(s: Scenario) -> Ver
                     tokio::task::yield_now().await;
                 }
             }
-        })
-        .await?;
+        };
+        let seen = if number % 2 == 0 {
+            race(1 + LOOKERS, |number| look(number == 0)).await?
+        } else {
+            // All have begun to look before it completes.
+            in_turn(LOOKERS + 1, |number| look(number == LOOKERS)).await?
+        };
         let whole = (RunState::Completed, true, true);
         equal(
             "whoever sees a run completed sees its output and its end [15]",

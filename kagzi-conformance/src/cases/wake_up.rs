@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::case::cases;
 use crate::proof;
-use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup, under};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, fatal, hiccup, in_turn, race, under};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -261,19 +261,30 @@ async fn a_start_between_subscribing_and_waiting_is_heard(s: Scenario) -> Verdic
 async fn a_hint_finds_the_run_that_it_is_for(s: Scenario) -> Verdict {
     const STARTS: usize = 200;
     const RULE: &str = "who looks at a hint and finds nothing is told again once the run is there [10]";
-    for _ in 0..STARTS {
-        let mut waiter = queue_of(&s);
-        let caller = s.clone();
-        let starting = tokio::spawn(async move { caller.start_one().await });
-        let mut taken = Vec::new();
-        while taken.is_empty() {
-            tokio::time::timeout(GUARD, waiter.wait())
-                .await
-                .map_err(|_| Violation::new(RULE, "another wake-up", format!("none within {GUARD:?}")))?;
-            taken = s.claim("w1", 10).await?.iter().map(|run| run.run.run_id).collect();
-        }
-        let started = starting.await.map_err(|e| Violation::new(RULE, "a start", e.to_string()))??;
-        equal("the run that was started is the one that is found [10]", &vec![started], &taken)?;
+    for number in 0..STARTS {
+        let both = |number| {
+            // Before the start has begun.
+            let (s, mut waiter) = (s.clone(), queue_of(&s));
+            async move {
+                if number == 0 {
+                    return Ok(vec![s.start_one().await?]);
+                }
+                loop {
+                    tokio::time::timeout(GUARD, waiter.wait()).await.map_err(|_| {
+                        Violation::new(RULE, "another wake-up", format!("none within {GUARD:?}"))
+                    })?;
+                    let taken = s.claim("w1", 10).await?;
+                    if !taken.is_empty() {
+                        return Ok(taken.iter().map(|run| run.run.run_id).collect());
+                    }
+                }
+            }
+        };
+        let found = if number % 2 == 0 { race(2, both).await? } else { in_turn(2, both).await? };
+        let [started, taken] = found.as_slice() else {
+            return Err(Violation::new(RULE, "a start and a claim", format!("{} answers", found.len())));
+        };
+        equal("the run that was started is the one that is found [10]", started, taken)?;
     }
     proof::kept(RULE);
     Ok(())

@@ -1,6 +1,10 @@
-//! Real races: many tasks that start at one barrier on several threads.
+//! Real races: many tasks that start at one barrier on several threads; and races whose course is known,
+//! on one.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -31,4 +35,43 @@ where
     }
     answers.sort_by_key(|(number, _)| *number);
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+/// Polls `count` tasks in turn, in their order, and gives what they answered. What the first leave half done is
+/// what the next meet, however busy the machine is: a real race may pass such a moment by, this one does not.
+pub(crate) async fn in_turn<T, F>(count: usize, task: impl Fn(usize) -> F) -> Result<Vec<T>, Violation>
+where
+    F: Future<Output = Result<T, Violation>>,
+{
+    let mut turns: Vec<Turn<T, F>> = (0..count).map(|number| Turn::Waits(Box::pin(task(number)))).collect();
+    poll_fn(|context| {
+        let mut all = Poll::Ready(());
+        for turn in &mut turns {
+            if turn.take(context).is_pending() {
+                all = Poll::Pending;
+            }
+        }
+        all
+    })
+    .await;
+    turns.into_iter().filter_map(Turn::answer).collect()
+}
+
+enum Turn<T, F> {
+    Waits(Pin<Box<F>>),
+    Ended(Result<T, Violation>),
+}
+
+impl<T, F: Future<Output = Result<T, Violation>>> Turn<T, F> {
+    fn take(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self::Waits(task) = self else { return Poll::Ready(()) };
+        task.as_mut().poll(context).map(|answer| *self = Self::Ended(answer))
+    }
+
+    fn answer(self) -> Option<Result<T, Violation>> {
+        match self {
+            Self::Waits(_) => None,
+            Self::Ended(answer) => Some(answer),
+        }
+    }
 }
