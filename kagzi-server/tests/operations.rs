@@ -277,7 +277,7 @@ fn what_changes_or_copies_a_store_is_on_record_where_there_is_one_and_not_done_o
             assert!(line["time"].as_str().is_some() && line["principal"].as_str().is_some(), "{line}");
         }
     }
-    // Where every write finds a full disk.
+    // Where no record can be kept.
     #[cfg(target_os = "linux")]
     {
         let copy = sqlite.path("copy.db");

@@ -40,6 +40,8 @@ use rates::Rates;
 use token::TokenDigest;
 
 pub use access::AccessError;
+#[cfg(test)]
+pub(crate) use audit::held;
 pub(crate) use audit::{Audit, Deed, TARGET as AUDIT_TARGET, Target, on_record};
 pub(crate) use caller::Caller;
 pub(crate) use grant::Area;
@@ -122,6 +124,12 @@ impl Auth {
     pub(crate) fn open() -> Self {
         let mode = Mode::Open(Caller::anyone(None).principal);
         Self(Arc::new(Inner { mode, audit: Audit::default() }))
+    }
+
+    /// The same, where what they do is put on a record that a test keeps.
+    #[cfg(test)]
+    pub(crate) fn open_on_record(audit: Audit) -> Self {
+        Self(Arc::new(Inner { mode: Mode::Open(Caller::anyone(None).principal), audit }))
     }
 
     pub(crate) fn audit(&self) -> &Audit {

@@ -90,10 +90,10 @@ impl Services {
             let outcome = self.perform(&origin.caller, &told, &deed, read, act).await;
             counted.end(&outcome);
             match outcome.as_ref().map_err(Refusal::reason) {
-                Ok(_) => deed.end("OK"),
+                Ok(_) => deed.end("OK").await,
                 // Nothing was done and nothing decided, and whoever calls without end shall not fill the record.
                 Err(LIMIT_REACHED) => deed.untold(),
-                Err(reason) => deed.end(reason),
+                Err(reason) => deed.end(reason).await,
             }
             told.ended(&span, &outcome);
             outcome
@@ -147,7 +147,7 @@ impl Services {
         // After that: writes do not wait for the looks of others.
         let writing = self.0.load.turn(request.errand(), caller, request.namespaces()).await;
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
-        deed.announce()?;
+        deed.announce().await?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
         drop((admitted, writing, in_flight));
         Ok(answer)

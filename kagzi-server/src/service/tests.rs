@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
+mod record;
+
 use super::*;
 use crate::breaker::Breaker;
 use crate::metrics::Metered;
@@ -40,13 +42,17 @@ pub(super) fn services_of(config: &ServerConfig) -> Services {
 
 /// The same over a store that there is.
 pub(super) fn services_over(config: &ServerConfig, store: SharedStore) -> Services {
+    services_for(config, store, Auth::open())
+}
+
+fn services_for(config: &ServerConfig, store: SharedStore, auth: Auth) -> Services {
     let config = ServerConfig { max_poll_wait: Duration::from_hours(2), ..config.clone() };
     let rarely = EngineOptions { poll_interval: Duration::from_hours(1), ..EngineOptions::default() };
     let metrics = Metrics::new(&store);
     let engine = Engine::new(Metered::over(store, metrics.clone()), rarely);
     let (reporter, _) = tonic_health::server::health_reporter();
     let health = Health::new(reporter, Breaker::new(metrics.clone()));
-    Services::new(&config, engine, Drain::default(), health, Auth::open(), metrics)
+    Services::new(&config, engine, Drain::default(), health, auth, metrics)
 }
 
 fn namespace() -> Namespace {

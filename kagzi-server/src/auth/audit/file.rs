@@ -1,19 +1,15 @@
 //! The file of the record: lines at its end, opened anew when told that it was moved away, and when it was deleted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::writer::Sink;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    end: Mutex<End>,
-}
-
-#[derive(Debug)]
-struct End {
     file: File,
     /// A part of a line may stand there, since the rest could not be written.
     torn: bool,
@@ -22,36 +18,35 @@ struct End {
 impl LogFile {
     /// Makes the file, if there is none, so that only its user can read it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = open(path)?;
-        Ok(Self { path: path.to_owned(), end: Mutex::new(End { file, torn: false }) })
+        Ok(Self { path: path.to_owned(), file: open(path)?, torn: false })
     }
+}
 
-    /// Opens the file of this name as it is now.
-    pub(super) fn reopen(&self) -> io::Result<()> {
-        let file = open(&self.path)?;
-        *self.end() = End { file, torn: false };
+impl Sink for LogFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = open(&self.path)?;
+        self.torn = false;
         Ok(())
     }
 
-    /// Adds a line. It is with the operating system then, so that no end of this process takes it away.
-    pub(super) fn add(&self, mut line: String) -> io::Result<()> {
-        let mut end = self.end();
-        if is_deleted(&end.file) {
+    /// It is with the operating system then, so that no end of this process takes it away.
+    fn add(&mut self, mut line: String) -> io::Result<()> {
+        if is_deleted(&self.file) {
             // Nobody would ever read the line.
-            *end = End { file: open(&self.path)?, torn: false };
+            self.reopen()?;
         }
-        if end.torn {
+        if self.torn {
             line.insert(0, '\n');
         }
         line.push('\n');
         // One write a line where there is room for it, at the end of the file, so that lines of several servers do not mix.
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
-            match end.file.write(rest) {
+            match self.file.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     rest = &rest[written..];
-                    end.torn = !rest.is_empty();
+                    self.torn = !rest.is_empty();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -59,18 +54,31 @@ impl LogFile {
         }
         Ok(())
     }
-
-    fn end(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    // Before it is opened: to open a pipe waits for whoever reads it.
+    match std::fs::metadata(path) {
+        Ok(there) => check_regular(&there)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let mut options = OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    let file = options.open(path)?;
+    check_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// A pipe nobody reads, a terminal that is stopped and the like take no line and never say so.
+fn check_regular(there: &Metadata) -> io::Result<()> {
+    if there.is_file() {
+        return Ok(());
+    }
+    let what = if there.is_dir() { "a directory" } else { "a pipe, a device or a socket" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and no regular file")))
 }
 
 /// Whether no name leads to it any more.
@@ -96,17 +104,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, moved) = (directory.path().join("audit"), directory.path().join("audit.1"));
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-        let file = LogFile::open(&path).unwrap();
-        let add = |line: &str| file.add(line.to_owned()).unwrap();
-        add("one");
+        let mut file = LogFile::open(&path).unwrap();
+        let add = |file: &mut LogFile, line: &str| file.add(line.to_owned()).unwrap();
+        add(&mut file, "one");
         std::fs::remove_file(&path).unwrap();
-        add("two");
+        add(&mut file, "two");
         assert_eq!(read(&path), "two\n");
         std::fs::rename(&path, &moved).unwrap();
-        add("three");
+        add(&mut file, "three");
         assert_eq!(read(&moved), "two\nthree\n");
         file.reopen().unwrap();
-        add("four");
+        add(&mut file, "four");
         assert_eq!(read(&path), "four\n");
     }
 
@@ -114,11 +122,32 @@ mod tests {
     fn a_line_after_one_that_was_cut_off_is_a_line_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit");
-        let file = LogFile::open(&path).unwrap();
-        file.end().file.write_all(b"{\"half").unwrap();
-        file.end().torn = true;
+        let mut file = LogFile::open(&path).unwrap();
+        file.file.write_all(b"{\"half").unwrap();
+        file.torn = true;
         file.add("whole".to_owned()).unwrap();
         file.add("next".to_owned()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\nwhole\nnext\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_refused_by_what_it_is_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let refusal = |path: &Path| LogFile::open(path).unwrap_err().to_string();
+        assert!(refusal(&path).contains("a pipe"), "{}", refusal(&path));
+        assert!(refusal(Path::new("/dev/null")).contains("a device"));
+        assert!(refusal(directory.path()).contains("a directory"));
+        // The same where one took the place of a file that was moved away.
+        std::fs::remove_file(&path).unwrap();
+        let mut file = LogFile::open(&path).unwrap();
+        std::fs::rename(&path, directory.path().join("audit.1")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        file.reopen().unwrap_err();
+        file.add("still there".to_owned()).unwrap();
+        assert_eq!(std::fs::read_to_string(directory.path().join("audit.1")).unwrap(), "still there\n");
     }
 }

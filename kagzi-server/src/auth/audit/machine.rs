@@ -6,6 +6,7 @@ use std::io;
 use kagzi_core::{OperationId, StoreError};
 
 use super::file::LogFile;
+use super::writer::Sink as _;
 use super::{BEGINS, Line, now};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -28,7 +29,7 @@ pub(crate) async fn on_record<T>(
 ) -> Result<T, ServerError> {
     let Some(path) = &config.audit_log else { return act.await };
     let refused = |source| ServerError::NotOnRecord { path: path.clone(), source };
-    let file = LogFile::open(path).map_err(refused)?;
+    let mut file = LogFile::open(path).map_err(refused)?;
     let (principal, store) = (user(), without_password(&config.store));
     let line = Line {
         action: OperationId::generate().to_string(),
@@ -39,20 +40,20 @@ pub(crate) async fn on_record<T>(
         file: Some(other.to_owned()).filter(|other| !other.is_empty()),
         ..Line::default()
     };
-    add(&file, &line, BEGINS).map_err(refused)?;
+    add(&mut file, &line, BEGINS).map_err(refused)?;
     let done = act.await;
     let outcome = match &done {
         Ok(_) => "OK",
         Err(error) => reason(error),
     };
-    if let Err(error) = add(&file, &line, outcome) {
+    if let Err(error) = add(&mut file, &line, outcome) {
         // It is done, and its announcement stands.
         tracing::error!(%error, "the audit log could not be written");
     }
     done
 }
 
-fn add(file: &LogFile, line: &Line<'_>, outcome: &str) -> io::Result<()> {
+fn add(file: &mut LogFile, line: &Line<'_>, outcome: &str) -> io::Result<()> {
     let line = Line { time: now(), outcome, ..line.clone() };
     file.add(serde_json::to_string(&line)?)
 }

@@ -4,6 +4,7 @@
 
 mod file;
 mod machine;
+mod writer;
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,9 @@ use crate::metrics::{Metrics, NamedFile};
 use crate::reload::Ear;
 use file::LogFile;
 pub(crate) use machine::on_record;
+#[cfg(test)]
+pub(crate) use writer::held;
+use writer::{Moment, Ordered, Unwritten, Writer};
 
 /// The target of the lines; `telemetry` lets them through whatever the log level.
 pub(crate) const TARGET: &str = "kagzi::audit";
@@ -37,7 +41,7 @@ const REASON_BYTES: usize = 1024;
 /// Where the record goes, beside the log.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
-    file: Option<LogFile>,
+    writer: Option<Writer>,
 }
 
 /// One action, put on record when it ends.
@@ -95,12 +99,20 @@ pub(crate) struct Target<'t> {
 impl Audit {
     pub(crate) fn of(config: &ServerConfig) -> Result<Self, ConfigError> {
         let Some(path) = &config.audit_log else { return Ok(Self::default()) };
-        let file = LogFile::open(path).map_err(|error| ConfigError::Invalid {
+        let writer = LogFile::open(path).and_then(|file| Writer::over(Box::new(file)));
+        let writer = writer.map_err(|error| ConfigError::Invalid {
             key: "audit_log".to_owned(),
-            expected: "a file that can be written to".to_owned(),
+            expected: "a regular file that can be written to (the log has the same lines, for a pipe or a collector)"
+                .to_owned(),
             got: format!("{}: {error}", path.display()),
         })?;
-        Ok(Self { file: Some(file) })
+        Ok(Self { writer: Some(writer) })
+    }
+
+    /// A record that is kept by a test.
+    #[cfg(test)]
+    pub(crate) fn kept_by(sink: Box<held::Held>) -> Self {
+        Self { writer: Some(Writer::over(sink).unwrap()) }
     }
 
     /// Begins an action; nothing comes of it unless it is one of those that are put on record.
@@ -135,10 +147,10 @@ impl Audit {
     /// Opens the file anew when told, since it may have been moved away. If that fails, the one that is open goes on.
     /// Never returns.
     pub(crate) async fn keep_fresh(&self, mut ear: Ear, metrics: &Metrics) {
-        let Some(file) = &self.file else { return std::future::pending().await };
+        let Some(writer) = &self.writer else { return std::future::pending().await };
         loop {
             ear.told().await;
-            let reopened = file.reopen();
+            let reopened = writer.reopen().await;
             metrics.file_is_usable(NamedFile::AuditLog, reopened.is_ok());
             match reopened {
                 Ok(()) => tracing::info!("the audit log was opened anew"),
@@ -149,7 +161,8 @@ impl Audit {
         }
     }
 
-    fn write(&self, line: &Line<'_>, metrics: &Metrics) -> io::Result<()> {
+    /// Puts a line into the log, and has it written to the file, if there is one: what is left to wait for.
+    fn order(&self, line: &Line<'_>, of: Moment, metrics: &Metrics) -> Result<Option<Ordered>, Unwritten> {
         tracing::info!(
             target: TARGET,
             action = line.action,
@@ -167,15 +180,29 @@ impl Audit {
             outcome = line.outcome,
             "operator action"
         );
-        let Some(file) = &self.file else { return Ok(()) };
-        let written = serde_json::to_string(line).map_err(io::Error::from).and_then(|text| file.add(text));
-        metrics.file_is_usable(NamedFile::AuditLog, written.is_ok());
-        if let Err(error) = &written {
-            metrics.audit_failed();
-            tracing::error!(target: TARGET, %error, "the audit log could not be written");
+        let Some(writer) = &self.writer else { return Ok(None) };
+        let text = serde_json::to_string(line).map_err(io::Error::from);
+        let ordered = text.map_err(Unwritten::from).and_then(|text| writer.order(text, of, metrics));
+        ordered.map(Some).inspect_err(|why| report(why, metrics))
+    }
+
+    /// The same, and waits until it is written, but not for long.
+    async fn write(&self, line: &Line<'_>, of: Moment, metrics: &Metrics) -> Result<(), Unwritten> {
+        let Some(ordered) = self.order(line, of, metrics)? else { return Ok(()) };
+        let written = ordered.written().await;
+        if let Err(why @ Unwritten::Late) = &written {
+            report(why, metrics);
         }
         written
     }
+}
+
+/// Reports a line that did not reach the one who writes, or was not written in time; what the file refused is reported
+/// where it is written.
+fn report(why: &Unwritten, metrics: &Metrics) {
+    metrics.file_is_usable(NamedFile::AuditLog, false);
+    metrics.audit_failed();
+    tracing::error!(target: TARGET, %why, "the audit log could not be written");
 }
 
 /// A reason, cut where it is longer than what stands on record.
@@ -208,19 +235,20 @@ impl Deed<'_> {
     /// # Errors
     ///
     /// The refusal of an action that cannot be put on record.
-    pub(crate) fn announce(&self) -> Result<(), Refusal> {
+    pub(crate) async fn announce(&self) -> Result<(), Refusal> {
         let Some(line) = self.line.as_ref().filter(|_| self.announced) else { return Ok(()) };
         let announcement = Line { time: now(), outcome: BEGINS, ..line.clone() };
-        self.audit.write(&announcement, self.metrics).map_err(|_| {
+        self.audit.write(&announcement, Moment::Announced, self.metrics).await.map_err(|_| {
             let cause = "the audit log cannot be written, and no operator acts off the record; see the log of the server";
             unavailable(cause, NOT_ON_RECORD)
         })
     }
 
-    /// Ends the action: `OK`, or the reason why not.
-    pub(crate) fn end(mut self, outcome: &str) {
+    /// Ends the action: `OK`, or the reason why not. What cannot be written is reported; the next action is not done.
+    pub(crate) async fn end(mut self, outcome: &str) {
         if let Some(line) = self.line.take() {
-            self.tell(&Line { time: now(), outcome, ..line });
+            let line = Line { time: now(), outcome, ..line };
+            self.audit.write(&line, Moment::Ended, self.metrics).await.ok();
         }
     }
 
@@ -228,18 +256,13 @@ impl Deed<'_> {
     pub(crate) fn untold(mut self) {
         self.line = None;
     }
-
-    /// What cannot be written is reported by [`Audit::write`]; the next action is not done.
-    fn tell(&self, line: &Line<'_>) {
-        self.audit.write(line, self.metrics).ok();
-    }
 }
 
 /// Who goes away while their action is done does not keep it off the record.
 impl Drop for Deed<'_> {
     fn drop(&mut self) {
         if let Some(line) = self.line.take() {
-            self.tell(&line);
+            self.audit.order(&line, Moment::Ended, self.metrics).ok();
         }
     }
 }
