@@ -30,7 +30,7 @@ use crate::http::{self, Told};
 use crate::metrics::{Metered, Metrics};
 use crate::reload::Reload;
 use crate::retention::Keeper;
-use crate::service::{Services, StreamLayer};
+use crate::service::{BytesLayer, Services, StreamLayer};
 use crate::shown::without_password;
 use crate::shutdown::{Drain, Drained};
 use crate::start::{Opened, Waiting, open_or_wait};
@@ -381,7 +381,7 @@ async fn listen(
 }
 
 /// What every answer goes through on its way out.
-type Outgoing = Stack<StreamLayer, Stack<AuthLayer, Stack<Explaining, Identity>>>;
+type Outgoing = Stack<BytesLayer, Stack<StreamLayer, Stack<AuthLayer, Stack<Explaining, Identity>>>>;
 
 type Explaining = MapResponseLayer<fn(Response<Body>) -> Response<Body>>;
 
@@ -408,6 +408,7 @@ fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Rout
         .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))
         .layer(AuthLayer { auth, metrics: services.metrics().clone() })
         .layer(StreamLayer(services.clone()))
+        .layer(BytesLayer { services: services.clone(), within: config.request_body_timeout })
         .add_service(services.workflow())
         .add_service(services.worker())
         .add_service(services.admin())

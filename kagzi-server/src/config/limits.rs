@@ -47,6 +47,10 @@ pub struct LoadLimits {
     pub max_waits: u32,
     /// How many streams of workers and clients, watches of the health and reflections may be open. Default 10,000.
     pub max_streams: u32,
+    /// How many bytes the server holds of requests that are read or not done yet and of answers that were not sent yet,
+    /// at least twice `max_message_bytes`. One principal has its share of them, and room for one message at least.
+    /// Default 512 MiB.
+    pub max_bytes_in_flight: usize,
     /// Which part of these places one principal may take, above 0 to 1; without an access file there is
     /// one principal, who may take all. Default 0.5.
     pub principal_share: f64,
@@ -75,6 +79,7 @@ impl Default for LoadLimits {
             max_reads_in_flight: 4096,
             max_waits: 50_000,
             max_streams: 10_000,
+            max_bytes_in_flight: 512 * 1024 * 1024,
             principal_share: 0.5,
             namespace_share: 0.5,
             max_writes_while_claiming: 1024,
@@ -121,6 +126,7 @@ impl LoadLimits {
             max_reads_in_flight: settings.max_reads_in_flight.unwrap_or(default.max_reads_in_flight),
             max_waits: settings.max_waits.unwrap_or(default.max_waits),
             max_streams: settings.max_streams.unwrap_or(default.max_streams),
+            max_bytes_in_flight: settings.max_bytes_in_flight.unwrap_or(default.max_bytes_in_flight),
             principal_share: settings.principal_share.unwrap_or(default.principal_share),
             namespace_share: settings.namespace_share.unwrap_or(default.namespace_share),
             max_writes_while_claiming: settings

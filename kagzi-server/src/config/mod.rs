@@ -124,6 +124,8 @@ pub struct ServerConfig {
     /// How often a silent connection is asked for a sign of life, so that polls of dead workers end.
     /// Default 20 s.
     pub keepalive_interval: Duration,
+    /// How long a request has to arrive whole, and a stream to go on with a message that it began. Default 30 s.
+    pub request_body_timeout: Duration,
     /// How many calls one connection may have in flight, long polls included. Default 4096.
     pub max_concurrent_streams: u32,
     /// How much of the server callers may take, together and each.
@@ -200,6 +202,7 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(10),
             health_interval: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(20),
+            request_body_timeout: Duration::from_secs(30),
             max_concurrent_streams: 4096,
             load: LoadLimits::default(),
             retention: Retention::default(),
@@ -322,6 +325,7 @@ impl Settings {
             drain_timeout: length(self.drain_timeout, default.drain_timeout),
             health_interval: length(self.health_interval, default.health_interval),
             keepalive_interval: length(self.keepalive_interval, default.keepalive_interval),
+            request_body_timeout: length(self.request_body_timeout, default.request_body_timeout),
             max_concurrent_streams: self.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
             load,
             retention,

@@ -157,11 +157,18 @@ pub struct Settings {
     /// How many streams may be open: of workers, of clients, watches of the health, reflections. [default: 10000]
     #[arg(long, env = "KAGZI_MAX_STREAMS", value_name = "N", allow_hyphen_values = true)]
     pub max_streams: Option<u32>,
-    /// Which part of those four one principal may take, up to 1; all of them without an access file.
+    /// How many bytes of requests that are not done and of answers that were not sent may be held; more is refused.
+    /// [default: 536870912, 512 MiB]
+    #[arg(long, env = "KAGZI_MAX_BYTES_IN_FLIGHT", value_name = "BYTES", allow_hyphen_values = true)]
+    pub max_bytes_in_flight: Option<usize>,
+    /// How long a request has to arrive whole, and a stream to go on with a message that it began. [default: 30s]
+    #[arg(long, env = "KAGZI_REQUEST_BODY_TIMEOUT", value_name = "DURATION", allow_hyphen_values = true)]
+    pub request_body_timeout: Option<Length>,
+    /// Which part of those five one principal may take, up to 1; all of them without an access file.
     /// [default: 0.5]
     #[arg(long, env = "KAGZI_PRINCIPAL_SHARE", value_name = "PART", allow_hyphen_values = true)]
     pub principal_share: Option<f64>,
-    /// Which part of them, streams aside, the callers of one namespace may take, up to 1; all of them if it is the
+    /// Which part of them, streams and bytes aside, the callers of one namespace may take, up to 1; all of them if it is the
     /// only one. [default: 0.5]
     #[arg(long, env = "KAGZI_NAMESPACE_SHARE", value_name = "PART", allow_hyphen_values = true)]
     pub namespace_share: Option<f64>,
@@ -312,6 +319,8 @@ impl Settings {
             max_reads_in_flight: self.max_reads_in_flight.or(other.max_reads_in_flight),
             max_waits: self.max_waits.or(other.max_waits),
             max_streams: self.max_streams.or(other.max_streams),
+            max_bytes_in_flight: self.max_bytes_in_flight.or(other.max_bytes_in_flight),
+            request_body_timeout: self.request_body_timeout.or(other.request_body_timeout),
             principal_share: self.principal_share.or(other.principal_share),
             namespace_share: self.namespace_share.or(other.namespace_share),
             max_writes_while_claiming: self.max_writes_while_claiming.or(other.max_writes_while_claiming),

@@ -106,6 +106,12 @@ impl ServerConfig {
             let expected = format!("at least three times max_payload_bytes and 1 MiB: {needed}");
             return refuse("max_message_bytes", expected, self.max_message_bytes);
         }
+        // The largest message of one caller leaves room for another's.
+        let needed = self.max_message_bytes.saturating_mul(2);
+        if self.load.max_bytes_in_flight < needed {
+            let expected = format!("at least twice max_message_bytes: {needed}");
+            return refuse("max_bytes_in_flight", expected, self.load.max_bytes_in_flight);
+        }
         Ok(())
     }
 
@@ -118,6 +124,7 @@ impl ServerConfig {
             ("auth_reload_interval", self.auth_reload_interval),
             ("jwt_refresh_interval", self.jwt_refresh_interval),
             ("keepalive_interval", self.keepalive_interval),
+            ("request_body_timeout", self.request_body_timeout),
             ("metrics_interval", self.metrics_interval),
         ];
         let longest = [

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use kagzi_sdk::wire::error::{
-    LIMIT_REACHED, NAMESPACE_NOT_FOUND, OVERLOADED, PERMISSION_DENIED, Refusal, SHUTTING_DOWN,
-    UNAUTHENTICATED,
+    LIMIT_REACHED, NAMESPACE_NOT_FOUND, OVERLOADED, PERMISSION_DENIED, REQUEST_TIMEOUT, Refusal,
+    SHUTTING_DOWN, UNAUTHENTICATED,
 };
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -28,6 +28,8 @@ label! {
         RateOnRecord => "rate_on_record",
         PrincipalShare => "principal_share",
         NamespaceShare => "namespace_share",
+        BytesInFlight => "max_bytes_in_flight",
+        BodyTimeout => "request_body_timeout",
         Connections => "connections",
         ShuttingDown => "shutting_down",
         UnknownNamespace => "unknown_namespace",
@@ -44,6 +46,7 @@ impl Refused {
                 let limit = refusal.limit()?;
                 Self::ALL.iter().copied().find(|reason| reason.as_str() == limit)
             }
+            REQUEST_TIMEOUT => Some(Self::BodyTimeout),
             SHUTTING_DOWN => Some(Self::ShuttingDown),
             NAMESPACE_NOT_FOUND => Some(Self::UnknownNamespace),
             _ => None,
@@ -60,6 +63,7 @@ pub(super) struct Requests {
     refused: Counters<Refused>,
     streams: Gauge,
     connections: Gauge,
+    bytes: Gauge,
 }
 
 impl Requests {
@@ -86,6 +90,12 @@ impl Requests {
             refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
             streams: book.register("worker_streams", &[], "Streams of workers that are open", Gauge::default()),
             connections: book.register("connections", &[], "Connections that are open", Gauge::default()),
+            bytes: book.register(
+                "bytes_in_flight",
+                &[],
+                "Bytes of requests that were not done yet and of answers that were not sent yet",
+                Gauge::default(),
+            ),
         }
     }
 }
@@ -117,6 +127,16 @@ impl Metrics {
     /// Counts a connection that was closed because there were as many as may be.
     pub(crate) fn refused_connection(&self) {
         self.0.requests.refused.of(Refused::Connections).inc();
+    }
+
+    /// Shows more bytes that are held.
+    pub(crate) fn bytes_held(&self, more: usize) {
+        self.0.requests.bytes.inc_by(i64::try_from(more).unwrap_or(i64::MAX));
+    }
+
+    /// Shows that so many bytes are held no more.
+    pub(crate) fn bytes_released(&self, fewer: usize) {
+        self.0.requests.bytes.dec_by(i64::try_from(fewer).unwrap_or(i64::MAX));
     }
 
     /// Begins to count a request.

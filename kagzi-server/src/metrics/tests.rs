@@ -368,7 +368,8 @@ async fn an_operation_whose_caller_goes_away_is_counted_as_dropped() {
 #[test]
 fn whoever_is_not_let_in_is_counted_by_the_reason() {
     use kagzi_sdk::wire::error::{
-        limit_reached, namespace_not_found, overloaded, permission_denied, shutting_down, unauthenticated,
+        limit_reached, namespace_not_found, overloaded, permission_denied, request_timeout, shutting_down,
+        unauthenticated,
     };
     let bench = bench();
     let refusals = [
@@ -379,6 +380,8 @@ fn whoever_is_not_let_in_is_counted_by_the_reason() {
         ("rate_on_record", limit_reached("rate_on_record", LEASE)),
         ("principal_share", limit_reached("principal_share", LEASE)),
         ("namespace_share", limit_reached("namespace_share", LEASE)),
+        ("max_bytes_in_flight", limit_reached("max_bytes_in_flight", LEASE)),
+        ("request_body_timeout", request_timeout(LEASE)),
         ("shutting_down", shutting_down(LEASE)),
         ("unknown_namespace", namespace_not_found("n")),
         ("permission_denied", permission_denied("StartWorkflow")),

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use super::Services;
+use super::bytes::RequestBytes;
 use super::load::Excess;
 use super::permission::Permission;
 use super::stream::StreamPlace;
@@ -54,7 +55,8 @@ impl Services {
             None => self.0.auth.unseen().map_err(Refusal::into_status)?,
         };
         let place = request.extensions().get::<StreamPlace>().cloned();
-        Ok(Origin { caller, trace: trace_of(request), place })
+        let held = request.extensions().get::<RequestBytes>().cloned();
+        Ok(Origin { caller, trace: trace_of(request), place, held })
     }
 
     /// Does what a request asks, whatever carried it here, within a span; counts it, and puts it on record if

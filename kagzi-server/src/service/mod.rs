@@ -2,6 +2,7 @@
 
 mod admin;
 mod bounds;
+mod bytes;
 mod call;
 mod claims;
 mod limits;
@@ -31,6 +32,7 @@ use crate::config::ServerConfig;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::shutdown::Drain;
+pub(crate) use bytes::BytesLayer;
 use claims::Claims;
 use limits::Limits;
 use load::Load;

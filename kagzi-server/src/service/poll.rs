@@ -36,6 +36,12 @@ impl Handover {
         Self { runs, hold: Arc::new(hold), store, drain, runtime: Handle::current() }
     }
 
+    /// How many bytes the runs hold, about.
+    pub(super) fn bytes(&self) -> usize {
+        let steps = |run: &ClaimedRun| run.steps.iter().map(weight::attempt).sum::<usize>();
+        self.runs.iter().map(|run| weight::claimed(run) + steps(run)).sum()
+    }
+
     /// Hands over what one response holds, and gives the rest back.
     pub(super) fn hand_over(mut self) -> Vec<ClaimedRun> {
         let (mut fitting, left_over) = fit(take(&mut self.runs));

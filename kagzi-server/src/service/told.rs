@@ -10,6 +10,7 @@ use tonic::{Code, Request};
 use tracing::field::{Empty, display};
 use tracing::{Level, Span};
 
+use super::bytes::RequestBytes;
 use super::stream::StreamPlace;
 use super::subject::Subject;
 use crate::auth::Caller;
@@ -25,6 +26,15 @@ pub(super) struct Origin {
     pub(super) trace: Option<String>,
     /// Its place among the streams that are open, if it opens one.
     pub(super) place: Option<StreamPlace>,
+    /// What is held of its messages, if it is a session.
+    pub(super) held: Option<RequestBytes>,
+}
+
+impl Origin {
+    /// Who makes a call, or sends a message on a stream, that opens no other.
+    pub(super) const fn of(caller: Caller, trace: Option<String>) -> Self {
+        Self { caller, trace, place: None, held: None }
+    }
 }
 
 /// The trace that the headers of a call name.

@@ -16,6 +16,7 @@
 //! | [`unauthenticated`], read as `InvalidArgument` | `UNAUTHENTICATED` |
 //! | [`permission_denied`], read as `InvalidArgument` | `PERMISSION_DENIED` |
 //! | [`overloaded`] and [`limit_reached`], read as `Unavailable` | `RESOURCE_EXHAUSTED`, with a retry delay |
+//! | [`request_timeout`], read as `OutcomeUnknown` | `DEADLINE_EXCEEDED` |
 //!
 //! `LeaseLost` is not `ABORTED`: retrying middleware repeats `ABORTED`, and a worker that lost its
 //! lease must stop. `OutcomeUnknown` is `UNAVAILABLE` because that is what it asks of the caller: send
@@ -60,6 +61,9 @@ pub const OVERLOADED: &str = "OVERLOADED";
 
 /// The reason of a status for a caller who asks for more than one principal or one namespace may take.
 pub const LIMIT_REACHED: &str = "LIMIT_REACHED";
+
+/// The reason of a status for a request that did not arrive whole in time.
+pub const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
 
 /// An error in the form that the wire carries: the status of a call, or the verdict on one item of many.
 #[derive(Clone, Debug)]
@@ -190,6 +194,18 @@ pub fn limit_reached(limit: &str, retry_after: Duration) -> Refusal {
     let mut refusal = not_now(Code::ResourceExhausted, LIMIT_REACHED, &cause, retry_after);
     refusal.metadata.insert("limit".to_owned(), limit.to_owned());
     refusal
+}
+
+/// The refusal of a request that did not arrive whole within `limit`, the server's setting `request_body_timeout`.
+/// Nothing was done. Clients read it as [`StoreError::OutcomeUnknown`], as any deadline that has passed, and send the
+/// same operation again.
+pub fn request_timeout(limit: Duration) -> Refusal {
+    let cause = format!(
+        "the request did not arrive whole within {limit:?}, the server's request_body_timeout; retry, over a faster link"
+    );
+    let code = Code::DeadlineExceeded;
+    let metadata = BTreeMap::from([("cause".to_owned(), cause.clone())]);
+    Refusal { code, reason: REQUEST_TIMEOUT.to_owned(), message: cause, metadata, retry_delay: None }
 }
 
 /// The refusal of a server that lacks something that will come back. Clients read it as

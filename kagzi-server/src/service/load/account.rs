@@ -28,6 +28,8 @@ pub(super) struct Account {
     pub(super) writes: AtomicUsize,
     /// So many of them at most are its part of those that keep everybody from claiming.
     pub(super) share_of_writes: usize,
+    /// Bytes of requests and answers that are held for it.
+    pub(super) bytes: AtomicUsize,
     /// As many turns as its share of them, for a principal.
     pub(super) turns: Arc<Semaphore>,
     /// Those at runs that its workers name, for a principal.
@@ -51,6 +53,7 @@ impl Account {
             taken: Default::default(),
             writes: AtomicUsize::new(0),
             share_of_writes,
+            bytes: AtomicUsize::new(0),
             turns: Arc::new(Semaphore::new(share_of_writes)),
             looks: Looks::default(),
         }
@@ -68,7 +71,7 @@ impl Account {
 }
 
 /// A part of a number, at least 1.
-fn part(all: u32, share: f64) -> u32 {
+pub(super) fn part(all: u32, share: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

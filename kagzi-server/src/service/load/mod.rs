@@ -14,8 +14,11 @@
 //! of a batch one, and takes a place among those in flight: so many in all, of which one principal and
 //! one namespace may take a part. Beyond that, callers are told to come again rather than left to wait
 //! until their time runs out. Streams that are open take a place each, too.
+//!
+//! What all of them hold in memory is charged in bytes ([`bytes`]), whatever they are for.
 
 mod account;
+mod bytes;
 mod looks;
 #[cfg(test)]
 mod tests;
@@ -36,6 +39,7 @@ use crate::config::{LoadLimits, ServerConfig};
 use crate::rate::TooMany;
 pub(super) use account::Place;
 use account::{Account, Kind};
+pub(super) use bytes::{Charge, MESSAGE_HEADER_BYTES, Payer};
 
 /// When a request that found no place should be tried again: the store commits some thousand starts
 /// meanwhile.
@@ -95,6 +99,8 @@ struct Inner {
     principal_share: f64,
     /// What part of them one namespace may take.
     namespace_share: f64,
+    /// How many bytes may be held for one principal.
+    bytes_of_one: usize,
     /// Heartbeats and writes in flight, of each as many as its share.
     writes: AtomicUsize,
     fewer: Notify,
@@ -142,6 +148,7 @@ impl Load {
             limits: limits.clone(),
             principal_share,
             namespace_share,
+            bytes_of_one: bytes::of_one(config, principal_share),
             writes: AtomicUsize::new(0),
             fewer: Notify::new(),
             all: Arc::new(Account::with_share(limits, 1.0, None)),

@@ -93,11 +93,11 @@ impl Talk for Client {
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
         let (services, id) = (services.clone(), message.id);
-        let origin = Origin { caller: caller.clone(), trace: message.trace_context, place: None };
+        let origin = Origin::of(caller.clone(), message.trace_context);
         match message.request {
             Some(Request::Start(starts)) => Box::pin(async move {
                 let answer = services.start_streamed(&origin, starts).await;
-                room.send(Ok(response(id, answer)));
+                room.send(response(id, answer));
             }),
             Some(Request::Get(get)) => {
                 let wait = self.waits.begin(id);
@@ -110,8 +110,7 @@ impl Talk for Client {
                         () = wait.given_up.cancelled() => return,
                         () = unheard.cancelled() => return,
                     };
-                    // A client that has gone needs no answer.
-                    answers.send(Ok(response(id, answer))).await.ok();
+                    answers.send(response(id, answer)).await;
                 })
             }
             Some(Request::GiveUp(v1::GiveUp {})) => {
@@ -119,7 +118,7 @@ impl Talk for Client {
                 Box::pin(std::future::ready(()))
             }
             None => {
-                room.send(Ok(response(id, Err(misplaced("a request of a kind that this server knows")))));
+                room.send(response(id, Err(misplaced("a request of a kind that this server knows"))));
                 Box::pin(std::future::ready(()))
             }
         }
@@ -130,6 +129,14 @@ impl Talk for Client {
 
     fn unheard(&mut self) {
         self.unheard.cancel();
+    }
+
+    fn bytes(answer: &v1::StreamWorkflowsResponse) -> usize {
+        answer.encoded_len()
+    }
+
+    fn instead(answer: v1::StreamWorkflowsResponse, refusal: Refusal) -> v1::StreamWorkflowsResponse {
+        response(answer.id, Err(refusal))
     }
 
     fn write(answer: v1::StreamWorkflowsResponse) -> v1::StreamWorkflowsResponse {

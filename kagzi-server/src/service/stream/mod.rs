@@ -11,6 +11,7 @@ mod client;
 mod held;
 mod place;
 mod respond;
+mod room;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -29,11 +30,14 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use held::HeldBytes;
+use room::{Queued, Room};
 
 pub(crate) use place::StreamLayer;
 pub(super) use place::StreamPlace;
 
 use super::Services;
+use super::bytes::RequestBytes;
+use super::load::Payer;
 use super::told::Origin;
 use crate::auth::Caller;
 use crate::metrics::OpenStream;
@@ -44,9 +48,6 @@ const LOOK_AT_THE_CLOCK: Duration = Duration::from_mins(1);
 
 /// The answers of a session, as the transport takes them.
 pub(super) type Answers<R> = BoxStream<'static, Result<R, Status>>;
-
-/// Room for one answer of `T`.
-type Room<T> = mpsc::OwnedPermit<Result<<T as Talk>::Answer, Status>>;
 
 /// What is said on a stream.
 trait Talk: Send + Sized + 'static {
@@ -72,6 +73,12 @@ trait Talk: Send + Sized + 'static {
     /// Nobody is there to hear the answers that are still to come.
     fn unheard(&mut self);
 
+    /// How many bytes an answer holds until it is taken.
+    fn bytes(answer: &Self::Answer) -> usize;
+
+    /// What is said in the place of an answer for which there is no room.
+    fn instead(answer: Self::Answer, refusal: Refusal) -> Self::Answer;
+
     /// The transport takes an answer.
     fn write(answer: Self::Answer) -> Self::Response;
 }
@@ -82,11 +89,14 @@ struct Session<S, T: Talk> {
     /// Whom the credential that opened the stream belongs to, as far as is known now.
     caller: Caller,
     requests: S,
-    answers: mpsc::Sender<Result<T::Answer, Status>>,
+    answers: mpsc::Sender<Queued<T>>,
+    payer: Payer,
     talk: T,
     /// Each answers how many bytes its request held.
     work: FuturesUnordered<BoxFuture<'static, usize>>,
     held: HeldBytes,
+    /// What is charged for its messages.
+    charged: Option<RequestBytes>,
     _counted: OpenStream,
     /// What was asked for holds memory after its caller has gone, too.
     _place: Option<StreamPlace>,
@@ -114,18 +124,20 @@ impl Services {
         let (answers, mut outbound) = mpsc::channel(self.limits().max_stream_requests);
         let session = Session {
             services: self.clone(),
+            payer: self.0.load.payer(&origin.caller, &self.0.metrics),
             caller: origin.caller,
             requests,
             answers,
             talk,
             work: FuturesUnordered::new(),
             held: HeldBytes::up_to(self.limits().max_stream_bytes),
+            charged: origin.held,
             _counted: self.0.metrics.stream(),
             _place: origin.place,
         };
         self.0.drain.spawn(&Handle::current(), session.run());
         let outbound = futures::stream::poll_fn(move |context| outbound.poll_recv(context));
-        outbound.map(|answer| answer.map(T::write)).boxed()
+        outbound.map(|queued| queued.map(|(answer, _charge)| T::write(answer))).boxed()
     }
 }
 
@@ -179,7 +191,7 @@ where
                 () = &mut expired => return End::Refused(unauthenticated("one that has expired")),
                 Some(done) = self.work.next() => self.held.release(done),
                 reserved = answers.clone().reserve_owned(), if room.is_none() => match reserved {
-                    Ok(reserved) => room = Some(reserved),
+                    Ok(permit) => room = Some(Room { permit, payer: self.payer.clone() }),
                     Err(_) => return End::Caller,
                 },
                 request = self.requests.next(), if room.is_some() && self.held.has_room() => match request {
@@ -195,10 +207,11 @@ where
     /// Begins to do what a request asks.
     fn begin(&mut self, request: T::Request, room: Option<Room<T>>) {
         let Some(room) = room else { return };
-        let held = self.held.take(&request);
+        let (held, message) = (self.held.take(&request), self.charged.as_ref().map(RequestBytes::take));
         let done = self.talk.begin(&self.services, &self.caller, request, room);
         self.work.push(Box::pin(async move {
             done.await;
+            drop(message);
             held
         }));
     }

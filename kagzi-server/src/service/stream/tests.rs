@@ -108,6 +108,7 @@ async fn a_stream_keeps_its_place_until_what_it_asked_for_has_ended_though_its_w
         caller: anyone.clone(),
         trace: None,
         place: Some(StreamPlace::of(services.0.load.stream(&anyone).unwrap())),
+        held: None,
     };
     let wire = open_as(&services, origin, open()).await.unwrap_or_else(|status| panic!("{status:?}"));
     // It claims once there are fewer writes.
@@ -352,6 +353,25 @@ async fn an_unreadable_request_ends_the_stream_after_what_was_asked_before() {
     assert_eq!(end.get_details_error_info().unwrap().reason, "TOO_LARGE");
 }
 
+#[tokio::test(start_paused = true)]
+async fn runs_for_which_there_is_no_room_are_given_back_and_the_worker_hears_it() {
+    let load = LoadLimits { max_bytes_in_flight: 50_000, ..LoadLimits::default() };
+    let services = services_of(&ServerConfig { load, ..ServerConfig::default() });
+    let mut wire = wire(&services).await;
+    for id in 1..=2 {
+        start(&services, 30_000).await;
+        wire.ask(id, take(1, Duration::ZERO));
+        quiet().await;
+    }
+    assert_eq!(wire.runs().await.1.len(), 1);
+    let (id, Response::Refused(refused)) = wire.hear().await else { panic!() };
+    assert_eq!((id, refused.reason.as_str()), (2, "OVERLOADED"));
+    let states = states(&services).await;
+    assert!(states.contains(&RunState::Pending) && states.contains(&RunState::Running), "{states:?}");
+    wire.ask(3, take(1, Duration::ZERO));
+    assert_eq!(wire.runs().await.1.len(), 1, "taken again, once there is room");
+}
+
 fn anyone() -> Origin {
-    Origin { caller: Caller::anyone(None), trace: None, place: None }
+    Origin::of(Caller::anyone(None), None)
 }

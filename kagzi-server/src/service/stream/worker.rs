@@ -12,11 +12,13 @@ use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_proto::v1::stream_work_response::Response;
 use kagzi_sdk::wire::error::Refusal;
 use kagzi_sdk::wire::{IntoWire as _, open_from_wire};
+use prost::Message as _;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::super::Services;
+use super::super::bytes::RequestBytes;
 use super::super::poll::Handover;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, explain};
@@ -57,6 +59,8 @@ impl Services {
         S: Stream<Item = Result<v1::StreamWorkRequest, Status>> + Send + Unpin + 'static,
     {
         let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
+        // It is not done by itself.
+        drop(origin.held.as_ref().map(RequestBytes::take));
         let in_time = first.is_ok();
         let first = first.ok().flatten().transpose().map_err(explain)?;
         let read = match first.and_then(|message| message.request) {
@@ -101,7 +105,7 @@ impl Talk for Worker {
         room: Room<Self>,
     ) -> BoxFuture<'static, ()> {
         let (services, id) = (services.clone(), message.id);
-        let origin = Origin { caller: caller.clone(), trace: message.trace_context, place: None };
+        let origin = Origin::of(caller.clone(), message.trace_context);
         match message.request {
             Some(Request::Take(take)) => {
                 let stop = CancellationToken::new();
@@ -109,10 +113,10 @@ impl Talk for Worker {
                 let (opened, claiming) = (Arc::clone(&self.opened), Arc::clone(&self.claiming));
                 Box::pin(async move {
                     let taken = services.take_runs(&origin, &take, &opened, &claiming, &stop).await;
-                    room.send(Ok(match taken {
+                    room.send(match taken {
                         Ok(runs) => Outbound::Runs { id, runs },
                         Err(refusal) => Outbound::Answer(refused(id, refusal)),
-                    }));
+                    });
                 })
             }
             request => Box::pin(async move {
@@ -120,7 +124,7 @@ impl Talk for Worker {
                     Ok(response) => v1::StreamWorkResponse { id, response: Some(response) },
                     Err(refusal) => refused(id, refusal),
                 };
-                room.send(Ok(Outbound::Answer(answer)));
+                room.send(Outbound::Answer(answer));
             }),
         }
     }
@@ -131,6 +135,19 @@ impl Talk for Worker {
 
     /// Its writes are done all the same.
     fn unheard(&mut self) {}
+
+    fn bytes(answer: &Outbound) -> usize {
+        match answer {
+            Outbound::Answer(answer) => answer.encoded_len(),
+            Outbound::Runs { runs, .. } => runs.bytes(),
+        }
+    }
+
+    /// Runs for which there is no room are given back.
+    fn instead(answer: Outbound, refusal: Refusal) -> Outbound {
+        let (Outbound::Answer(v1::StreamWorkResponse { id, .. }) | Outbound::Runs { id, .. }) = answer;
+        Outbound::Answer(refused(id, refusal))
+    }
 
     fn write(answer: Outbound) -> v1::StreamWorkResponse {
         match answer {

@@ -133,5 +133,5 @@ async fn a_stream_opens_for_nothing_and_its_claims_are_charged_as_polls_are() {
 }
 
 fn anyone() -> Origin {
-    Origin { caller: Caller::anyone(None), trace: None, place: None }
+    Origin::of(Caller::anyone(None), None)
 }

@@ -43,8 +43,7 @@ fn get(run_id: &str, wait: Duration) -> Request {
 fn wire(services: &Services) -> Wire {
     let (requests, mut queue) = mpsc::unbounded_channel();
     let incoming = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let answers = services
-        .open_client_stream(Origin { caller: Caller::anyone(None), trace: None, place: None }, incoming);
+    let answers = services.open_client_stream(Origin::of(Caller::anyone(None), None), incoming);
     Wire { requests, answers }
 }
 
@@ -244,4 +243,30 @@ async fn a_drain_answers_waits_with_the_run_as_it_stands_and_then_ends_the_strea
     let end = wire.answers.next().await.unwrap().unwrap_err();
     assert_eq!(end.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
     assert!(wire.answers.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_the_client_does_not_take_are_held_up_to_a_bound_and_refused_beyond_it() {
+    let load = LoadLimits { max_bytes_in_flight: 100_000, ..LoadLimits::default() };
+    let services = services_of(&ServerConfig { load, ..ServerConfig::default() });
+    let mut wire = wire(&services);
+    let run_id = wire.start(1, 30_000).await;
+    for id in 10..15 {
+        wire.ask(id, get(&run_id, Duration::ZERO));
+    }
+    quiet().await;
+    let mut refused = 0;
+    for _ in 10..15 {
+        match wire.hear().await.1 {
+            Response::Workflow(_) => {}
+            Response::Refused(item) => {
+                assert_eq!((item.reason.as_str(), item.code), ("OVERLOADED", Code::ResourceExhausted.into()));
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 2, "three of 30,000 bytes fit");
+    wire.ask(20, get(&run_id, Duration::ZERO));
+    assert_eq!(wire.state().await, (20, RunState::Pending));
 }
