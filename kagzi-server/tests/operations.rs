@@ -2,14 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
     Claim, Heartbeat, Namespace, OperationId, Payload, QueueName, StartRun, Store as _, StoreError, WorkerId,
     WorkflowType,
 };
+use kagzi_proto::v1::StartWorkflowRequest;
+use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
+use kagzi_server::{Server, ServerConfig};
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
-use kagzi_testkit::{PostgresServer, TestDatabase, postgres};
+use kagzi_testkit::{PostgresServer, TestDatabase, http_get, postgres};
 use serde_json::{Value, json};
 
 fn kagzi(args: &[&str]) -> Output {
@@ -170,6 +174,7 @@ async fn postgres_is_migrated_when_told_and_examined() {
     let (_, well) = answer(&["doctor", "--store", &url]);
     assert_eq!(found(&well, "writable")["verdict"], "ok", "{well:#}");
     assert_eq!(found(&well, "connections")["verdict"], "ok", "{well:#}");
+    assert_eq!(found(&well, "locks")["verdict"], "ok", "{well:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,6 +208,55 @@ async fn what_ails_postgres_is_told_with_what_mends_it() {
     let (code, well) = answer(&["doctor", "--store", &url]);
     assert_eq!(code, Some(0), "{well:#}");
     assert_eq!(found(&well, "indexes")["verdict"], "ok", "{well:#}");
+}
+
+/// Somebody makes an index without CONCURRENTLY, say.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_table_is_locked_a_server_is_not_ready_says_which_and_comes_back_by_itself() {
+    let database = Arc::new(database().await);
+    let config = ServerConfig {
+        listen: "127.0.0.1:0".to_owned(),
+        http_listen: Some("127.0.0.1:0".to_owned()),
+        store: database.url(),
+        health_interval: Duration::from_millis(20),
+        ..ServerConfig::default()
+    };
+    let server = Server::bind(config).await.unwrap().spawn();
+    let ready = async |status: &str| {
+        let status = format!("HTTP/1.1 {status} ");
+        let looking = async {
+            while !http_get(server.http_addr().unwrap(), "/readyz").await.unwrap().starts_with(&status) {}
+        };
+        tokio::time::timeout(Duration::from_mins(1), looking).await.unwrap();
+    };
+    ready("200").await;
+    let locking = {
+        let database = Arc::clone(&database);
+        tokio::spawn(async move {
+            database.run("BEGIN; LOCK TABLE payloads IN SHARE MODE; SELECT pg_sleep(3600)").await
+        })
+    };
+    ready("503").await;
+    let channel = tonic::transport::Channel::from_shared(server.url()).unwrap().connect().await.unwrap();
+    let mut client = WorkflowServiceClient::new(channel);
+    let start = StartWorkflowRequest {
+        namespace: "default".to_owned(),
+        queue: "q".to_owned(),
+        workflow_type: "t".to_owned(),
+        ..Default::default()
+    };
+    let refused = client.start_workflow(start.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("the table payloads is locked"), "{refused:?}");
+    let (code, sick) = answer(&["doctor", "--store", &database.url()]);
+    assert_eq!((code, &found(&sick, "locks")["verdict"]), (Some(1), &json!("fail")), "{sick:#}");
+    database
+        .run("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'payloads'::regclass")
+        .await
+        .unwrap();
+    locking.await.unwrap().unwrap_err();
+    ready("200").await;
+    client.start_workflow(start).await.unwrap();
 }
 
 #[test]

@@ -27,6 +27,7 @@ impl Inner {
             self.schema().await?,
             self.indexes().await?,
         ];
+        findings.extend(self.examine_locks().await?);
         findings.extend([durability(row)?, standbys(row)?]);
         findings.extend(self.nodes().await?);
         findings.extend([self.connections(row)?, autovacuum(row)?, size(row)?]);

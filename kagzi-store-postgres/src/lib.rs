@@ -28,6 +28,7 @@ mod options;
 mod partitions;
 mod pool;
 mod pools;
+mod probe;
 mod queues;
 mod reads;
 mod reap;

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::commit::{Committer, Gathered, Verdict};
-use crate::error::{Fault, MAX_TRIES, RETRY_AFTER, damaged, is_forbidden};
+use crate::error::{Fault, MAX_TRIES, damaged};
 use crate::locked::Wanted;
 use crate::rows::{Moment, payload_from_row, run_columns, run_from_row};
 use crate::save::{Insert, insert_runs, inserted_ids, is_among};
@@ -94,13 +94,6 @@ impl PostgresStore {
     }
 }
 
-/// Whether a server takes writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writes {
-    Taken,
-    Refused,
-}
-
 impl Inner {
     pub(crate) async fn now(&self) -> Result<Timestamp, StoreError> {
         // Where a clock is given the database is not asked, which would say so.
@@ -108,36 +101,6 @@ impl Inner {
             return Err(Fault::from(sqlx::Error::PoolClosed).into_store_error("asking for the time"));
         }
         self.read_now().await.map_err(|fault| fault.into_store_error("asking for the time"))
-    }
-
-    /// Whether the server answers and takes writes: one that was promoted over us, or a standby that a URL
-    /// of several hosts led to, does not; nor does one whose commits wait for a standby that has gone.
-    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
-        let failed = |fault: Fault| fault.into_store_error("looking whether the server takes writes");
-        if self.write_nothing().await.map_err(failed)? == Writes::Refused {
-            let reason = "Postgres is read-only now; point the URL at the primary, or name all servers in it";
-            return Err(StoreError::unavailable(reason, RETRY_AFTER));
-        }
-        Ok(())
-    }
-
-    /// Writes what stands there again, and waits until that is as durable as any write. One that waits holds the row,
-    /// so that those who look meanwhile give up by the timeout of locks, and do not wait for a commit each.
-    async fn write_nothing(&self) -> Result<Writes, Fault> {
-        let asked = query("SELECT current_setting('transaction_read_only') = 'on' AS read_only");
-        let mut tx = self.pool.begin().await?;
-        if asked.fetch_one(&mut tx).await?.try_get("read_only")? {
-            tx.leave_server();
-            tx.rollback().await?;
-            return Ok(Writes::Refused);
-        }
-        match query("UPDATE kagzi_schema SET version = version").execute(&mut tx).await {
-            Ok(()) => tx.commit().await.map_err(Fault::Committing)?,
-            // Somebody else keeps the schema: whether it takes our writes, our writes tell.
-            Err(error) if is_forbidden(&error) => tx.rollback().await?,
-            Err(error) => return Err(error.into()),
-        }
-        Ok(Writes::Taken)
     }
 
     async fn read_now(&self) -> Result<Timestamp, Fault> {

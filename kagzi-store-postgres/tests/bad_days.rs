@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    BeginStep, Claim, ClaimedRun, CompleteStep, Namespace, NextStep, OperationId, Payload, QueueName,
-    RunFilter, StartRun, StepId, Store, StoreError, Then, WorkerId, WorkflowType,
+    BeginStep, Claim, ClaimedRun, CompleteStep, ErrorScope, Namespace, NextStep, OperationId, Payload,
+    QueueName, RunFilter, StartRun, StepId, Store, StoreError, Then, Verdict, WorkerId, WorkflowType,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::{TestDatabase, postgres};
@@ -140,6 +140,70 @@ async fn a_server_that_takes_no_writes_is_told_by_a_probe() {
     );
     admin.execute(sqlx::AssertSqlSafe(set("off"))).await.unwrap();
     once_reconnected(&store).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_locked_is_told_by_a_probe_and_by_an_examination_until_it_is_free() {
+    let database = database().await;
+    for partitions in [1, 7] {
+        let schema = format!("of_{partitions}");
+        let mut admin = PgConnection::connect(&database.url()).await.unwrap();
+        admin
+            .execute(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}; SET search_path = {schema}")))
+            .await
+            .unwrap();
+        let url = format!("{}?schema={schema}", database.url());
+        let store = PostgresStore::connect(PostgresOptions {
+            partitions: Some(partitions),
+            ..PostgresOptions::new(url)
+        });
+        let store = store.await.unwrap();
+        let locks = async || {
+            let findings = store.examine().await.unwrap();
+            findings.into_iter().find(|finding| finding.check == "locks").unwrap()
+        };
+        for (table, mode) in [
+            ("runs", "SHARE"),
+            ("payloads", "ACCESS EXCLUSIVE"),
+            ("steps", "SHARE"),
+            ("operations", "EXCLUSIVE"),
+            ("queues", "ACCESS EXCLUSIVE"),
+        ] {
+            store.probe().await.unwrap();
+            assert_eq!(locks().await.verdict, Verdict::Ok);
+            admin
+                .execute(sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE {table} IN {mode} MODE")))
+                .await
+                .unwrap();
+            let error = tokio::time::timeout(NEVER, store.probe()).await.unwrap().unwrap_err();
+            let StoreError::Unavailable { reason, .. } = &error else { panic!("{error:?}") };
+            for part in [&format!("the table {table} is locked"), "pg_locks"] {
+                assert!(reason.contains(part), "{reason}");
+            }
+            assert_eq!(error.scope(), Some(ErrorScope::Store));
+            let found = locks().await;
+            assert_eq!(found.verdict, Verdict::Fail, "{found:?}");
+            assert!(found.found.contains(table) && found.remedy.unwrap().contains("pg_locks"));
+            admin.execute("ROLLBACK").await.unwrap();
+        }
+        // What every server does all the time, and who reads, is in nobody's way.
+        admin.execute("BEGIN; LOCK TABLE runs, steps IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        store.probe().await.unwrap();
+        // Who waits for a lock has all others wait behind.
+        let mut alter = PgConnection::connect(&database.url()).await.unwrap();
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut alter).await.unwrap();
+        let altering = tokio::spawn(async move {
+            let lock = format!("BEGIN; LOCK TABLE {schema}.runs IN ACCESS EXCLUSIVE MODE; ROLLBACK");
+            alter.execute(sqlx::AssertSqlSafe(lock)).await.map(drop)
+        });
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = $1)";
+        while !sqlx::query_scalar::<_, bool>(waits).bind(pid).fetch_one(&mut admin).await.unwrap() {}
+        let error = store.probe().await.unwrap_err().to_string();
+        assert!(error.contains(&format!("process {pid} waits to lock the table runs")), "{error}");
+        admin.execute("ROLLBACK").await.unwrap();
+        altering.await.unwrap().unwrap();
+        store.probe().await.unwrap();
+    }
 }
 
 /// What a probe says over a connection that is not one of those that were ended.
