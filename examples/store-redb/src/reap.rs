@@ -39,8 +39,8 @@ fn repair_longest_overdue(writing: &mut Writing<'_>, limit: u32, reaped: &mut Re
     }
     for attempt in late.iter().take(attempts) {
         // With the repair of a run its open attempts end too, so each that is treated is another run.
-        if repair_step(writing, attempt, now)? {
-            reaped.count(OverdueKind::StepTimedOut);
+        if let Some(kind) = repair_step(writing, attempt, now)? {
+            reaped.count(kind);
         }
     }
     Ok(())
@@ -86,13 +86,13 @@ fn overdue_steps(
 }
 
 /// Fails an attempt that is past its timeout; whether it did.
-fn repair_step(writing: &mut Writing<'_>, attempt: &Attempt, now: Timestamp) -> Result<bool> {
-    let Some(run) = load::run(&writing.tables.runs, tables::id(attempt.run_id))? else { return Ok(false) };
+fn repair_step(writing: &mut Writing<'_>, attempt: &Attempt, now: Timestamp) -> Result<Option<OverdueKind>> {
+    let Some(run) = load::run(&writing.tables.runs, tables::id(attempt.run_id))? else { return Ok(None) };
     let failures = writing.failures(&run, &attempt.step_id)?;
-    match decide::step_overdue(&run, attempt, failures, &writing.shared.rules, now) {
-        Some(overdue) => writing.apply(run.run_id, &overdue.effects, now).map(|()| true),
-        None => Ok(false),
-    }
+    let overdue = decide::step_overdue(&run, attempt, failures, &writing.shared.rules, now);
+    let Some(overdue) = overdue else { return Ok(None) };
+    writing.apply(run.run_id, &overdue.effects, now)?;
+    Ok(Some(overdue.kind))
 }
 
 /// The nearest moment over runs and steps: the first entries of two indexes.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kagzi_core::{
     AttemptState, Claim, DeadLetterReason, FailureKind, MoreDue, Payload, Reaped, RunState, StartAt,
-    StartRun, Then,
+    StartRun, StepsGivenUp, Then,
 };
 
 use crate::case::cases;
@@ -214,6 +214,7 @@ async fn the_numbers_reported_are_the_numbers_done(s: Scenario) -> Verdict {
         poisoned: 2,
         runs_timed_out: 4,
         steps_timed_out: 5,
+        steps_given_up: StepsGivenUp::default(),
         more: MoreDue::No,
     };
     equal("the numbers reported are the numbers done [14]", &expected, &reaped)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kagzi_core::{
     AttemptState, BeginStep, Claim, DeadLetterReason, FailureKind, MoreDue, NextStep, RetryPolicy, RunState,
-    StartAt, StartRun, Then, Timestamp,
+    StartAt, StartRun, StepsGivenUp, Then, Timestamp,
 };
 
 use crate::case::cases;
@@ -151,7 +151,9 @@ async fn a_timed_out_step_is_retried_by_its_policy(s: Scenario) -> Verdict {
         let held = s.claim_one("w1").await?;
         begin_bounded(&held, "a", Some(policy.clone())).await?;
         s.turn(TIMEOUT);
-        s.reap(10).await?;
+        let reaped = s.reap(10).await?;
+        let given_up = StepsGivenUp { retries_exhausted: attempt - 1, ..StepsGivenUp::default() };
+        equal("what was given up is told apart", &given_up, &reaped.steps_given_up)?;
         let run = s.run(held.run_id()).await?.run;
         let found = (run.state, run.due_at, run.dead_letter);
         if attempt == 1 {

@@ -432,6 +432,9 @@ impl Scenario {
             sum.poisoned += reaped.poisoned;
             sum.runs_timed_out += reaped.runs_timed_out;
             sum.steps_timed_out += reaped.steps_timed_out;
+            sum.steps_given_up.retries_exhausted += reaped.steps_given_up.retries_exhausted;
+            sum.steps_given_up.non_retryable += reaped.steps_given_up.non_retryable;
+            sum.steps_given_up.run_timeout += reaped.steps_given_up.run_timeout;
             if reaped.more == MoreDue::No {
                 return Ok(sum);
             }

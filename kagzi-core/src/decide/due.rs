@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::lease::{GrantedLease, Lease};
 use crate::limits::Rules;
-use crate::op::{Claim, Heartbeat, Reaped};
+use crate::op::{Claim, FailureOutcome, Heartbeat, Reaped};
 use crate::run::{DeadLetterReason, Run, RunState};
 use crate::step::{Attempt, AttemptState};
 
@@ -32,8 +32,10 @@ pub enum OverdueKind {
     Poisoned,
     /// Its deadline has passed.
     RunTimedOut,
-    /// An attempt's timeout has passed.
+    /// An attempt's timeout has passed, and another follows.
     StepTimedOut,
+    /// An attempt's timeout has passed, and the run is a dead letter for this reason.
+    StepGivenUp(DeadLetterReason),
 }
 
 impl Reaped {
@@ -45,6 +47,17 @@ impl Reaped {
             OverdueKind::Poisoned => self.poisoned += 1,
             OverdueKind::RunTimedOut => self.runs_timed_out += 1,
             OverdueKind::StepTimedOut => self.steps_timed_out += 1,
+            OverdueKind::StepGivenUp(reason) => {
+                self.steps_timed_out += 1;
+                let given_up = &mut self.steps_given_up;
+                match reason {
+                    DeadLetterReason::RetriesExhausted => given_up.retries_exhausted += 1,
+                    DeadLetterReason::NonRetryable => given_up.non_retryable += 1,
+                    DeadLetterReason::RunTimeout => given_up.run_timeout += 1,
+                    // What loses leases and not attempts.
+                    DeadLetterReason::Poison => {}
+                }
+            }
         }
     }
 }
@@ -122,7 +135,11 @@ pub fn step_overdue(
     }
     let failure = Failure::step_timeout(deadline.saturating_since(attempt.created_at));
     let decision = attempt_failed(run, attempt, failures, &failure, rules, now);
-    Some(Overdue { kind: OverdueKind::StepTimedOut, effects: decision.effects })
+    let kind = match decision.answer {
+        FailureOutcome::RetryAt(_) => OverdueKind::StepTimedOut,
+        FailureOutcome::DeadLetter(reason) => OverdueKind::StepGivenUp(reason),
+    };
+    Some(Overdue { kind, effects: decision.effects })
 }
 
 /// The row of a PENDING run once `claim` has taken it: a larger token, the next claim count, worker,

@@ -123,6 +123,7 @@ fn report(reaped: &Reaped) {
             poisoned = reaped.poisoned,
             runs_timed_out = reaped.runs_timed_out,
             steps_timed_out = reaped.steps_timed_out,
+            steps_given_up = reaped.steps_given_up.total(),
             "reaped"
         );
     }

@@ -30,8 +30,29 @@ pub struct Reaped {
     pub runs_timed_out: u32,
     /// Runs with an attempt past its timeout: failed by their retry policy.
     pub steps_timed_out: u32,
+    /// How many of those were not to be tried again, and are dead letters now.
+    pub steps_given_up: StepsGivenUp,
     /// Whether to call again at once.
     pub more: MoreDue,
+}
+
+/// Runs that became dead letters because an attempt was past its timeout, by their
+/// [`DeadLetterReason`](crate::DeadLetterReason).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepsGivenUp {
+    /// It was the last attempt.
+    pub retries_exhausted: u32,
+    /// The policy of the step retries no timeout.
+    pub non_retryable: u32,
+    /// The next attempt would have come after the deadline of the run.
+    pub run_timeout: u32,
+}
+
+impl StepsGivenUp {
+    /// All of them.
+    pub const fn total(self) -> u32 {
+        self.retries_exhausted + self.non_retryable + self.run_timeout
+    }
 }
 
 impl Reaped {

@@ -13,7 +13,7 @@ mod worker;
 pub use client::{
     CancelOutcome, CancelRun, RequeueOutcome, RequeueRun, StartAt, StartOutcome, StartRun, Started,
 };
-pub use keeper::{DeleteFinished, MoreDue, NextDue, QueueDepth, Reaped};
+pub use keeper::{DeleteFinished, MoreDue, NextDue, QueueDepth, Reaped, StepsGivenUp};
 pub use listing::{AttemptScope, ListAttempts, ListRuns, RunFilter};
 pub use queue::{MAX_PAUSE_REASON_BYTES, Pause, QueueChange, QueueOutcome, QueueState, SetQueueState};
 pub use recorded::RecordedAnswer;

@@ -173,6 +173,11 @@ impl Lifecycle {
     pub(super) fn reaped(&self, reaped: &Reaped) {
         self.steps.of(StepOutcome::TimedOut).inc_by(reaped.steps_timed_out.into());
         self.repaired.of(Repair::StepTimedOut).inc_by(reaped.steps_timed_out.into());
+        let given_up = reaped.steps_given_up;
+        self.retries.of(RetryOf::Step).inc_by(reaped.steps_timed_out.saturating_sub(given_up.total()).into());
+        self.dead_letters(Reason::RetriesExhausted, given_up.retries_exhausted.into());
+        self.dead_letters(Reason::NonRetryable, given_up.non_retryable.into());
+        self.dead_letters(Reason::RunTimeout, given_up.run_timeout.into());
         self.repaired(SweptStats {
             woken: reaped.woken.into(),
             leases_expired: reaped.leases_expired.into(),

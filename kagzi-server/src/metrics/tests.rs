@@ -278,6 +278,25 @@ async fn every_retry_dead_letter_and_repair_is_counted_once_whoever_does_it() {
     bench.store.begin_step(begin).await.unwrap();
     bench.clock.advance(Duration::from_secs(2));
     bench.store.reap(100).await.unwrap();
+    assert_figures(&bench.scrape(), &[("retries_total{of=\"step\"}", 2.0)]);
+    // And one whose only attempt does.
+    let only = bench.held(StartRun { retry: Some(once()), ..a_start("o") }).await;
+    let begin = BeginStep {
+        lease: only,
+        step: NextStep { timeout, ..NextStep::new(step("s"), 0) },
+        operation: OperationId::generate(),
+    };
+    bench.store.begin_step(begin).await.unwrap();
+    bench.clock.advance(Duration::from_secs(2));
+    bench.store.reap(100).await.unwrap();
+    assert_figures(
+        &bench.scrape(),
+        &[
+            ("retries_total{of=\"step\"}", 2.0),
+            ("dead_letters_total{reason=\"retries_exhausted\"}", 2.0),
+            ("runs_finished_total{state=\"failed\"}", 5.0),
+        ],
+    );
     bench.clock.advance(LEASE * 10);
     bench.store.reap(100).await.unwrap();
     let seen = bench.scrape();
@@ -286,12 +305,12 @@ async fn every_retry_dead_letter_and_repair_is_counted_once_whoever_does_it() {
         &[
             ("runs_repaired_total{repair=\"lease_expired\"}", 2.0),
             ("runs_repaired_total{repair=\"poisoned\"}", 2.0),
-            ("runs_repaired_total{repair=\"step_timed_out\"}", 1.0),
+            ("runs_repaired_total{repair=\"step_timed_out\"}", 2.0),
             ("runs_repaired_total{repair=\"run_timed_out\"}", 1.0),
-            ("steps_total{outcome=\"timed_out\"}", 1.0),
+            ("steps_total{outcome=\"timed_out\"}", 2.0),
             ("dead_letters_total{reason=\"poison\"}", 2.0),
             ("dead_letters_total{reason=\"run_timeout\"}", 1.0),
-            ("runs_finished_total{state=\"failed\"}", 5.0),
+            ("runs_finished_total{state=\"failed\"}", 6.0),
             ("runs_reclaimed_total", 2.0),
         ],
     );
@@ -303,8 +322,8 @@ async fn every_retry_dead_letter_and_repair_is_counted_once_whoever_does_it() {
         limit: 100,
     };
     let deleted = bench.store.delete_finished(&delete).await.unwrap();
-    assert_eq!(deleted, 4, "all that failed but the one that was requeued");
-    assert_figures(&bench.scrape(), &[("runs_deleted_total", 4.0)]);
+    assert_eq!(deleted, 5, "all that failed but the one that was requeued");
+    assert_figures(&bench.scrape(), &[("runs_deleted_total", 5.0)]);
 }
 
 #[tokio::test(start_paused = true)]
