@@ -1,8 +1,14 @@
 //! What orchestrators and Prometheus ask, over plain HTTP on an address of its own: `/metrics`, `/livez`
 //! and `/readyz`. It has neither authentication nor TLS, so it listens on this machine unless told that
 //! it may do otherwise.
+//!
+//! Whoever asks is a stranger, so what they may hold is bounded: so many connections, of which the oldest gives way to a
+//! new one, so that no number of them keeps a probe out; each for so long, and ended sooner while nothing is asked.
 
+use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,11 +16,35 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
 use crate::shutdown::Drain;
+
+/// So many connections may be open.
+const MOST_CONNECTIONS: usize = 64;
+
+/// How long a connection waits for the whole head of a request, the first or another.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// No head is longer, and no more is read ahead.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// After that a connection takes no more requests.
+const LIFE: Duration = Duration::from_mins(1);
+
+/// How long it has to take its last answer.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long accepting pauses after an error that would come again at once, such as too many open files.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// What the answers are made of. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -27,7 +57,60 @@ pub(crate) struct Told {
 /// Answers on `listener`, where there is one, until it is dropped.
 pub(crate) async fn serve(listener: Option<TcpListener>, told: Told) -> io::Result<()> {
     let Some(listener) = listener else { return std::future::pending().await };
-    axum::serve(listener, router(told)).await
+    let (router, mut connections) = (router(told), Connections::default());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.open(converse(stream, router.clone())),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the HTTP endpoint could not be accepted");
+                    sleep(PAUSE_AFTER_ERROR).await;
+                }
+            },
+            Some(()) = connections.ended() => {}
+        }
+    }
+}
+
+/// Those that are open; dropping it ends them.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first, some of them ended.
+    each: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    /// Opens one more. Where there are as many as may be, the oldest ends for it.
+    fn open(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.each.retain(|connection| !connection.is_finished());
+        if self.each.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.each.pop_front()
+        {
+            tracing::debug!("the HTTP endpoint has as many connections as may be: the oldest ends");
+            oldest.abort();
+        }
+        self.each.push_back(self.tasks.spawn(connection));
+    }
+
+    /// Forgets one that has ended; nothing if none is open. Cancel safe.
+    async fn ended(&mut self) -> Option<()> {
+        self.tasks.join_next().await.map(drop)
+    }
+}
+
+/// Answers what is asked on a connection, for as long as it may last.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES);
+    let mut conversation =
+        pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    // Whoever broke off, or was too slow, hears no more.
+    tokio::select! {
+        ended = conversation.as_mut() => return drop(ended),
+        () = sleep(LIFE) => conversation.as_mut().graceful_shutdown(),
+    }
+    drop(timeout(FAREWELL, conversation).await);
 }
 
 fn router(told: Told) -> Router {
@@ -59,12 +142,14 @@ async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use axum::body::Body;
     use axum::http::Request;
     use kagzi_core::SharedStore;
     use kagzi_core::memory::MemoryStore;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::time::Instant;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -105,5 +190,89 @@ mod tests {
         assert!(why.starts_with("draining: "), "{why}");
         assert_eq!(get(&told, "/livez").await, (StatusCode::OK, "alive\n".to_owned()));
         assert_eq!(get(&told, "/").await.0, StatusCode::NOT_FOUND);
+    }
+
+    /// A connection of its own, and the other end of it.
+    fn connected(told: &Told, buffer: usize) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
+        let (client, server) = tokio::io::duplex(buffer);
+        (client, tokio::spawn(converse(server, router(told.clone()))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_no_request_comes_whole_ends_be_it_the_first_or_another() {
+        let told = told().0;
+        for (said, answers) in [
+            ("", 0),
+            ("GET /livez HTTP/1.1\r\nhost: x\r\n", 0),
+            ("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", 1),
+            ("GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET", 1),
+        ] {
+            let (mut client, connection) = connected(&told, 1 << 16);
+            let before = Instant::now();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            connection.await.unwrap();
+            assert_eq!(heard.matches("200 OK").count(), answers, "{said}: {heard}");
+            assert_eq!(before.elapsed().as_secs(), HEAD_WITHIN.as_secs(), "{said}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_without_end_is_not_read_to_its_end() {
+        let (mut client, connection) = connected(&told().0, 1024);
+        client.write_all(b"GET /livez HTTP/1.1\r\nx: ").await.unwrap();
+        let endless = client.write_all(&vec![b'x'; 4 * HEAD_BYTES]).await;
+        assert!(endless.is_err());
+        connection.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_take_its_answers_or_asks_without_end_ends() {
+        let told = told().0;
+        let before = Instant::now();
+        // Unread.
+        let (mut client, connection) = connected(&told, 64);
+        client.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        connection.await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), (LIFE + FAREWELL).as_secs());
+        // Kept busy: it is told that this was the last.
+        let (mut client, connection) = connected(&told, 1 << 16);
+        let before = Instant::now();
+        let mut heard = String::new();
+        while !connection.is_finished() {
+            if client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.is_err() {
+                break;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        client.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.matches("200 OK").count() > 50, "{heard}");
+        assert!(before.elapsed() <= LIFE + FAREWELL, "{:?}", before.elapsed());
+    }
+
+    #[tokio::test]
+    async fn strangers_who_hold_connections_keep_no_probe_out_and_the_oldest_gives_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(Some(listener), told().0));
+        let mut silent = Vec::new();
+        for _ in 0..3 * MOST_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let probe = kagzi_testkit::http_get(address, "/livez");
+        let answer = timeout(Duration::from_mins(1), probe).await.unwrap().unwrap();
+        assert!(answer.ends_with("alive\n"), "{answer}");
+        // Those that gave way are closed, and the newest are not.
+        for gone in &mut silent[..2 * MOST_CONNECTIONS] {
+            let ended = timeout(Duration::from_mins(1), gone.read(&mut [0])).await.unwrap();
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        }
+        let last = silent.last_mut().unwrap();
+        last.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut heard = String::new();
+        last.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.ends_with("alive\n"), "{heard}");
+        serving.abort();
     }
 }
