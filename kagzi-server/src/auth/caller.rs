@@ -8,6 +8,7 @@ use super::grant::{Area, Grant, Role};
 use super::jwt::Fingerprint;
 use super::right::right;
 use super::token::TokenDigest;
+use crate::transport::ClientCertificate;
 
 /// Somebody whom the access file names.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Caller {
     pub(crate) until: Option<SystemTime>,
     /// The key that signed it, if it is a JWT: it counts as long as that does.
     pub(crate) key: Option<Fingerprint>,
+    /// The certificate, if it is known by one: it counts as long as an authority vouches for it.
+    pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) peer: Option<SocketAddr>,
 }
 
@@ -56,7 +59,13 @@ impl Caller {
     /// Somebody, where nobody is asked who they are: everything is allowed.
     pub(crate) fn anyone(peer: Option<SocketAddr>) -> Self {
         let principal = Principal { name: "anyone".to_owned(), grants: vec![Grant::everything()] };
-        Self { principal: Arc::new(principal), credential: Credential::None, until: None, key: None, peer }
+        Self::unasked(Arc::new(principal), peer)
+    }
+
+    /// Whoever comes, where nobody is asked who they are.
+    pub(crate) const fn unasked(principal: Arc<Principal>, peer: Option<SocketAddr>) -> Self {
+        let credential = Credential::None;
+        Self { principal, credential, until: None, key: None, certificate: None, peer }
     }
 
     /// Somebody of this name, who may do everything.

@@ -32,7 +32,7 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::metrics::{Metrics, NamedFile};
 use crate::reload::{Ear, Look, Reload};
-use crate::transport::Peer;
+use crate::transport::{ClientCertificate, Peer, Rules};
 use access::Access;
 use caller::{Credential, Principal};
 use jwt::{Fault, Fingerprint, Jwt, Verified};
@@ -193,7 +193,7 @@ impl Auth {
             Mode::Open(anyone) => return Ok(someone(anyone, address)),
             Mode::Closed(closed) => closed,
         };
-        let certificate = peer.and_then(|peer| Some((peer.names.as_ref()?, peer.until)));
+        let certificate = peer.and_then(|peer| peer.certificate.as_ref());
         let (credential, until, key) = match (bearer(headers)?, certificate) {
             // What a call shows by itself counts, and must be right: a certificate does not mend it.
             (Some(token), _) => match closed.jwt.as_ref().filter(|_| Jwt::looks_like_one(token)) {
@@ -206,7 +206,12 @@ impl Auth {
                 },
                 None => (Credential::Token(TokenDigest::of(token)), None, None),
             },
-            (None, Some((names, until))) => (Credential::Certificate(Arc::clone(names)), until, None),
+            (None, Some(certificate)) => {
+                let names = Arc::clone(certificate.names());
+                let credential = Credential::Certificate(names);
+                let caller = closed.caller(credential, Some(certificate.until()), None, address)?;
+                return Ok(vouched(caller, certificate)?);
+            }
             (None, None) => return Err(unauthenticated("none").into()),
         };
         Ok(closed.caller(credential, until, key, address)?)
@@ -244,15 +249,21 @@ impl Auth {
         if caller.key.as_ref().is_some_and(|key| !counts(key)) {
             return Err(unauthenticated("a JWT of a key that was taken back"));
         }
-        closed.caller(caller.credential.clone(), caller.until, caller.key, caller.peer)
+        let renewed = closed.caller(caller.credential.clone(), caller.until, caller.key, caller.peer)?;
+        match &caller.certificate {
+            Some(certificate) => vouched(renewed, certificate),
+            None => Ok(renewed),
+        }
     }
 
-    /// Tells of changes of the access file and of the keys of JWTs, and at once of those that may have been missed.
-    pub(crate) fn changes(&self) -> Changes {
+    /// Tells a caller of changes of the access file, of the keys of JWTs and, if it is known by a certificate, of the
+    /// authorities, and at once of those that may have been missed.
+    pub(crate) fn changes(&self, caller: &Caller) -> Changes {
         let Mode::Closed(closed) = &self.0.mode else { return Changes::default() };
         let mut access = closed.access.subscribe();
         access.mark_changed();
-        Changes { access: Some(access), keys: closed.jwt.as_ref().map(Jwt::changes) }
+        let authorities = caller.certificate.as_ref().map(ClientCertificate::changes);
+        Changes { access: Some(access), keys: closed.jwt.as_ref().map(Jwt::changes), authorities }
     }
 
     /// Looks at the files every `interval` and when told, and goes by what they say now. A file that cannot be used
@@ -303,11 +314,12 @@ impl Closed {
     }
 }
 
-/// Who waits for the access file or the keys of JWTs to change.
+/// Who waits for the access file, the keys of JWTs or the authorities of certificates to change.
 #[derive(Default)]
 pub(crate) struct Changes {
     access: Option<watch::Receiver<Arc<Access>>>,
     keys: Option<watch::Receiver<()>>,
+    authorities: Option<watch::Receiver<Rules>>,
 }
 
 impl Changes {
@@ -316,6 +328,7 @@ impl Changes {
         tokio::select! {
             () = changed(self.access.as_mut()) => {}
             () = changed(self.keys.as_mut()) => {}
+            () = changed(self.authorities.as_mut()) => {}
         }
     }
 }
@@ -350,12 +363,22 @@ impl Closed {
                 Credential::Certificate(_) => "a certificate whose names are not known",
             })
         })?;
-        Ok(Caller { principal, credential, until, key, peer })
+        Ok(Caller { principal, credential, until, key, certificate: None, peer })
     }
 }
 
 fn someone(anyone: &Arc<Principal>, peer: Option<std::net::SocketAddr>) -> Caller {
-    Caller { principal: Arc::clone(anyone), credential: Credential::None, until: None, key: None, peer }
+    Caller::unasked(Arc::clone(anyone), peer)
+}
+
+/// A caller who is known by a certificate, if an authority of now vouches for it.
+fn vouched(caller: Caller, certificate: &ClientCertificate) -> Result<Caller, Refusal> {
+    if !certificate.counts() {
+        return Err(unauthenticated(
+            "a certificate for which no authority of tls_client_ca vouches any more",
+        ));
+    }
+    Ok(Caller { certificate: Some(certificate.clone()), ..caller })
 }
 
 /// The bearer token of a call, if it shows one.

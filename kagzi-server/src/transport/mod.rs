@@ -1,5 +1,6 @@
 //! Connections, plain or under TLS, and who is at their other end.
 
+mod certificate;
 mod complaints;
 mod connections;
 mod der;
@@ -11,14 +12,14 @@ mod socket;
 mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::LoadLimits;
 use crate::metrics::Metrics;
+pub(crate) use certificate::{ClientCertificate, Rules};
 use complaints::Complaints;
 use connections::Connections;
 pub(crate) use connections::host;
@@ -36,10 +37,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
-    /// What its certificate calls it, if it showed one that was verified.
-    pub(crate) names: Option<Arc<[String]>>,
-    /// From then on its certificate counts no more.
-    pub(crate) until: Option<SystemTime>,
+    /// If it showed one that was verified.
+    pub(crate) certificate: Option<ClientCertificate>,
 }
 
 struct Incoming {
@@ -100,10 +99,10 @@ impl Incoming {
             tracing::debug!(%address, %error, "a connection keeps its delay");
         }
         let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address, counted)) };
-        let (acceptor, complaints) = (tls.acceptor(), self.complaints.clone());
+        let (handshake, complaints) = (tls.handshake(), self.complaints.clone());
         let begun = self.handshakes.begin(host(address.ip()), async move {
-            match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => Some(Socket::tls(stream, address, counted)),
+            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake.accept(stream)).await {
+                Ok(Ok((stream, certificate))) => Some(Socket::tls(stream, address, certificate, counted)),
                 Ok(Err(error)) => {
                     complaints.handshake_failed(address, &error);
                     None
@@ -137,6 +136,8 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use kagzi_core::SharedStore;
     use kagzi_core::memory::MemoryStore;
     use tokio::io::AsyncReadExt as _;

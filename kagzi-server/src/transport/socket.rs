@@ -11,9 +11,9 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::connections::Counted;
-use super::expiry::{self, Expiry};
+use super::expiry::Expiry;
 use super::opening::Opening;
-use super::{Peer, names};
+use super::{ClientCertificate, Peer};
 
 /// See the module.
 pub(crate) struct Socket {
@@ -33,20 +33,22 @@ enum Stream {
 
 impl Socket {
     pub(super) fn plain(stream: TcpStream, address: SocketAddr, counted: Counted) -> Self {
-        let peer = Peer { address: Some(address), names: None, until: None };
+        let peer = Peer { address: Some(address), certificate: None };
         Self::of(Stream::Plain(stream), peer, counted)
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr, counted: Counted) -> Self {
-        let certificates = stream.get_ref().1.peer_certificates();
-        let certificate = certificates.and_then(|chain| chain.first());
-        let (names, until) = (certificate.map(names::of), certificate.map(expiry::of));
-        let peer = Peer { address: Some(address), names, until };
+    pub(super) fn tls(
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        certificate: Option<ClientCertificate>,
+        counted: Counted,
+    ) -> Self {
+        let peer = Peer { address: Some(address), certificate };
         Self::of(Stream::Tls(Box::new(stream)), peer, counted)
     }
 
     fn of(stream: Stream, peer: Peer, counted: Counted) -> Self {
-        let expiry = peer.until.map(Expiry::of);
+        let expiry = peer.certificate.as_ref().map(|certificate| Expiry::of(certificate.until()));
         Self { stream, opening: Opening::from_now(), expiry, peer, _counted: counted }
     }
 }

@@ -1,7 +1,9 @@
 //! TLS by rustls: the server's certificate and, if clients show theirs, the authorities that vouch for
 //! them. All three are read again when the files have changed, so that certificates can be renewed without
-//! a restart; connections that are open keep the one they began with.
+//! a restart; connections that are open keep the server's certificate they began with, and a client's certificate counts
+//! for as long as an authority of now vouches for it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +14,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::config::{ConfigError, ServerConfig};
 use crate::metrics::{Metrics, NamedFile};
 use crate::reload::{Ear, Look};
+
+use super::certificate::{ClientCertificate, Rules};
 
 /// What the files should hold.
 const CERTIFICATES: &str = "a PEM file with certificates";
@@ -44,7 +50,27 @@ pub(crate) struct Tls {
     files: Arc<Files>,
     /// What tells the content that was first read from others.
     first: [u8; 32],
-    current: Arc<watch::Sender<Arc<rustls::ServerConfig>>>,
+    current: Arc<watch::Sender<Rules>>,
+}
+
+/// A handshake that is to begin, by the rules of now.
+pub(super) struct Handshake {
+    current: Arc<watch::Sender<Rules>>,
+    rules: Rules,
+}
+
+impl Handshake {
+    /// The connection, and the certificate that its client showed.
+    pub(super) async fn accept(
+        self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
+        let Rules { config, generation, .. } = self.rules;
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let certificate = ClientCertificate::of(shown, &self.current, generation);
+        Ok((stream, certificate))
+    }
 }
 
 /// Shows where the files are; the key shows nowhere.
@@ -65,13 +91,13 @@ impl Tls {
         };
         let contents = files.read()?;
         warn_of_readers(&files.key);
-        let (first, rules) = (contents.fingerprint(), files.rules(&contents)?);
-        let current = Arc::new(watch::Sender::new(Arc::new(rules)));
+        let (first, rules) = (contents.fingerprint(), files.rules(&contents, 0)?);
+        let current = Arc::new(watch::Sender::new(rules));
         Ok(Some(Self { files: Arc::new(files), first, current }))
     }
 
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.current.borrow()))
+    pub(super) fn handshake(&self) -> Handshake {
+        Handshake { current: Arc::clone(&self.current), rules: self.current.borrow().clone() }
     }
 
     /// Looks at the files every `interval` and when told, and goes by what they say now. Files that cannot be used
@@ -88,13 +114,16 @@ impl Tls {
                 continue;
             }
             known = now;
-            let rules = contents.and_then(|contents| self.files.rules(&contents));
+            let next = self.current.borrow().generation + 1;
+            let rules = contents.and_then(|contents| self.files.rules(&contents, next));
             metrics.file_is_usable(NamedFile::TlsCert, rules.is_ok());
             match rules {
                 Ok(rules) if changed => {
                     warn_of_readers(&self.files.key);
-                    self.current.send_replace(Arc::new(rules));
-                    tracing::info!("the TLS certificate has changed: new connections get the new one");
+                    self.current.send_replace(rules);
+                    tracing::info!(
+                        "the TLS files have changed: new connections get the new certificate, and open ones count if the authorities of now vouch for their clients"
+                    );
                 }
                 Ok(_) => tracing::info!("the TLS certificate is as it was"),
                 Err(error) => tracing::error!(%error, "the changed TLS files are not used"),
@@ -127,11 +156,12 @@ impl Files {
         })
     }
 
-    fn rules(&self, contents: &Contents) -> Result<rustls::ServerConfig, ConfigError> {
+    fn rules(&self, contents: &Contents, generation: u64) -> Result<Rules, ConfigError> {
         let provider = Arc::new(ring::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| refused("tls_cert", "protocol versions that rustls knows", &error))?;
+        let mut clients = None;
         let builder = match self.client_authorities.as_deref().zip(contents.client_authorities.as_deref()) {
             None => builder.with_no_client_auth(),
             Some((path, content)) => {
@@ -146,6 +176,7 @@ impl Files {
                     .allow_unauthenticated()
                     .build()
                     .map_err(|error| refused("tls_client_ca", "certificates of authorities", &error))?;
+                clients = Some(Arc::clone(&verifier));
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -153,11 +184,11 @@ impl Files {
         // What is wrong with a key file is said without anything that stands in it.
         let key = PrivateKeyDer::from_pem_slice(&contents.key)
             .map_err(|_| refused("tls_key", KEY, &format!("{} without one", self.key.display())))?;
-        let mut rules = builder
+        let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| refused("tls_key", "the key of the certificate in tls_cert", &error))?;
-        rules.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(rules)
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Rules { generation, config: Arc::new(config), clients })
     }
 }
 

@@ -51,13 +51,13 @@ fn set(issuers: &[&Issuer]) -> String {
 }
 
 /// A worker's stream.
-struct Stream {
+pub struct Stream {
     requests: tokio::sync::mpsc::Sender<v1::StreamWorkRequest>,
     answers: tonic::Streaming<v1::StreamWorkResponse>,
 }
 
 impl Stream {
-    async fn open(caller: &mut Caller) -> Self {
+    pub async fn open(caller: &mut Caller) -> Self {
         let open = v1::OpenWork {
             namespace: "default".to_owned(),
             queues: vec!["q".to_owned()],
@@ -71,14 +71,14 @@ impl Stream {
         Self { requests, answers }
     }
 
-    async fn must_answer(&mut self) {
+    pub async fn must_answer(&mut self) {
         let take = v1::TakeRuns { limit: 1, ..Default::default() };
         self.requests.send(asks(v1::stream_work_request::Request::Take(take))).await.unwrap();
         soon(self.answers.message()).await.unwrap().unwrap();
     }
 
     /// Why the server ends it.
-    async fn end(&mut self) -> Code {
+    pub async fn end(&mut self) -> Code {
         soon(self.answers.message()).await.unwrap_err().code()
     }
 }

@@ -1,14 +1,26 @@
 //! TLS: who is trusted on either side, and certificates that are renewed.
 
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
 use kagzi_sdk::Client;
 use kagzi_sdk::transport::{GrpcOptions, Tls, Token};
 use kagzi_server::{Server, ServerConfig, ServerHandle};
 use rcgen::SanType;
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 #[cfg(target_os = "linux")]
 use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
 
 #[cfg(unix)]
 use crate::audit::Served;
+use crate::jwt::Stream;
 use crate::pki::{Authority, Identity};
 use crate::support::*;
 
@@ -159,6 +171,71 @@ async fn an_authority_that_is_taken_back_while_the_server_starts_vouches_for_nob
     let (by_ours, by_theirs) = (ours.client(name()), theirs.client(name()));
     soon(async { while ask(&server, &options(&ours, Some(&by_ours), None)).await.is_err() {} }).await;
     assert!(ask(&server, &options(&ours, Some(&by_theirs), None)).await.is_err());
+}
+
+/// A channel over one connection, by this certificate: once it has ended, there is no other.
+async fn over_one_connection(server: &ServerHandle, authority: &Authority, identity: &Identity) -> Channel {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let chain = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let mut rules = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![chain], key)
+        .unwrap();
+    rules.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(server.local_addr()).await.unwrap();
+    let name = ServerName::from(server.local_addr().ip());
+    let stream = TlsConnector::from(Arc::new(rules)).connect(name, stream).await.unwrap();
+    let mut once = Some(TokioIo::new(stream));
+    let connect = tower::service_fn(move |_| {
+        let stream = once.take().ok_or_else(|| std::io::Error::other("the connection has ended"));
+        async { stream }
+    });
+    Endpoint::from_static("http://kagzi").connect_with_connector(connect).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_authority_that_is_taken_back_vouches_for_nobody_on_connections_that_are_open_either() {
+    const WORKER: &str = "role = \"worker\"\nnamespaces = [\"*\"]\nqueues = [\"q\"]";
+    let (files, taken_back, kept) = (Files::new(), Authority::new("a"), Authority::new("b"));
+    let entry = |name: &str| {
+        format!(
+            "[[principal]]\nname = \"{name}\"\ncertificates = [\"dns:{name}\"]\n[[principal.grant]]\n{WORKER}\n"
+        )
+    };
+    let config = with_tls(&files, &kept, &kept, &(entry("ada") + &entry("bob")));
+    let both = taken_back.pem() + &kept.pem();
+    files.write("clients.pem", &both);
+    let server = serve(config).await;
+    let named = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let (by_ada, by_bob) = (taken_back.client(named("ada")), kept.client(named("bob")));
+    let mut ada = Caller::over(&over_one_connection(&server, &kept, &by_ada).await, None);
+    let mut bob = Caller::over(&over_one_connection(&server, &kept, &by_bob).await, None);
+    ada.ask().await.unwrap();
+    bob.ask().await.unwrap();
+    let (mut of_ada, mut of_bob) = (Stream::open(&mut ada).await, Stream::open(&mut bob).await);
+
+    files.write("clients.pem", kept.pem());
+    let refused = soon(async {
+        loop {
+            if let Err(refused) = ada.ask().await {
+                return refused;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    assert!(refused.message().contains("no authority of tls_client_ca vouches"), "{refused:?}");
+    assert_eq!(of_ada.end().await, Code::Unauthenticated);
+    bob.ask().await.unwrap();
+    of_bob.must_answer().await;
+
+    // Given back, it vouches again, on the same connection.
+    files.write("clients.pem", both);
+    soon(async { while ada.ask().await.is_err() {} }).await;
 }
 
 /// Only Linux has more than one address on every machine.

@@ -177,7 +177,7 @@ where
         let (drain, answers) = (self.services.0.drain.clone(), self.answers.clone());
         let (mut begun, mut gone) = (pin!(drain.begun()), pin!(answers.closed()));
         let auth = self.services.0.auth.clone();
-        let (mut changes, mut expired) = (auth.changes(), pin!(until(self.caller.until)));
+        let (mut changes, mut expired) = (auth.changes(&self.caller), pin!(until(self.caller.until)));
         let mut room: Option<Room<T>> = None;
         loop {
             tokio::select! {
