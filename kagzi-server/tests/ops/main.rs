@@ -56,6 +56,13 @@ async fn every_metric_and_label_of_an_alert_or_a_panel_is_one_that_a_server_show
         assert!(!text(panel, "/description").is_empty());
     }
     assert!(panels >= 20, "{panels}");
+    // A series that no server shows proves nothing.
+    let cases = yaml("ops/prometheus/alerts.test.yaml").remove(0);
+    for day in list(&cases, "/tests") {
+        for series in list(day, "/input_series") {
+            page.could_show(text(series, "/series"));
+        }
+    }
     let variable = text(&dashboard, "/templating/list/1/query/query");
     page.must_show("the variable instance", variable);
 }
@@ -81,7 +88,7 @@ fn every_alert_says_what_it_means_and_the_documentation_what_to_do() {
 #[test]
 fn every_alert_is_shown_to_come_on_a_bad_day_and_to_stay_away_on_a_good_one() {
     let file = yaml("ops/prometheus/alerts.test.yaml").remove(0);
-    let [bad, good] = list(&file, "/tests") else { panic!("a bad day and a good one") };
+    let [bad, good, ..] = list(&file, "/tests") else { panic!("a bad day, a good one and odd ones") };
     let named = |day: &Value, comes: bool| -> BTreeSet<String> {
         let cases = list(day, "/alert_rule_test").iter();
         let cases = cases.filter(|case| list(case, "/exp_alerts").is_empty() != comes);
@@ -174,6 +181,13 @@ fn a_pod_is_probed_where_the_server_answers_and_has_no_rights_that_it_does_not_n
     assert_eq!(kinds, ["Deployment", "Service", "PodDisruptionBudget"]);
     let pod = manifest[0].pointer("/spec/template/spec").unwrap();
     assert_eq!(pod.pointer("/securityContext/runAsNonRoot"), Some(&Value::Bool(true)));
+    // Two servers on one machine are one machine away from none.
+    let spread = list(pod, "/topologySpreadConstraints");
+    assert_eq!(text(&spread[0], "/topologyKey"), "kubernetes.io/hostname");
+    for constraint in spread {
+        let selector = "/labelSelector/matchLabels";
+        assert_eq!(constraint.pointer(selector), manifest[0].pointer("/spec/selector/matchLabels"));
+    }
     let container = &list(pod, "/containers")[0];
     for (probe, path) in
         [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]

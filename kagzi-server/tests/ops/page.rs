@@ -16,8 +16,11 @@ const ADDED: [&str; 2] = ["instance", "job"];
 /// Names that are no metrics of ours.
 const FOREIGN: [&str; 1] = ["up"];
 
-/// The labels of each series name that is shown.
-pub struct Page(BTreeMap<String, BTreeSet<String>>);
+/// Labels whose values are the server's own, and known before anything happens.
+const FIXED: [&str; 6] = ["reason", "outcome", "repair", "state", "file", "le"];
+
+/// The labels of each series name that is shown, with their values.
+pub struct Page(BTreeMap<String, BTreeMap<String, BTreeSet<String>>>);
 
 impl Page {
     /// A server over SQLite that has started, claimed and looked at its queues.
@@ -61,11 +64,14 @@ impl Page {
     }
 
     fn read(text: &str) -> Self {
-        let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut shown: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
         for line in text.lines().filter(|line| line.starts_with("kagzi_")) {
             let series = line.rsplit_once(' ').unwrap().0;
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            shown.entry(name.to_owned()).or_default().extend(label_names(labels));
+            let shown = shown.entry(name.to_owned()).or_default();
+            for (label, value) in labels_of(labels) {
+                shown.entry(label).or_default().insert(value);
+            }
         }
         Self(shown)
     }
@@ -80,10 +86,36 @@ impl Page {
             }
             let shown = self.0.get(&name).unwrap_or_else(|| panic!("{whose}: no server shows {name}"));
             for label in labels.iter().filter(|label| !ADDED.contains(&label.as_str())) {
-                assert!(shown.contains(label), "{whose}: {name} has no label {label}");
+                assert!(shown.contains_key(label), "{whose}: {name} has no label {label}");
             }
         }
     }
+
+    /// Fails unless a server could show a series, such as `kagzi_x_total{instance="a",reason="y"}`.
+    pub fn could_show(&self, series: &str) {
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        if FOREIGN.contains(&name) {
+            return;
+        }
+        let shown = self.0.get(name).unwrap_or_else(|| panic!("no server shows {name}"));
+        let given: BTreeMap<String, String> =
+            labels_of(labels).filter(|(label, _)| !ADDED.contains(&label.as_str())).collect();
+        let names = |labels: Vec<&String>| labels.into_iter().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(names(given.keys().collect()), names(shown.keys().collect()), "{series}");
+        for (label, value) in given.iter().filter(|(label, _)| FIXED.contains(&label.as_str())) {
+            assert!(shown[label].contains(value), "{series}: {label} is one of {:?}", shown[label]);
+        }
+    }
+}
+
+/// The labels of a series like `a="x",b="y"}`, with their values. No value here holds a quote.
+fn labels_of(labels: &str) -> impl Iterator<Item = (String, String)> {
+    let parts: Vec<&str> = labels.split('"').collect();
+    let named = |pair: &[&str]| {
+        let name = pair[0].trim_matches(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        (name.to_owned(), pair[1].to_owned())
+    };
+    parts.chunks_exact(2).map(named).collect::<Vec<_>>().into_iter()
 }
 
 /// The metrics that an expression names, with the labels in the braces after each.
