@@ -234,7 +234,7 @@ impl Auth {
         self.authenticate(headers, peer).map_err(|nobody| match nobody {
             NoCaller::Refused(refusal) => refusal,
             NoCaller::UnknownKey if jwt.keys_were_had() => {
-                unauthenticated("a JWT of a key that is not known")
+                unauthenticated("a JWT of a key that is not known, or whose signature is wrong")
             }
             NoCaller::UnknownKey => {
                 unavailable("the keys that JWTs are verified by cannot be had", NO_KEYS_YET)

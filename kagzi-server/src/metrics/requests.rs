@@ -61,7 +61,8 @@ pub(super) struct Requests {
     durations: Family<[Pair; 1], Histogram>,
     in_flight: Gauge,
     refused: Counters<Refused>,
-    streams: Gauge,
+    worker_streams: Gauge,
+    client_streams: Gauge,
     connections: Gauge,
     bytes: Gauge,
 }
@@ -88,7 +89,18 @@ impl Requests {
                 Gauge::default(),
             ),
             refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
-            streams: book.register("worker_streams", &[], "Streams of workers that are open", Gauge::default()),
+            worker_streams: book.register(
+                "worker_streams",
+                &[],
+                "Streams of workers that are open",
+                Gauge::default(),
+            ),
+            client_streams: book.register(
+                "client_streams",
+                &[],
+                "Streams of clients that are open",
+                Gauge::default(),
+            ),
             connections: book.register("connections", &[], "Connections that are open", Gauge::default()),
             bytes: book.register(
                 "bytes_in_flight",
@@ -109,9 +121,9 @@ pub(crate) struct InFlight {
     code: Code,
 }
 
-/// Counts a worker's stream while it lives.
+/// Counts a stream while it lives.
 #[derive(Debug)]
-pub(crate) struct OpenStream(Metrics);
+pub(crate) struct OpenStream(Gauge);
 
 /// Counts a connection while it lives.
 #[derive(Debug)]
@@ -153,9 +165,13 @@ impl Metrics {
     }
 
     /// Counts a stream of a worker, until what this gives is dropped.
-    pub(crate) fn stream(&self) -> OpenStream {
-        self.0.requests.streams.inc();
-        OpenStream(self.clone())
+    pub(crate) fn worker_stream(&self) -> OpenStream {
+        OpenStream::counted_by(&self.0.requests.worker_streams)
+    }
+
+    /// The same of a client.
+    pub(crate) fn client_stream(&self) -> OpenStream {
+        OpenStream::counted_by(&self.0.requests.client_streams)
     }
 }
 
@@ -188,9 +204,16 @@ impl Drop for OpenConnection {
     }
 }
 
+impl OpenStream {
+    fn counted_by(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.0.requests.streams.dec();
+        self.0.dec();
     }
 }
 

@@ -303,6 +303,28 @@ async fn a_key_that_is_not_known_has_the_url_asked_once_and_made_up_keys_do_not_
 }
 
 #[tokio::test]
+async fn a_new_key_under_the_id_of_an_old_one_is_asked_for_once_and_wrong_signatures_do_not_again() {
+    let (files, old, new) = (Files::new(), Issuer::new("k"), Issuer::new("k"));
+    let keys = KeyServer::new(set(&[&old])).await;
+    let server = serve(with_keys(&files, keys.url.clone())).await;
+    soon(async {
+        while keys.asked.load(Ordering::SeqCst) < 1 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    keys.publish(&[&new]);
+    // It was asked for with the start, and so not again for ten seconds.
+    let mut by_new = Caller::with_token(&server, &new.token("acme|ada", HOUR)).await;
+    assert_eq!(code(by_new.ask().await), Code::Unauthenticated);
+    for _ in 0..20 {
+        let stranger = Issuer::new("k").token("acme|ada", HOUR);
+        assert_eq!(code(Caller::with_token(&server, &stranger).await.ask().await), Code::Unauthenticated);
+    }
+    assert_eq!(keys.asked.load(Ordering::SeqCst), 1, "no more often than once in a while");
+}
+
+#[tokio::test]
 async fn without_keys_callers_are_told_to_come_again_and_tokens_of_other_kinds_get_in() {
     let (files, issuer, bob) = (Files::new(), Issuer::new("k"), known("bob", &[]));
     let keys = KeyServer::new(String::new()).await;

@@ -2,6 +2,8 @@
 
 use kagzi_proto::v1;
 use kagzi_proto::v1::stream_work_request::Request as Ask;
+use kagzi_sdk::transport::{GrpcOptions, Token};
+use kagzi_sdk::{Client, Context, Start, Worker};
 use kagzi_server::{LoadLimits, ServerConfig, ServerHandle};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Status, Streaming};
@@ -60,6 +62,52 @@ async fn in_time(caller: &Caller) -> Work {
         }
     })
     .await
+}
+
+#[tokio::test]
+async fn a_worker_and_a_client_whose_streams_find_no_place_go_by_calls_and_open_them_later() {
+    let grants = ["role = \"client\"\nnamespaces = [\"*\"]", "role = \"worker\"\nnamespaces = [\"*\"]"];
+    let (files, app) = (Files::new(), known("app", &grants));
+    let server = serve(ServerConfig {
+        access_file: Some(files.write("access.toml", &app.entry)),
+        load: LoadLimits { max_streams: 4, ..LoadLimits::default() },
+        http_listen: Some("127.0.0.1:0".to_owned()),
+        ..config()
+    })
+    .await;
+    let streams = async || {
+        let page = kagzi_testkit::http_get(server.http_addr().unwrap(), "/metrics").await.unwrap();
+        let of = |kind: &str| {
+            let series = format!("kagzi_{kind}_streams ");
+            page.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok()).unwrap()
+        };
+        (of("worker"), of("client"))
+    };
+    let raw = Caller::with_token(&server, &app.token).await;
+    let held = (work(&raw, "other").await.unwrap(), work(&raw, "other").await.unwrap());
+    assert_eq!(streams().await, (2, 0));
+    let mut options = GrpcOptions::default();
+    options.token = Some(Token::from_file(files.write("token", format!("{}\n", app.token))).unwrap());
+    let client = Client::connect_with(server.url(), &options).await.unwrap();
+    let greet = |ctx: Context, name: String| async move {
+        ctx.step("compose", || async { Ok(format!("Hello, {name}!")) }).await
+    };
+    let worker = Worker::builder(client.clone()).queue("default").register("greet", greet).build().unwrap();
+    let worker = tokio::spawn(worker.run());
+    let greeted = async || {
+        let run = client.start(Start::workflow("greet").input("world").unwrap()).await.unwrap();
+        assert_eq!(soon(run.result::<String>()).await.unwrap(), "Hello, world!");
+    };
+    greeted().await;
+    assert_eq!(streams().await, (2, 0), "all went by calls");
+    drop(held);
+    soon(async {
+        while streams().await != (1, 1) {
+            greeted().await;
+        }
+    })
+    .await;
+    worker.abort();
 }
 
 #[tokio::test]

@@ -34,6 +34,16 @@ impl<P: Protocol> fmt::Debug for Connection<P> {
     }
 }
 
+/// What a server says to whoever opens a stream.
+#[derive(Debug)]
+pub(super) enum Opened<P: Protocol> {
+    Accepted(Connection<P>),
+    /// It does not know the call.
+    Unknown,
+    /// It has no place for one more; the error says when to try again.
+    Full(StoreError),
+}
+
 /// Who waits for which answer.
 struct Waiting<P: Protocol>(Mutex<State<P>>);
 
@@ -115,13 +125,12 @@ fn unknown<P: Protocol>(why: &str) -> StoreError {
 }
 
 impl<P: Protocol> Connection<P> {
-    /// Opens a stream over `way`, with a first request where the protocol has one; nothing if the server does
-    /// not know the call.
+    /// Opens a stream over `way`, with a first request where the protocol has one.
     pub(super) async fn open(
         way: Way,
         first: Option<P::Request>,
         max_message_bytes: usize,
-    ) -> Result<Option<Self>, StoreError> {
+    ) -> Result<Opened<P>, StoreError> {
         let (outgoing, mut queue) = mpsc::channel(OUTGOING);
         if let Some(first) = first {
             outgoing.try_send(first).map_err(|error| StoreError::Internal {
@@ -132,13 +141,17 @@ impl<P: Protocol> Connection<P> {
         let requests = futures::stream::poll_fn(move |context| queue.poll_recv(context));
         let answers = match P::call(way, max_message_bytes, requests).await {
             Ok(answers) => answers.into_inner(),
-            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+            Err(status) if status.code() == Code::Unimplemented => return Ok(Opened::Unknown),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                return Ok(Opened::Full(error_of(&status)));
+            }
             Err(status) => return Err(error_of(&status)),
         };
         let waiting = Arc::new(Waiting::default());
         let reader = tokio::spawn(read(answers, Arc::clone(&waiting)));
         let last_id = AtomicU64::new(0);
-        Ok(Some(Self { outgoing, waiting, last_id, _reader: AbortOnDropHandle::new(reader) }))
+        let reader = AbortOnDropHandle::new(reader);
+        Ok(Opened::Accepted(Self { outgoing, waiting, last_id, _reader: reader }))
     }
 
     /// Whether there will be no more answers.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kagzi_core::StoreError;
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::connection::{Connection, Opened};
 use super::protocol::Protocol;
 use crate::backoff::Backoff;
 use crate::calls::asked_for;
@@ -28,6 +28,8 @@ pub(super) struct Line<P: Protocol> {
 struct Failures {
     count: u32,
     not_before: Option<Instant>,
+    /// The server had no place for the stream: meanwhile requests go by calls.
+    by_calls: bool,
 }
 
 impl<P: Protocol> Line<P> {
@@ -49,7 +51,7 @@ impl<P: Protocol> Line<P> {
         self.slot().as_ref().filter(|connection| !connection.is_broken()).cloned()
     }
 
-    /// The stream, opened within `timeout` by `open` if need be; nothing if the server has none.
+    /// The stream, opened within `timeout` by `open` if need be; nothing if the server has none, or none for us for now.
     ///
     /// # Errors
     ///
@@ -60,7 +62,7 @@ impl<P: Protocol> Line<P> {
         open: impl FnOnce() -> F,
     ) -> Result<Option<Arc<Connection<P>>>, StoreError>
     where
-        F: Future<Output = Result<Option<Connection<P>>, StoreError>>,
+        F: Future<Output = Result<Opened<P>, StoreError>>,
     {
         if let Some(connection) = self.current() {
             return Ok(Some(connection));
@@ -76,41 +78,52 @@ impl<P: Protocol> Line<P> {
         if let Some(connection) = self.current() {
             return Ok(Some(connection));
         }
-        failures.wait_over(P::NAME)?;
+        if let Some(retry_after) = failures.wait() {
+            if failures.by_calls {
+                return Ok(None);
+            }
+            let reason = format!("{} is down and not opened again yet", P::NAME);
+            return Err(StoreError::unavailable(reason, retry_after));
+        }
         let opened = tokio::time::timeout(timeout, open())
             .await
             .unwrap_or_else(|_| Err(StoreError::outcome_unknown(format!("no stream within {timeout:?}"))));
         let error = match opened {
-            Ok(Some(connection)) => {
+            Ok(Opened::Accepted(connection)) => {
                 *failures = Failures::default();
                 let connection = Arc::new(connection);
                 *self.slot() = Some(Arc::clone(&connection));
                 return Ok(Some(connection));
             }
-            Ok(None) => {
+            Ok(Opened::Unknown) => {
                 tracing::info!("the server does not know {}: going by calls", P::NAME);
                 self.unary.store(true, Ordering::Relaxed);
                 return Ok(None);
             }
+            Ok(Opened::Full(error)) => {
+                if !failures.by_calls {
+                    tracing::warn!(%error, "the server has no place for {}: going by calls for now", P::NAME);
+                }
+                failures.note(&error, self.backoff, true);
+                return Ok(None);
+            }
             Err(error) => error,
         };
-        failures.count += 1;
-        let delay = self.backoff.delay(failures.count, asked_for(&error));
-        failures.not_before = Some(Instant::now() + delay);
+        failures.note(&error, self.backoff, false);
         Err(error)
     }
 }
 
 impl Failures {
-    /// Refuses to open the stream again before its time.
-    fn wait_over(&self, name: &str) -> Result<(), StoreError> {
+    /// How long it is until the stream may be opened again.
+    fn wait(&self) -> Option<Duration> {
         let left = self.not_before.map(|at| at.saturating_duration_since(Instant::now()));
-        match left.filter(|left| !left.is_zero()) {
-            None => Ok(()),
-            Some(retry_after) => {
-                let reason = format!("{name} is down and not opened again yet");
-                Err(StoreError::unavailable(reason, retry_after))
-            }
-        }
+        left.filter(|left| !left.is_zero())
+    }
+
+    fn note(&mut self, error: &StoreError, backoff: Backoff, by_calls: bool) {
+        self.count += 1;
+        self.not_before = Some(Instant::now() + backoff.delay(self.count, asked_for(error)));
+        self.by_calls = by_calls;
     }
 }

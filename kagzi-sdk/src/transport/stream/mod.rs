@@ -4,7 +4,8 @@
 //! what it waits for ([`client`]). A stream is opened with the first request that needs it, and again after it broke,
 //! not more often than a backoff allows. A request whose answer the break took is told
 //! [`StoreError::OutcomeUnknown`](kagzi_core::StoreError::OutcomeUnknown); whoever asked sends it again under its
-//! operation id, so that it gets the first answer. With a server that knows no streams all goes by calls. So does a
+//! operation id, so that it gets the first answer. With a server that knows no streams all goes by calls, and with one that has no
+//! place for another stream (`max_streams`) until it has. So does a
 //! request with large payloads: it would hold up all that comes behind it, and one that is too long for
 //! the server is then refused alone, and not together with the stream.
 

@@ -21,7 +21,7 @@ use tonic::transport::Endpoint;
 use super::super::grpc::{Grpc, GrpcOptions, root_cause};
 use super::super::token::{Authorize, Token};
 use super::super::{Transport, WorkerScope};
-use super::connection::Connection;
+use super::connection::{Connection, Opened};
 use super::line::Line;
 use super::protocol::{Protocol as _, Work};
 use super::{LARGE_BYTES, of_kind};
@@ -58,12 +58,12 @@ impl Streamed {
         }
     }
 
-    /// The stream, opened if need be; nothing if the server has none.
+    /// The stream, opened if need be; nothing if the server has none, or no place for it.
     async fn connection(&self) -> Result<Option<Arc<Connection<Work>>>, StoreError> {
         self.line.connection(self.timeout, || self.open()).await
     }
 
-    async fn open(&self) -> Result<Option<Connection<Work>>, StoreError> {
+    async fn open(&self) -> Result<Opened<Work>, StoreError> {
         let away = |error| StoreError::unavailable(root_cause(&error), Duration::ZERO);
         let channel = self.endpoint.connect().await.map_err(away)?;
         let way = InterceptedService::new(channel, Authorize(self.token.clone()));

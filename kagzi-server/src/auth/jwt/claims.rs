@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::key::{Fingerprint, Key};
+use super::key::{Algorithm, Fingerprint, Key};
 
 /// Longer ones are refused unread.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -40,7 +40,7 @@ pub(crate) struct Verified {
 /// Why a token does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is signed by a key that is not known, here and now.
+    /// It is signed by a key that is not known, here and now, or by nobody.
     UnknownKey,
     /// It will not do, for this reason.
     Refused(&'static str),
@@ -88,11 +88,13 @@ fn check_signature(
         return Err(Fault::UnknownKey);
     }
     let by = candidates.find(|key| key.algorithm.name() == header.alg && key.verifies(signed, signature));
-    match (by, &header.kid) {
-        (Some(key), _) => Ok(key.fingerprint()),
-        (None, Some(_)) => Err(Fault::Refused("a JWT whose signature is wrong")),
-        // It may be by a key that is not known yet.
-        (None, None) => Err(Fault::UnknownKey),
+    match by {
+        Some(key) => Ok(key.fingerprint()),
+        None if !Algorithm::ALL.iter().any(|known| known.name() == header.alg) => {
+            Err(Fault::Refused("a JWT of an algorithm that no key here has"))
+        }
+        // It may be by a key that is not known yet, also where the id is: issuers give a new key the id of an old one.
+        None => Err(Fault::UnknownKey),
     }
 }
 

@@ -28,8 +28,8 @@ use source::Source;
 pub(crate) use claims::{Fault, Verified};
 pub(crate) use key::Fingerprint;
 
-/// A token that names a key that is not known has the keys fetched again, no more often than this: who
-/// makes up key ids shall not have us ask for ever.
+/// A token that names a key that is not known, or is not signed by the one that has that name here, has the keys fetched
+/// again, no more often than this: who makes up key ids or signatures shall not have us ask for ever.
 const PAUSE_BETWEEN_FETCHES: Duration = Duration::from_secs(10);
 
 /// How many verified tokens one generation holds. To verify one costs about as much as everything else
@@ -268,5 +268,18 @@ mod tests {
         tokio::time::advance(PAUSE_BETWEEN_FETCHES).await;
         jwt.look_for_new_keys(&metrics).await;
         assert!(jwt.verify(&by_one).is_ok() && jwt.verify(&by_two).is_err());
+
+        // A new key with the id of an old one is told by its signature. An algorithm that no key has is no reason to ask.
+        let anew = two.sign(&json!({"alg": "EdDSA", "kid": "one"}), &claims);
+        assert_eq!(jwt.verify(&anew), Err(Fault::UnknownKey));
+        assert!(matches!(
+            jwt.verify(&two.sign(&json!({"alg": "none", "kid": "one"}), &claims)),
+            Err(Fault::Refused(_))
+        ));
+        publish(&[two.jwk("one")]);
+        tokio::time::advance(PAUSE_BETWEEN_FETCHES).await;
+        jwt.look_for_new_keys(&metrics).await;
+        assert!(jwt.verify(&anew).is_ok());
+        assert_eq!(jwt.verify(&by_one), Err(Fault::UnknownKey), "its key has lost its name");
     }
 }

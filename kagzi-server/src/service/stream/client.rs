@@ -21,6 +21,7 @@ use super::super::Services;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, misplaced};
 use crate::auth::Caller;
+use crate::metrics::{Metrics, OpenStream};
 
 /// Answers that are longer than this are left to a call: they would hold up those behind them, and one that the
 /// client refuses for its length would end the stream.
@@ -84,6 +85,10 @@ impl Talk for Client {
     type Request = v1::StreamWorkflowsRequest;
     type Answer = v1::StreamWorkflowsResponse;
     type Response = v1::StreamWorkflowsResponse;
+
+    fn count(metrics: &Metrics) -> OpenStream {
+        metrics.client_stream()
+    }
 
     fn begin(
         &mut self,

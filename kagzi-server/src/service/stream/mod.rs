@@ -40,7 +40,7 @@ use super::bytes::RequestBytes;
 use super::load::Payer;
 use super::told::Origin;
 use crate::auth::Caller;
-use crate::metrics::OpenStream;
+use crate::metrics::{Metrics, OpenStream};
 use crate::shutdown::shutting_down_now;
 
 /// How often a stream looks whether the credential that opened it has expired.
@@ -57,6 +57,9 @@ trait Talk: Send + Sized + 'static {
     type Answer: Send + 'static;
     /// An answer as it goes.
     type Response: 'static;
+
+    /// Counts a stream of this kind.
+    fn count(metrics: &Metrics) -> OpenStream;
 
     /// Begins to do what a request asks; it is done when the future is ready, its answer in `room`.
     fn begin(
@@ -132,7 +135,7 @@ impl Services {
             work: FuturesUnordered::new(),
             held: HeldBytes::up_to(self.limits().max_stream_bytes),
             charged: origin.held,
-            _counted: self.0.metrics.stream(),
+            _counted: T::count(&self.0.metrics),
             _place: origin.place,
         };
         self.0.drain.spawn(&Handle::current(), session.run());

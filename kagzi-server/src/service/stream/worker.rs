@@ -23,6 +23,7 @@ use super::super::poll::Handover;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, explain};
 use crate::auth::Caller;
+use crate::metrics::{Metrics, OpenStream};
 
 /// How long a worker has, from the beginning of its stream, to say who it is.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -96,6 +97,10 @@ impl Talk for Worker {
     type Request = v1::StreamWorkRequest;
     type Answer = Outbound;
     type Response = v1::StreamWorkResponse;
+
+    fn count(metrics: &Metrics) -> OpenStream {
+        metrics.worker_stream()
+    }
 
     fn begin(
         &mut self,
