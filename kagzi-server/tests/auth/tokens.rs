@@ -5,7 +5,8 @@ use kagzi_proto::v1::stream_work_request::Request;
 use kagzi_sdk::transport::{Grpc, GrpcOptions, Token};
 use kagzi_sdk::{Client, Context, Start, Worker};
 use kagzi_server::{Server, ServerConfig};
-use tonic::Code;
+use tonic::codegen::{Service as _, http};
+use tonic::{Code, Status};
 
 use crate::support::*;
 
@@ -64,6 +65,12 @@ async fn health_is_for_everybody_and_its_watch_and_reflection_for_those_who_are_
     let mut stranger = HealthClient::new(channel.clone());
     stranger.check(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(code(stranger.watch(HealthCheckRequest::default()).await), Code::Unauthenticated);
+    // Whatever else the health may come to have is not open by itself.
+    let mut plain = channel.clone();
+    std::future::poll_fn(|context| plain.poll_ready(context)).await.unwrap();
+    let list = http::Request::post("/grpc.health.v1.Health/List").header("content-type", "application/grpc");
+    let listed = plain.call(list.body(tonic::body::Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(Status::from_header_map(listed.headers()).unwrap().code(), Code::Unauthenticated);
     // No such service, and nobody has to take in its name to find that out.
     let long = |bytes: usize| HealthCheckRequest { service: "s".repeat(bytes) };
     assert_eq!(stranger.check(long(4000)).await.unwrap_err().code(), Code::NotFound);

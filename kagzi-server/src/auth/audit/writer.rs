@@ -90,12 +90,12 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn over(mut sink: Box<dyn Sink>) -> io::Result<Self> {
         let (orders, mut ordered) = mpsc::channel::<Order>(MOST_LINES);
-        let (alive, ended) = threads::channel();
+        let (alive, ended) = threads::channel::<()>();
         let write = move || {
-            let _alive: threads::Sender<()> = alive;
             while let Some(order) = ordered.blocking_recv() {
                 order.carry_out(&mut *sink);
             }
+            drop(alive);
         };
         std::thread::Builder::new().name("audit log".to_owned()).spawn(write)?;
         Ok(Self { orders: Some(orders), ended: Mutex::new(ended) })
