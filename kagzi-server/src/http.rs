@@ -107,7 +107,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, 
         pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     // Whoever broke off, or was too slow, hears no more.
     tokio::select! {
-        ended = conversation.as_mut() => return drop(ended),
+        _ended = conversation.as_mut() => return,
         () = sleep(LIFE) => conversation.as_mut().graceful_shutdown(),
     }
     drop(timeout(FAREWELL, conversation).await);

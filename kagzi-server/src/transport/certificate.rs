@@ -38,7 +38,7 @@ struct Shown {
 
 /// Whether it counts by the rules of a generation, in one number, so that neither is read without the other.
 const fn verdict(generation: u64, counts: bool) -> u64 {
-    generation << 1 | counts as u64
+    (generation << 1) | counts as u64
 }
 
 impl ClientCertificate {
