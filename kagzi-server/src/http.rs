@@ -259,7 +259,7 @@ mod tests {
             let (alive, gone) = oneshot::channel::<()>();
             connections.open(async move {
                 let _alive = alive;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
             gone
         };

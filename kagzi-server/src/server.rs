@@ -188,7 +188,7 @@ impl Server {
             }
         };
         // It answers until the very end: whoever asks while the server drains hears that it does.
-        let http = http::serve(self.http.map(|(listener, _)| listener), told);
+        let http = Box::pin(http::serve(self.http.map(|(listener, _)| listener), told));
         let interval = self.config.auth_reload_interval;
         let fresh = Box::pin(keep_fresh(&auth, tls.as_ref(), interval, &self.reload, &metrics));
         let keeper =

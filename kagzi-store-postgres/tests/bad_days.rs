@@ -11,7 +11,7 @@ use kagzi_core::{
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::{TestDatabase, postgres};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 /// Far above what anything here takes: only what never ends makes a test fail.
 const NEVER: Duration = Duration::from_mins(1);
@@ -191,13 +191,14 @@ async fn a_table_that_somebody_has_locked_is_told_by_a_probe_and_by_an_examinati
         store.probe().await.unwrap();
         // Who waits for a lock has all others wait behind.
         let mut alter = PgConnection::connect(&database.url()).await.unwrap();
-        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut alter).await.unwrap();
+        let asked = alter.fetch_one("SELECT pg_backend_pid()").await.unwrap();
+        let pid: i32 = asked.get(0);
         let altering = tokio::spawn(async move {
             let lock = format!("BEGIN; LOCK TABLE {schema}.runs IN ACCESS EXCLUSIVE MODE; ROLLBACK");
             alter.execute(sqlx::AssertSqlSafe(lock)).await.map(drop)
         });
-        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = $1)";
-        while !sqlx::query_scalar::<_, bool>(waits).bind(pid).fetch_one(&mut admin).await.unwrap() {}
+        let waits = format!("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = {pid})");
+        while !admin.fetch_one(sqlx::AssertSqlSafe(waits.as_str())).await.unwrap().get::<bool, _>(0) {}
         let error = store.probe().await.unwrap_err().to_string();
         assert!(error.contains(&format!("process {pid} waits to lock the table runs")), "{error}");
         admin.execute("ROLLBACK").await.unwrap();

@@ -106,6 +106,19 @@ impl Bench {
         self.store.fail_step(fail).await.unwrap();
     }
 
+    /// Begins a step, and has the reaper find that it took too long.
+    async fn time_out_a_step(&self, lease: Lease) {
+        let timeout = Some(Duration::from_secs(1));
+        let begin = BeginStep {
+            lease,
+            step: NextStep { timeout, ..NextStep::new(step("s"), 0) },
+            operation: OperationId::generate(),
+        };
+        self.store.begin_step(begin).await.unwrap();
+        self.clock.advance(Duration::from_secs(2));
+        self.store.reap(100).await.unwrap();
+    }
+
     fn scrape(&self) -> BTreeMap<String, f64> {
         scrape(&self.metrics)
     }
@@ -269,26 +282,11 @@ async fn every_retry_dead_letter_and_repair_is_counted_once_whoever_does_it() {
     bench.store.reap(100).await.unwrap();
     // A step that runs out of time, and a run.
     let slow = bench.held(StartRun { run_timeout: Some(LEASE * 10), ..a_start("t") }).await;
-    let timeout = Some(Duration::from_secs(1));
-    let begin = BeginStep {
-        lease: slow,
-        step: NextStep { timeout, ..NextStep::new(step("s"), 0) },
-        operation: OperationId::generate(),
-    };
-    bench.store.begin_step(begin).await.unwrap();
-    bench.clock.advance(Duration::from_secs(2));
-    bench.store.reap(100).await.unwrap();
+    bench.time_out_a_step(slow).await;
     assert_figures(&bench.scrape(), &[("retries_total{of=\"step\"}", 2.0)]);
     // And one whose only attempt does.
     let only = bench.held(StartRun { retry: Some(once()), ..a_start("o") }).await;
-    let begin = BeginStep {
-        lease: only,
-        step: NextStep { timeout, ..NextStep::new(step("s"), 0) },
-        operation: OperationId::generate(),
-    };
-    bench.store.begin_step(begin).await.unwrap();
-    bench.clock.advance(Duration::from_secs(2));
-    bench.store.reap(100).await.unwrap();
+    bench.time_out_a_step(only).await;
     assert_figures(
         &bench.scrape(),
         &[

@@ -309,7 +309,7 @@ async fn a_new_key_under_the_id_of_an_old_one_is_asked_for_once_and_wrong_signat
     let server = serve(with_keys(&files, keys.url.clone())).await;
     soon(async {
         while keys.asked.load(Ordering::SeqCst) < 1 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
