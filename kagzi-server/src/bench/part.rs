@@ -40,6 +40,14 @@ pub struct PartArgs {
     concurrency: u32,
 }
 
+impl PartArgs {
+    /// Whether it is a server. Steps that only wait, and callers, have a message now and then each, and it costs more
+    /// to wake another thread for one than to answer it.
+    pub fn serves(&self) -> bool {
+        self.role == Role::Server
+    }
+}
+
 /// The parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {

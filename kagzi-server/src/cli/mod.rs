@@ -202,16 +202,29 @@ fn check_variables(command: &Command) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Those who serve or work use every core; a single question needs no threads.
+/// In the environment: how many threads a runtime has. Tokio's own.
+const THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// Those who work use every core, and a server half of them, since its store has as much to do as it has. A single
+/// question needs no threads, and a part of a bench says what it needs.
 fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CliError> {
     use Command::{Bench, BenchPart, Conformance, Demo, DemoWorker, Dev, Serve};
     let mut builder = match command {
-        Serve(_) | Dev(_) | Demo(_) | DemoWorker(_) | Bench(_) | BenchPart(_) | Conformance(_) => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
+        Serve(_) | Dev(_) => server_threads(),
+        BenchPart(part) if part.serves() => server_threads(),
+        Demo(_) | DemoWorker(_) | Bench(_) | Conformance(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build().map_err(|why| CliError::failed("could not start the runtime", why))
+}
+
+fn server_threads() -> tokio::runtime::Builder {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // What cannot be told is left to the runtime, as is what somebody has set.
+    if let (Ok(cores), None) = (std::thread::available_parallelism(), std::env::var_os(THREADS)) {
+        builder.worker_threads(cores.get().div_ceil(2));
+    }
+    builder
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
