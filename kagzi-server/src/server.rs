@@ -36,11 +36,13 @@ use crate::shutdown::{Drain, Drained};
 use crate::start::{Opened, Waiting, open_or_wait};
 use crate::transport::{Tls, incoming};
 
-/// How many bytes one call may send ahead of what was read.
-const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// How many bytes one call may send ahead of what was read. The window moves on as it is read, so a large payload flows;
+/// over a way of 20 ms it is 25 MB a second.
+const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 
-/// How many bytes all calls of a connection may send ahead of what was read.
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// How many bytes all calls of a connection may send ahead of what was read. Nobody is charged for them, so every
+/// connection may cost that much memory while its streams are not read from: little, as there may be thousands.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// What a call about health or of reflection may say, in bytes. Strangers may ask for health, so what they
 /// announce and then keep back must not be worth keeping.
@@ -402,7 +404,6 @@ fn router(config: &ServerConfig, services: &Services, auth: Auth) -> Result<Rout
     Ok(tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .max_concurrent_streams(config.max_concurrent_streams)
-        // A payload at its limit arrives without waiting for the receiver's leave.
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(MapResponseLayer::new(explain_refusals as fn(_) -> _))

@@ -83,16 +83,26 @@ impl Incoming {
     fn charge(&mut self, data: &[u8]) -> Result<(), Refusal> {
         let Some(RequestBytes(held)) = &self.held else { return Ok(()) };
         held.charge.more(data.len())?;
+        let mut ended = false;
         match self.kind {
             Kind::Call => return Ok(()),
             Kind::Session => {
                 let mut whole = held.whole.lock().unwrap_or_else(PoisonError::into_inner);
-                self.framing.pass(data, |size| whole.push_back(size));
+                self.framing.pass(data, |size| {
+                    whole.push_back(size);
+                    ended = true;
+                });
             }
-            Kind::Questions => self.framing.pass(data, |size| held.charge.less(size)),
+            Kind::Questions => self.framing.pass(data, |size| {
+                held.charge.less(size);
+                ended = true;
+            }),
         }
-        // A stream may be silent between messages for as long as it likes, and each piece of one has its time.
-        self.late = None;
+        // A stream may be silent between messages for as long as it likes, and each message has its time, however many
+        // pieces it comes in.
+        if ended {
+            self.late = None;
+        }
         Ok(())
     }
 

@@ -332,6 +332,25 @@ async fn a_session_may_be_silent_between_messages_and_not_within_one() {
     assert_eq!((refused.code(), before.elapsed()), (Code::DeadlineExceeded, WITHIN));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_of_a_session_has_its_time_from_its_first_byte_however_it_trickles() {
+    let services = services();
+    let mut session = session(&services).await;
+    send(&session.sending, message(1000)[..500].to_vec());
+    session.read().unwrap();
+    let before = Instant::now();
+    let refused = loop {
+        tokio::select! {
+            biased;
+            frame = session.body.frame() => if let Err(refused) = frame.unwrap() { break refused },
+            () = tokio::time::sleep(WITHIN / 7) => send(&session.sending, vec![0]),
+        }
+    };
+    assert_eq!((refused.code(), before.elapsed()), (Code::DeadlineExceeded, WITHIN));
+    drop(session);
+    assert_eq!(held(&services), 0);
+}
+
 #[test]
 fn every_call_whose_requests_are_a_stream_is_read_as_one() {
     let mut streamed = Vec::new();
