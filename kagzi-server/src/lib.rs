@@ -21,6 +21,7 @@ pub mod telemetry;
 
 mod auth;
 mod breaker;
+mod document;
 mod error;
 mod health;
 mod http;

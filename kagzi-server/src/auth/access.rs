@@ -15,6 +15,7 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use super::caller::{Credential, Principal};
 use super::grant::Grant;
 use super::token::TokenDigest;
 use crate::config::{Values, mistake};
+use crate::document::Found;
 
 /// Why an access file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +91,14 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// What stands in the file, to be given to [`parse`](Self::parse): whoever wants to know later whether it has changed
-    /// compares it with this, so that no change falls between two looks.
-    pub(super) fn text(path: &Path) -> Result<String, AccessError> {
-        std::fs::read_to_string(path).map_err(|source| AccessError::Read { path: path.to_owned(), source })
+    /// What was found in the file as text, to be given to [`parse`](Self::parse): whoever wants to know later whether it
+    /// has changed compares it with this, so that no change falls between two looks.
+    pub(super) fn text(path: &Path, found: io::Result<Found>) -> Result<String, AccessError> {
+        let text = found.and_then(|found| {
+            String::from_utf8(found.content)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        });
+        text.map_err(|source| AccessError::Read { path: path.to_owned(), source })
     }
 
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {

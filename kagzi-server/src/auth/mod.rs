@@ -17,7 +17,6 @@ mod right;
 mod token;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
 
 use crate::config::ServerConfig;
+use crate::document::Document;
 use crate::error::ServerError;
 use crate::metrics::{Metrics, NamedFile};
 use crate::reload::{Ear, Look, Reload};
@@ -72,7 +72,7 @@ enum Mode {
 
 #[derive(Debug)]
 struct Closed {
-    path: PathBuf,
+    file: Document,
     /// What stood in the file when it was first read.
     first: [u8; 32],
     access: watch::Sender<Arc<Access>>,
@@ -104,10 +104,11 @@ impl Auth {
         let mode = match &config.access_file {
             None => Mode::Open(Caller::anyone(None).principal),
             Some(path) => {
-                let text = Access::text(path)?;
+                let file = Document::at(path);
+                let text = Access::text(path, file.read_now())?;
                 Mode::Closed(Box::new(Closed {
                     access: watch::Sender::new(Arc::new(Access::parse(path, &text)?)),
-                    path: path.clone(),
+                    file,
                     first: Sha256::digest(&text).into(),
                     jwt: Jwt::of(config)?,
                     failures: Rates::up_to(config.load.rate_auth_failures),
@@ -293,14 +294,15 @@ impl Closed {
         let mut known = Some(self.first);
         loop {
             let look = ear.told_or_after(interval).await;
-            let text = Access::text(&self.path);
+            let path = self.file.path();
+            let text = Access::text(path, self.file.read().await);
             let now: Option<[u8; 32]> = text.as_ref().ok().map(|text| Sha256::digest(text).into());
             let changed = now != known;
             if !changed && look == Look::Again {
                 continue;
             }
             known = now;
-            let read = text.and_then(|text| Access::parse(&self.path, &text));
+            let read = text.and_then(|text| Access::parse(path, &text));
             metrics.file_is_usable(NamedFile::AccessFile, read.is_ok());
             match read {
                 Ok(access) if changed => {

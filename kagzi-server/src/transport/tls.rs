@@ -4,7 +4,6 @@
 //! for as long as an authority of now vouches for it.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::{ConfigError, ServerConfig};
+use crate::document::{Document, Found};
 use crate::metrics::{Metrics, NamedFile};
 use crate::reload::{Ear, Look};
 
@@ -30,18 +30,18 @@ const CERTIFICATES: &str = "a PEM file with certificates";
 const KEY: &str = "a PEM file with a private key (PKCS#8, PKCS#1 or SEC1)";
 
 /// Where the three files are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Files {
-    certificate: PathBuf,
-    key: PathBuf,
-    client_authorities: Option<PathBuf>,
+    certificate: Document,
+    key: Document,
+    client_authorities: Option<Document>,
 }
 
 /// What stands in them, read once, so that what is used and what later content is compared with are the same.
 struct Contents {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    client_authorities: Option<Vec<u8>>,
+    certificate: Found,
+    key: Found,
+    client_authorities: Option<Found>,
 }
 
 /// The rules of TLS as they are now. Cloning is cheap.
@@ -85,12 +85,12 @@ impl Tls {
     pub(crate) fn of(config: &ServerConfig) -> Result<Option<Self>, ConfigError> {
         let (Some(certificate), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
         let files = Files {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            client_authorities: config.tls_client_ca.clone(),
+            certificate: Document::at(certificate),
+            key: Document::at(key),
+            client_authorities: config.tls_client_ca.as_deref().map(Document::at),
         };
-        let contents = files.read()?;
-        warn_of_readers(&files.key);
+        let contents = files.read_now()?;
+        files.warn_of_readers(&contents);
         let (first, rules) = (contents.fingerprint(), files.rules(&contents, 0)?);
         let current = Arc::new(watch::Sender::new(rules));
         Ok(Some(Self { files: Arc::new(files), first, current }))
@@ -107,7 +107,7 @@ impl Tls {
         let mut known = Some(self.first);
         loop {
             let look = ear.told_or_after(interval).await;
-            let contents = self.files.read();
+            let contents = self.files.read().await;
             let now = contents.as_ref().ok().map(Contents::fingerprint);
             let changed = now != known;
             if !changed && look == Look::Again {
@@ -115,11 +115,11 @@ impl Tls {
             }
             known = now;
             let next = self.current.borrow().generation + 1;
-            let rules = contents.and_then(|contents| self.files.rules(&contents, next));
+            let rules = contents.and_then(|contents| Ok((self.files.rules(&contents, next)?, contents)));
             metrics.file_is_usable(NamedFile::TlsCert, rules.is_ok());
             match rules {
-                Ok(rules) if changed => {
-                    warn_of_readers(&self.files.key);
+                Ok((rules, contents)) if changed => {
+                    self.files.warn_of_readers(&contents);
                     self.current.send_replace(rules);
                     tracing::info!(
                         "the TLS files have changed: new connections get the new certificate, and open ones count if the authorities of now vouch for their clients"
@@ -136,7 +136,9 @@ impl Contents {
     /// What tells one content from the next.
     fn fingerprint(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for content in [&self.certificate, &self.key].into_iter().chain(&self.client_authorities) {
+        for Found { content, .. } in
+            [&self.certificate, &self.key].into_iter().chain(&self.client_authorities)
+        {
             digest.update(content.len().to_le_bytes());
             digest.update(content);
         }
@@ -145,13 +147,38 @@ impl Contents {
 }
 
 impl Files {
-    fn read(&self) -> Result<Contents, ConfigError> {
-        let authorities = self.client_authorities.as_deref();
+    fn read_now(&self) -> Result<Contents, ConfigError> {
+        self.found(
+            self.certificate.read_now(),
+            self.key.read_now(),
+            self.client_authorities.as_ref().map(Document::read_now),
+        )
+    }
+
+    async fn read(&self) -> Result<Contents, ConfigError> {
+        let authorities = async {
+            match &self.client_authorities {
+                Some(file) => Some(file.read().await),
+                None => None,
+            }
+        };
+        let (certificate, key, authorities) =
+            tokio::join!(self.certificate.read(), self.key.read(), authorities);
+        self.found(certificate, key, authorities)
+    }
+
+    fn found(
+        &self,
+        certificate: io::Result<Found>,
+        key: io::Result<Found>,
+        client_authorities: Option<io::Result<Found>>,
+    ) -> Result<Contents, ConfigError> {
+        let authorities = self.client_authorities.as_ref().zip(client_authorities);
         Ok(Contents {
-            certificate: read("tls_cert", CERTIFICATES, &self.certificate)?,
-            key: read("tls_key", KEY, &self.key)?,
+            certificate: found("tls_cert", CERTIFICATES, &self.certificate, certificate)?,
+            key: found("tls_key", KEY, &self.key, key)?,
             client_authorities: authorities
-                .map(|path| read("tls_client_ca", CERTIFICATES, path))
+                .map(|(file, read)| found("tls_client_ca", CERTIFICATES, file, read))
                 .transpose()?,
         })
     }
@@ -162,11 +189,11 @@ impl Files {
             .with_safe_default_protocol_versions()
             .map_err(|error| refused("tls_cert", "protocol versions that rustls knows", &error))?;
         let mut clients = None;
-        let builder = match self.client_authorities.as_deref().zip(contents.client_authorities.as_deref()) {
+        let builder = match self.client_authorities.as_ref().zip(contents.client_authorities.as_ref()) {
             None => builder.with_no_client_auth(),
-            Some((path, content)) => {
+            Some((file, found)) => {
                 let mut roots = RootCertStore::empty();
-                for authority in certificates("tls_client_ca", path, content)? {
+                for authority in certificates("tls_client_ca", file, found)? {
                     roots
                         .add(authority)
                         .map_err(|error| refused("tls_client_ca", "certificates of authorities", &error))?;
@@ -182,36 +209,41 @@ impl Files {
         };
         let chain = certificates("tls_cert", &self.certificate, &contents.certificate)?;
         // What is wrong with a key file is said without anything that stands in it.
-        let key = PrivateKeyDer::from_pem_slice(&contents.key)
-            .map_err(|_| refused("tls_key", KEY, &format!("{} without one", self.key.display())))?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key.content)
+            .map_err(|_| refused("tls_key", KEY, &format!("{} without one", self.key.path().display())))?;
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| refused("tls_key", "the key of the certificate in tls_cert", &error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Rules { generation, config: Arc::new(config), clients })
     }
-}
 
-/// Tells of a key that others than its user and group can read, or exchange. Whoever reads it can be this server.
-#[cfg(unix)]
-fn warn_of_readers(key: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = key.metadata().map_or(0, |file| file.permissions().mode());
-    if mode & 0o006 != 0 {
-        let (file, mode) = (key.display(), format!("{:04o}", mode & 0o7777));
-        tracing::warn!(%file, mode, "every user of this machine may read the key of TLS, or write to it: chmod 600 it");
+    /// Tells of a key that others than its user and group can read, or exchange. Whoever reads it can be this server.
+    #[cfg(unix)]
+    fn warn_of_readers(&self, contents: &Contents) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = contents.key.metadata.permissions().mode();
+        if mode & 0o006 != 0 {
+            let (file, mode) = (self.key.path().display(), format!("{:04o}", mode & 0o7777));
+            tracing::warn!(%file, mode, "every user of this machine may read the key of TLS, or write to it: chmod 600 it");
+        }
     }
+
+    #[cfg(not(unix))]
+    const fn warn_of_readers(&self, _: &Contents) {}
 }
 
-#[cfg(not(unix))]
-const fn warn_of_readers(_: &Path) {}
-
-fn read(key: &str, expected: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|error| refused(key, expected, &format!("{}: {error}", path.display())))
+fn found(key: &str, expected: &str, file: &Document, read: io::Result<Found>) -> Result<Found, ConfigError> {
+    read.map_err(|error| refused(key, expected, &format!("{}: {error}", file.path().display())))
 }
 
-fn certificates(key: &str, path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    match CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
+fn certificates(
+    key: &str,
+    file: &Document,
+    found: &Found,
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let path = file.path();
+    match CertificateDer::pem_slice_iter(&found.content).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(refused(key, CERTIFICATES, &format!("{} without one", path.display()))),
         Err(error) => Err(refused(key, CERTIFICATES, &format!("{}: {error}", path.display()))),

@@ -38,7 +38,7 @@ impl Drop for Served {
     }
 }
 
-fn lines(files: &Files, name: &str) -> Vec<Value> {
+pub fn lines(files: &Files, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(files.path(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
 }
@@ -144,7 +144,7 @@ async fn cancellations_requeues_pauses_and_admin_calls_are_on_record_with_the_lo
     }
 }
 
-fn pause(queue: &str) -> v1::PauseQueueRequest {
+pub fn pause(queue: &str) -> v1::PauseQueueRequest {
     v1::PauseQueueRequest { namespace: "default".to_owned(), queue: queue.to_owned(), ..Default::default() }
 }
 

@@ -19,13 +19,13 @@ use tonic::Code;
 use crate::support::*;
 
 /// An issuer of tokens.
-struct Issuer {
+pub struct Issuer {
     id: &'static str,
     key: Ed25519KeyPair,
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Self {
+    pub fn new(id: &'static str) -> Self {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self { id, key: Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap() }
     }
@@ -35,7 +35,7 @@ impl Issuer {
         json!({"kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": x})
     }
 
-    fn token(&self, subject: &str, lasts: Duration) -> String {
+    pub fn token(&self, subject: &str, lasts: Duration) -> String {
         let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + lasts;
         let header = json!({"alg": "EdDSA", "kid": self.id}).to_string();
         let claims =
@@ -90,9 +90,9 @@ fn asks(request: v1::stream_work_request::Request) -> v1::StreamWorkRequest {
 const ADA: &str = "[[principal]]\nname = 'ada'\nsubjects = ['acme|ada']\n\
     [[principal.grant]]\nrole = 'worker'\nnamespaces = ['default']\n";
 
-const HOUR: Duration = Duration::from_hours(1);
+pub const HOUR: Duration = Duration::from_hours(1);
 
-fn with_keys(files: &Files, keys: String) -> ServerConfig {
+pub fn with_keys(files: &Files, keys: String) -> ServerConfig {
     ServerConfig {
         access_file: Some(files.write("access.toml", ADA)),
         jwt_keys: Some(keys),
@@ -103,7 +103,7 @@ fn with_keys(files: &Files, keys: String) -> ServerConfig {
     }
 }
 
-fn in_file(files: &Files, issuers: &[&Issuer]) -> String {
+pub fn in_file(files: &Files, issuers: &[&Issuer]) -> String {
     files.write("keys.json", set(issuers)).display().to_string()
 }
 

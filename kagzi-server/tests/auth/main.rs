@@ -8,6 +8,7 @@ mod every_call;
 mod exposure;
 mod guesses;
 mod jwt;
+mod pipes;
 mod pki;
 mod roles;
 mod streams;

@@ -31,7 +31,7 @@ async fn serve_tls(files: &Files, authority: &Authority, clients: &Authority, ac
     serve(with_tls(files, authority, clients, access)).await
 }
 
-fn with_tls(files: &Files, authority: &Authority, clients: &Authority, access: &str) -> ServerConfig {
+pub fn with_tls(files: &Files, authority: &Authority, clients: &Authority, access: &str) -> ServerConfig {
     let own = authority.server();
     ServerConfig {
         tls_cert: Some(files.write("server.pem", own.certificate)),
@@ -42,7 +42,7 @@ fn with_tls(files: &Files, authority: &Authority, clients: &Authority, access: &
     }
 }
 
-fn options(authority: &Authority, identity: Option<&Identity>, token: Option<&str>) -> GrpcOptions {
+pub fn options(authority: &Authority, identity: Option<&Identity>, token: Option<&str>) -> GrpcOptions {
     let mut options = GrpcOptions::default();
     options.tls = Tls::default().authorities(authority.pem()).unwrap();
     if let Some(Identity { certificate, key }) = identity {
@@ -53,7 +53,7 @@ fn options(authority: &Authority, identity: Option<&Identity>, token: Option<&st
 }
 
 /// What becomes of a call: nothing, or what is said.
-async fn ask(server: &ServerHandle, options: &GrpcOptions) -> Result<(), String> {
+pub async fn ask(server: &ServerHandle, options: &GrpcOptions) -> Result<(), String> {
     let client = Client::connect_with(server.url(), options).await.map_err(|error| error.to_string())?;
     let client = client.with_patience(std::time::Duration::ZERO);
     client.queue_depths().await.map(drop).map_err(|error| error.to_string())

@@ -1,10 +1,11 @@
 //! The file of the record: lines at its end, opened anew when told that it was moved away, and when it was deleted.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::writer::Sink;
+use super::writer::{Place, Sink};
+use crate::document::check_regular;
 
 /// See the module.
 #[derive(Debug)]
@@ -30,10 +31,12 @@ impl Sink for LogFile {
     }
 
     /// It is with the operating system then, so that no end of this process takes it away.
-    fn add(&mut self, mut line: String) -> io::Result<()> {
+    fn add(&mut self, mut line: String) -> io::Result<Place> {
+        let mut place = Place::Same;
         if is_deleted(&self.file) {
             // Nobody would ever read the line.
             self.reopen()?;
+            place = Place::New;
         }
         if self.torn {
             line.insert(0, '\n');
@@ -52,7 +55,7 @@ impl Sink for LogFile {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(place)
     }
 }
 
@@ -70,15 +73,6 @@ fn open(path: &Path) -> io::Result<File> {
     let file = options.open(path)?;
     check_regular(&file.metadata()?)?;
     Ok(file)
-}
-
-/// A pipe nobody reads, a terminal that is stopped and the like take no line and never say so.
-fn check_regular(there: &Metadata) -> io::Result<()> {
-    if there.is_file() {
-        return Ok(());
-    }
-    let what = if there.is_dir() { "a directory" } else { "a pipe, a device or a socket" };
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and no regular file")))
 }
 
 /// Whether no name leads to it any more.
@@ -106,9 +100,9 @@ mod tests {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         let mut file = LogFile::open(&path).unwrap();
         let add = |file: &mut LogFile, line: &str| file.add(line.to_owned()).unwrap();
-        add(&mut file, "one");
+        assert_eq!(add(&mut file, "one"), Place::Same);
         std::fs::remove_file(&path).unwrap();
-        add(&mut file, "two");
+        assert_eq!(add(&mut file, "two"), Place::New);
         assert_eq!(read(&path), "two\n");
         std::fs::rename(&path, &moved).unwrap();
         add(&mut file, "three");

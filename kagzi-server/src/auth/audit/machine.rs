@@ -55,7 +55,7 @@ pub(crate) async fn on_record<T>(
 
 fn add(file: &mut LogFile, line: &Line<'_>, outcome: &str) -> io::Result<()> {
     let line = Line { time: now(), outcome, ..line.clone() };
-    file.add(serde_json::to_string(&line)?)
+    file.add(serde_json::to_string(&line)?).map(drop)
 }
 
 fn reason(error: &ServerError) -> &'static str {

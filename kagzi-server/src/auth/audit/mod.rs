@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{Audited, Caller, right};
 use crate::config::{ConfigError, ServerConfig};
-use crate::metrics::{Metrics, NamedFile};
+use crate::metrics::Metrics;
 use crate::reload::Ear;
 use file::LogFile;
 pub(crate) use machine::on_record;
@@ -150,9 +150,7 @@ impl Audit {
         let Some(writer) = &self.writer else { return std::future::pending().await };
         loop {
             ear.told().await;
-            let reopened = writer.reopen().await;
-            metrics.file_is_usable(NamedFile::AuditLog, reopened.is_ok());
-            match reopened {
+            match writer.reopen(metrics).await {
                 Ok(()) => tracing::info!("the audit log was opened anew"),
                 Err(error) => {
                     tracing::error!(%error, "the audit log could not be opened anew; the open one goes on");
@@ -200,7 +198,7 @@ impl Audit {
 /// Reports a line that did not reach the one who writes, or was not written in time; what the file refused is reported
 /// where it is written.
 fn report(why: &Unwritten, metrics: &Metrics) {
-    metrics.file_is_usable(NamedFile::AuditLog, false);
+    metrics.audit_log_is_written(false);
     metrics.audit_failed();
     tracing::error!(target: TARGET, %why, "the audit log could not be written");
 }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::TARGET;
-use crate::metrics::{Metrics, NamedFile};
+use crate::metrics::Metrics;
 
 /// How long an action waits for its line. Disks make those who write wait for a second, and are sound.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(3);
@@ -21,10 +21,19 @@ const MOST_LINES: usize = 1024;
 /// Where the record is kept.
 pub(super) trait Sink: Send {
     /// Adds a line. May take as long as it takes.
-    fn add(&mut self, line: String) -> io::Result<()>;
+    fn add(&mut self, line: String) -> io::Result<Place>;
 
     /// Opens what stands in its place now.
     fn reopen(&mut self) -> io::Result<()>;
+}
+
+/// Where a line was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Where those before it are.
+    Same,
+    /// In what was opened anew for it.
+    New,
 }
 
 /// See the module.
@@ -40,7 +49,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 enum Order {
     Add { line: String, of: Moment, metrics: Metrics, written: oneshot::Sender<io::Result<()>> },
-    Reopen(oneshot::Sender<io::Result<()>>),
+    Reopen { metrics: Metrics, done: oneshot::Sender<io::Result<()>> },
 }
 
 /// What a line is for.
@@ -112,10 +121,11 @@ impl Writer {
     }
 
     /// Has the sink opened anew, and waits until it is.
-    pub(super) async fn reopen(&self) -> io::Result<()> {
+    pub(super) async fn reopen(&self, metrics: &Metrics) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         if let Some(orders) = &self.orders {
-            orders.send(Order::Reopen(done)).await.map_err(|_| gone())?;
+            let order = Order::Reopen { metrics: metrics.clone(), done };
+            orders.send(order).await.map_err(|_| gone())?;
         }
         answer.await.map_err(|_| gone())?
     }
@@ -141,16 +151,22 @@ impl Order {
             Self::Add { of: Moment::Announced, written, .. } if written.is_closed() => {}
             Self::Add { line, metrics, written, .. } => {
                 let answer = sink.add(line);
-                metrics.file_is_usable(NamedFile::AuditLog, answer.is_ok());
-                if let Err(error) = &answer {
-                    metrics.audit_failed();
-                    tracing::error!(target: TARGET, %error, "the audit log could not be written");
+                metrics.audit_log_is_written(answer.is_ok());
+                match &answer {
+                    Ok(Place::Same) => {}
+                    Ok(Place::New) => metrics.audit_log_is_opened(true),
+                    Err(error) => {
+                        metrics.audit_failed();
+                        tracing::error!(target: TARGET, %error, "the audit log could not be written");
+                    }
                 }
                 // Whoever ordered it may have gone.
-                written.send(answer).ok();
+                written.send(answer.map(drop)).ok();
             }
-            Self::Reopen(done) => {
-                done.send(sink.reopen()).ok();
+            Self::Reopen { metrics, done } => {
+                let answer = sink.reopen();
+                metrics.audit_log_is_opened(answer.is_ok());
+                done.send(answer).ok();
             }
         }
     }
@@ -173,7 +189,7 @@ pub(crate) mod held {
 
     use std::sync::{Arc, Mutex, mpsc};
 
-    use super::{Sink, io};
+    use super::{Place, Sink, io};
 
     pub(crate) struct Held {
         go: mpsc::Receiver<()>,
@@ -198,11 +214,11 @@ pub(crate) mod held {
     }
 
     impl Sink for Held {
-        fn add(&mut self, line: String) -> io::Result<()> {
+        fn add(&mut self, line: String) -> io::Result<Place> {
             self.begins.send(()).ok();
             self.go.recv().ok();
             self.lines.lock().unwrap().push(line);
-            Ok(())
+            Ok(Place::Same)
         }
 
         fn reopen(&mut self) -> io::Result<()> {

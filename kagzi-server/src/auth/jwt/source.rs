@@ -1,8 +1,9 @@
 //! Where the keys come from: a file, or a URL of their issuer.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tonic::codegen::http::Uri;
 
 use super::NoKeys;
 use super::key::{self, Key};
+use crate::document::{Document, Found};
 use crate::shown::file_or_url;
 
 /// How long an answer may take.
@@ -28,7 +30,7 @@ const MAX_SET_BYTES: usize = 1024 * 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Source {
-    File(Origin<PathBuf>),
+    File(Origin<Document>),
     Url(Origin<Uri>),
 }
 
@@ -68,7 +70,7 @@ impl Source {
     pub(super) fn of(text: &str) -> Result<Self, String> {
         let shown = file_or_url(text);
         if !text.contains("://") {
-            return Ok(Self::File(Origin::new(PathBuf::from(text), shown)));
+            return Ok(Self::File(Origin::new(Document::at(Path::new(text)), shown)));
         }
         let uri: Uri = text.parse().map_err(|_| "a URL that is none".to_owned())?;
         match (uri.scheme_str(), uri.host()) {
@@ -83,7 +85,7 @@ impl Source {
     /// The keys, if they can be had without waiting.
     pub(super) fn read_now(&self) -> Option<Result<Vec<Key>, NoKeys>> {
         match self {
-            Self::File(origin) => Some(origin.read_file().map(|(_, keys)| keys)),
+            Self::File(origin) => Some(origin.found_in_file(origin.place.read_now()).map(|(_, keys)| keys)),
             Self::Url(_) => None,
         }
     }
@@ -91,7 +93,7 @@ impl Source {
     /// The keys, and whether they are others than the last time.
     pub(super) async fn read(&self) -> Result<(bool, Vec<Key>), NoKeys> {
         match self {
-            Self::File(origin) => origin.read_file(),
+            Self::File(origin) => origin.found_in_file(origin.place.read().await),
             Self::Url(origin) => {
                 let refuse = |problem| NoKeys { place: origin.shown.clone(), problem };
                 let answer = tokio::time::timeout(ANSWER_WITHIN, get(&origin.place)).await;
@@ -102,11 +104,11 @@ impl Source {
     }
 }
 
-impl Origin<PathBuf> {
-    fn read_file(&self) -> Result<(bool, Vec<Key>), NoKeys> {
+impl Origin<Document> {
+    fn found_in_file(&self, found: io::Result<Found>) -> Result<(bool, Vec<Key>), NoKeys> {
         let refuse = |problem| NoKeys { place: self.shown.clone(), problem };
-        let text = std::fs::read(&self.place).map_err(|error| refuse(error.to_string()))?;
-        self.found(&text).map_err(refuse)
+        let found = found.map_err(|error| refuse(error.to_string()))?;
+        self.found(&found.content).map_err(refuse)
     }
 }
 
