@@ -86,6 +86,13 @@ impl Caller {
         &self.principal.name
     }
 
+    /// The namespace that all of its grants are about, if it is one, named in full.
+    pub(crate) fn only_namespace(&self) -> Option<&str> {
+        let mut names = self.principal.grants.iter().map(Grant::only_namespace);
+        let first = names.next()??;
+        names.all(|name| name == Some(first)).then_some(first)
+    }
+
     fn grants(&self, method: &str) -> impl Iterator<Item = &Grant> {
         let roles = right(method).map_or(&[][..], |right| right.roles);
         self.principal.grants.iter().filter(move |grant| roles.contains(&grant.role))

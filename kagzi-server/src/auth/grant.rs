@@ -89,6 +89,14 @@ impl Grant {
             && covered(&self.workflow_types, area.workflow_type)
     }
 
+    /// The namespace that it is about, if it is one, named in full.
+    pub(crate) fn only_namespace(&self) -> Option<&str> {
+        match &self.namespaces[..] {
+            [Pattern::Exact(name)] => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether it covers anything at all of a namespace, or where none is told, of every one.
     pub(crate) fn touches(&self, namespace: Option<&str>) -> bool {
         covered(&self.namespaces, namespace)

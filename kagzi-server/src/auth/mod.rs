@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::Namespace;
-use kagzi_sdk::wire::error::{Refusal, limit_reached, permission_denied, unauthenticated, unavailable};
+use kagzi_sdk::wire::error::{
+    Refusal, limit_reached, overloaded, permission_denied, unauthenticated, unavailable,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
@@ -231,6 +233,7 @@ impl Auth {
             Mode::Open(_) => None,
         };
         let Some(jwt) = jwt else { return self.unseen() };
+        let Some(_waiting) = jwt.wait() else { return Err(overloaded(NO_KEYS_YET)) };
         jwt.look_for_new_keys(metrics).await;
         self.authenticate(headers, peer).map_err(|nobody| match nobody {
             NoCaller::Refused(refusal) => refusal,

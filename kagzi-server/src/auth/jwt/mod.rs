@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::config::{ConfigError, ServerConfig};
@@ -31,6 +31,9 @@ pub(crate) use key::Fingerprint;
 /// A token that names a key that is not known, or is not signed by the one that has that name here, has the keys fetched
 /// again, no more often than this: who makes up key ids or signatures shall not have us ask for ever.
 const PAUSE_BETWEEN_FETCHES: Duration = Duration::from_secs(10);
+
+/// So many calls may wait until the keys were fetched: whoever makes up key ids is not known, and holds memory meanwhile.
+const MOST_WAITING: usize = 256;
 
 /// How many verified tokens one generation holds. To verify one costs about as much as everything else
 /// that a call does, and a caller shows the same one for minutes.
@@ -52,6 +55,8 @@ pub(crate) struct Jwt {
     verified: Mutex<Recent<[u8; 32], Verified>>,
     /// When the keys were last asked for. Whoever asks holds it.
     asked: tokio::sync::Mutex<Option<Instant>>,
+    /// How many more calls may wait for the keys.
+    waiting: Semaphore,
     refresh: Duration,
 }
 
@@ -97,6 +102,7 @@ impl Jwt {
             problem: Mutex::default(),
             verified: Mutex::new(Recent::new(GENERATION)),
             asked: tokio::sync::Mutex::default(),
+            waiting: Semaphore::new(MOST_WAITING),
             refresh: config.jwt_refresh_interval,
         }))
     }
@@ -150,6 +156,11 @@ impl Jwt {
     /// Whether the keys were ever had, be it to hear that there is none.
     pub(crate) fn keys_were_had(&self) -> bool {
         self.had.load(Ordering::Relaxed)
+    }
+
+    /// Lets a call wait for the keys, unless many do.
+    pub(crate) fn wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire().ok()
     }
 
     /// Asks for the keys, unless somebody has just done so.
@@ -275,6 +286,11 @@ mod tests {
         later(PAUSE_BETWEEN_FETCHES).await;
         jwt.look_for_new_keys(&metrics).await;
         assert!(jwt.verify(&by_one).is_ok() && jwt.verify(&by_two).is_err());
+
+        let waiting: Vec<_> = (0..MOST_WAITING).map(|_| jwt.wait().unwrap()).collect();
+        assert!(jwt.wait().is_none(), "too many wait for the keys");
+        drop(waiting);
+        assert!(jwt.wait().is_some());
 
         // A new key with the id of an old one is told by its signature. An algorithm that no key has is no reason to ask.
         let anew = two.sign(&json!({"alg": "EdDSA", "kid": "one"}), &claims);

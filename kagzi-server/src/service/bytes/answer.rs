@@ -1,6 +1,7 @@
 //! An answer on its way out.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,12 +21,15 @@ pub(super) struct Answer {
     body: Option<Body>,
     kind: Kind,
     payer: Payer,
+    /// What is charged for the call as such: it is there until nothing of it is.
+    call: Arc<Charge>,
 }
 
 /// A piece of an answer with what was charged for it.
 struct Held {
     data: Bytes,
     _charge: Charge,
+    _call: Arc<Charge>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -35,8 +39,8 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Answer {
-    pub(super) const fn new(body: Body, kind: Kind, payer: Payer) -> Self {
-        Self { body: Some(body), kind, payer }
+    pub(super) const fn new(body: Body, kind: Kind, payer: Payer, call: Arc<Charge>) -> Self {
+        Self { body: Some(body), kind, payer, call }
     }
 
     fn charge(&mut self, data: Bytes) -> Result<Frame<Bytes>, Status> {
@@ -49,7 +53,10 @@ impl Answer {
             Kind::Session | Kind::Questions => Ok(self.payer.answer_anyway(data.len())),
         };
         match charge {
-            Ok(charge) => Ok(Frame::data(Bytes::from_owner(Held { data, _charge: charge }))),
+            Ok(charge) => {
+                let held = Held { data, _charge: charge, _call: Arc::clone(&self.call) };
+                Ok(Frame::data(Bytes::from_owner(held)))
+            }
             Err(refusal) => {
                 self.body = None;
                 instead(refusal)

@@ -5,8 +5,13 @@
 //! itself. What is charged for an answer is held by its bytes, so that it ends when the transport drops them, sent or not:
 //! HTTP/2 takes a whole answer from us as soon as its client would read the first byte.
 //!
-//! It goes behind the layer that finds out who calls. Strangers, who may ask for the health alone, have no account: their
-//! questions are bounded by themselves, and must come in time as all others.
+//! A call costs memory by being there, so each is charged for from its headers on, until nothing of it is left.
+//!
+//! What finishes work is not refused at once where there is no room: it waits, which costs its caller alone, as HTTP/2
+//! takes no more of it than its window meanwhile.
+//!
+//! It goes behind the layer that finds out who calls. Strangers, who may ask for the health alone, have an account of
+//! their own, a small one, and little time.
 
 mod answer;
 mod framing;
@@ -25,10 +30,20 @@ use tower::{Layer, Service};
 
 use super::Services;
 use crate::auth::Caller;
+use crate::transport::{Peer, host};
 use answer::Answer;
-use request::Incoming;
+use request::{Incoming, Times};
 
 pub(super) use request::RequestBytes;
+
+/// What workers say. Its calls are those that finish work, and polls, which wait anyway.
+const OF_WORKERS: &str = "/kagzi.v1.WorkerService/";
+
+/// For how long a call of a worker waits for room.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the question of a stranger has to arrive whole. It is a packet or two.
+const STRANGERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Streams whose messages are done one by one.
 const SESSIONS: [&str; 2] =
@@ -100,11 +115,25 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let kind = Kind::of(request.uri().path());
         let (load, metrics) = (&self.services.0.load, self.services.metrics().clone());
-        let payer = request.extensions().get::<Caller>().map(|caller| load.payer(caller, &metrics));
-        let held = payer.as_ref().map(|payer| RequestBytes::of(payer.charge()));
+        let (payer, within) = match request.extensions().get::<Caller>() {
+            Some(caller) => (load.payer(caller, &metrics), self.within),
+            None => {
+                let address = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+                let payer = load.stranger(address.map(|address| host(address.ip())), &metrics);
+                (payer, self.within.min(STRANGERS_WITHIN))
+            }
+        };
+        let for_room = match kind {
+            Kind::Session => within,
+            Kind::Call if request.uri().path().starts_with(OF_WORKERS) => ROOM_WITHIN,
+            Kind::Call | Kind::Questions => Duration::ZERO,
+        };
+        let held = RequestBytes::of(&payer);
+        let call = held.call();
+        let times = Times { within, for_room };
         let mut request =
-            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), self.within, metrics)));
-        if let (Kind::Session, Some(held)) = (kind, &held) {
+            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), times, metrics)));
+        if kind == Kind::Session {
             request.extensions_mut().insert(held.clone());
         }
         let answering = self.inner.call(request);
@@ -112,10 +141,7 @@ where
             let answer = answering.await?;
             // Before the answer is charged for.
             drop(held);
-            Ok(match payer {
-                Some(payer) => answer.map(|body| Body::new(Answer::new(body, kind, payer))),
-                None => answer,
-            })
+            Ok(answer.map(|body| Body::new(Answer::new(body, kind, payer, call))))
         })
     }
 }

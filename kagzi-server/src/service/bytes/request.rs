@@ -3,20 +3,24 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use kagzi_sdk::wire::error::{Refusal, request_timeout};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::super::load::Charge;
+use super::super::load::{CALL_BYTES, Charge, Payer, READING_BYTES, Waiting};
 use super::Kind;
 use super::framing::Framing;
 use crate::metrics::Metrics;
+
+/// How often a request that waits for room looks whether there is. Whoever makes room has nobody to tell, so that it
+/// costs nothing where nobody waits.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// What is held of a request, or of the messages of a session, until the last of its copies is dropped.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub(in crate::service) struct RequestBytes(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
+    /// For the call as such.
+    call: Arc<Charge>,
     charge: Charge,
     /// The sizes of the messages of a session that have come whole and were not taken.
     whole: Mutex<VecDeque<usize>>,
@@ -37,8 +43,14 @@ pub(in crate::service) struct Message {
 }
 
 impl RequestBytes {
-    pub(super) fn of(charge: Charge) -> Self {
-        Self(Arc::new(Held { charge, whole: Mutex::default() }))
+    pub(super) fn of(payer: &Payer) -> Self {
+        let (call, charge) = (Arc::new(payer.charge()), payer.charge());
+        Self(Arc::new(Held { call, charge, whole: Mutex::default() }))
+    }
+
+    /// What is charged for the call as such.
+    pub(super) fn call(&self) -> Arc<Charge> {
+        Arc::clone(&self.0.call)
     }
 
     /// The next message of a session, which has just been read: each is taken once, in their order.
@@ -54,15 +66,35 @@ impl Drop for Message {
     }
 }
 
+/// How long something may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// A request, or a message of a stream, to arrive whole.
+    pub(super) within: Duration,
+    /// What has come of it, to wait for room.
+    pub(super) for_room: Duration,
+}
+
+/// Waits for room.
+#[derive(Debug)]
+struct ForRoom {
+    until: Instant,
+    look: Pin<Box<Sleep>>,
+    _counted: Option<Waiting>,
+}
+
 /// The body of a request, which is charged for as it comes and must come in time.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: Body,
     kind: Kind,
-    /// Nothing for strangers.
-    held: Option<RequestBytes>,
+    held: RequestBytes,
+    /// What is to be paid before anything else is read: at first for the call as such, then for what `came`.
+    owed: usize,
+    came: Option<Frame<Bytes>>,
+    room: Option<ForRoom>,
     framing: Framing,
-    within: Duration,
+    times: Times,
     /// Once it was waited for.
     late: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -70,22 +102,59 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(
-        body: Body,
-        kind: Kind,
-        held: Option<RequestBytes>,
-        within: Duration,
-        metrics: Metrics,
-    ) -> Self {
-        Self { body, kind, held, framing: Framing::default(), within, late: None, ended: false, metrics }
+    pub(super) fn new(body: Body, kind: Kind, held: RequestBytes, times: Times, metrics: Metrics) -> Self {
+        let framing = Framing::default();
+        let (owed, came, room, late) = (CALL_BYTES, None, None, None);
+        Self { body, kind, held, owed, came, room, framing, times, late, ended: false, metrics }
     }
 
-    fn charge(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let Some(RequestBytes(held)) = &self.held else { return Ok(()) };
-        held.charge.more(data.len())?;
+    /// Pays what is owed, once there is room for it; gives what has come.
+    fn poll_pay(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
+        while self.owed > 0 {
+            let Held { call, charge, .. } = &*self.held.0;
+            let of = if self.came.is_some() { charge } else { call };
+            match of.more(self.owed) {
+                Ok(()) => self.owed = 0,
+                Err(refusal) => {
+                    if !ready!(self.poll_room(cx)) {
+                        return Poll::Ready(Err(refusal));
+                    }
+                }
+            }
+        }
+        self.room = None;
+        let came = self.came.take();
+        if let Some(data) = came.as_ref().and_then(Frame::data_ref) {
+            self.pass(data);
+        }
+        Poll::Ready(Ok(came))
+    }
+
+    /// Ready when there may be room, or with `false` when it was waited for long enough.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.room.is_none() {
+            // A stream that is open has paid for being there, and has a place.
+            let counted = if self.kind == Kind::Session { None } else { self.held.0.call.wait() };
+            if self.times.for_room.is_zero() || (self.kind != Kind::Session && counted.is_none()) {
+                return Poll::Ready(false);
+            }
+            // Those who wait for each other's room end all the same.
+            let until = self.late().deadline().min(Instant::now() + self.times.for_room);
+            self.room = Some(ForRoom { until, look: Box::pin(sleep(LOOK_FOR_ROOM)), _counted: counted });
+        }
+        let Some(room) = &mut self.room else { return Poll::Ready(false) };
+        ready!(room.look.as_mut().poll(cx));
+        let now = Instant::now();
+        room.look.as_mut().reset(now + LOOK_FOR_ROOM);
+        Poll::Ready(now < room.until)
+    }
+
+    /// Goes on by what has come.
+    fn pass(&mut self, data: &[u8]) {
+        let RequestBytes(held) = &self.held;
         let mut ended = false;
         match self.kind {
-            Kind::Call => return Ok(()),
+            Kind::Call => return,
             Kind::Session => {
                 let mut whole = held.whole.lock().unwrap_or_else(PoisonError::into_inner);
                 self.framing.pass(data, |size| {
@@ -103,7 +172,11 @@ impl Incoming {
         if ended {
             self.late = None;
         }
-        Ok(())
+    }
+
+    fn late(&mut self) -> &mut Pin<Box<Sleep>> {
+        let within = self.times.within;
+        self.late.get_or_insert_with(|| Box::pin(sleep(within)))
     }
 
     /// Ready once what should have come has not.
@@ -111,13 +184,29 @@ impl Incoming {
         if self.kind != Kind::Call && !self.framing.is_within_a_message() {
             return Poll::Pending;
         }
-        let within = self.within;
-        let late = self.late.get_or_insert_with(|| Box::pin(sleep(within)));
-        late.as_mut().poll(cx).map(|()| {
-            let refusal = request_timeout(within);
-            self.metrics.refused(&refusal);
-            refusal
-        })
+        let within = self.times.within;
+        self.late().as_mut().poll(cx).map(|()| request_timeout(within))
+    }
+
+    /// The next piece, or why there is none.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Frame<Bytes>>, Result<Status, Refusal>>> {
+        loop {
+            if let Some(frame) = ready!(self.poll_pay(cx)).map_err(Err)? {
+                return Poll::Ready(Ok(Some(frame)));
+            }
+            match http_body::Body::poll_frame(Pin::new(&mut self.body), cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.owed = frame.data_ref().map_or(0, Bytes::len);
+                    self.came = Some(frame);
+                }
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(Ok(status))),
+                Poll::Pending => return self.poll_late(cx).map(|refusal| Err(Err(refusal))),
+            }
+        }
     }
 }
 
@@ -130,31 +219,34 @@ impl http_body::Body for Incoming {
         if this.ended {
             return Poll::Ready(None);
         }
-        let refusal = match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref().map_or(Ok(()), |data| this.charge(data)) {
-                Ok(()) => return Poll::Ready(Some(Ok(frame))),
-                Err(refusal) => refusal,
-            },
-            Poll::Ready(other) => {
-                this.ended = true;
-                return Poll::Ready(other);
+        let status = match ready!(this.poll_next(cx)) {
+            Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+            Ok(None) => None,
+            Err(Ok(status)) => Some(Err(status)),
+            Err(Err(refusal)) => {
+                this.metrics.refused(&refusal);
+                Some(Err(refusal.into_status()))
             }
-            Poll::Pending => match this.poll_late(cx) {
-                Poll::Ready(refusal) => refusal,
-                Poll::Pending => return Poll::Pending,
-            },
         };
         this.ended = true;
         // What lies there unread goes at once.
-        this.body = Body::empty();
-        Poll::Ready(Some(Err(refusal.into_status())))
+        (this.body, this.came, this.room) = (Body::empty(), None, None);
+        Poll::Ready(status)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        self.ended || (self.owed == 0 && self.came.is_none() && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.kind == Kind::Call {
+            self.held.0.call.less(READING_BYTES);
+        }
     }
 }

@@ -17,21 +17,28 @@ use tower::service_fn;
 
 use super::*;
 use crate::config::{LoadLimits, ServerConfig};
+use crate::service::load::{CALL_BYTES, READING_BYTES};
 use crate::service::tests::services_of;
+use crate::transport::Peer;
 
 const WITHIN: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// All that may be held; one principal may hold half of it.
-const MOST: usize = 100_000;
+const MOST: usize = 10_000_000;
 
-const A_CALL: &str = "/kagzi.v1.WorkerService/CompleteStep";
+const A_CALL: &str = "/kagzi.v1.WorkflowService/StartWorkflow";
+const A_WRITE: &str = "/kagzi.v1.WorkerService/CompleteStep";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+/// What is charged for a call that was read.
+const READ_BYTES: usize = CALL_BYTES - READING_BYTES;
+
 const A_SESSION: &str = "/kagzi.v1.WorkerService/StreamWork";
 
 fn services() -> Services {
     services_of(&ServerConfig {
         access_file: Some(PathBuf::from("access.toml")),
-        max_message_bytes: 40_000,
+        max_message_bytes: 4_000_000,
         load: LoadLimits { max_bytes_in_flight: MOST, ..LoadLimits::default() },
         ..ServerConfig::default()
     })
@@ -127,18 +134,22 @@ async fn half_sent_requests_are_held_up_to_the_share_of_their_principal_and_othe
         answer
     };
     for _ in 0..2 {
-        assert!(begin("ada", 20_000).is_none());
+        assert!(begin("ada", 2_000_000).is_none());
     }
-    let refused = refusal(&begin("ada", 20_000).unwrap());
+    let refused = refusal(&begin("ada", 2_000_000).unwrap());
     assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
-    assert_eq!(held(&services), 40_000);
-    assert!(begin("bob", 50_000).is_none());
-    assert!(begin("cy", 10_000).is_none());
-    assert_refused(&refusal(&begin("cy", 1).unwrap()), "OVERLOADED", None);
+    assert_eq!(held(&services), 4_000_000 + 2 * CALL_BYTES);
+    assert!(begin("bob", 4_000_000).is_none());
+    assert!(begin("cy", 600_000).is_none());
+    assert_refused(&refusal(&begin("cy", 100_000).unwrap()), "OVERLOADED", None);
     assert_counted(&services, "max_bytes_in_flight", 1);
     assert_counted(&services, "overloaded", 1);
-    // What ada has left is worth nothing to her while the others have taken all.
-    assert_refused(&refusal(&begin("ada", 1).unwrap()), "OVERLOADED", None);
+    // What ada has left is worth nothing to her while the others have taken all but what is kept.
+    assert_refused(&refusal(&begin("ada", 100_000).unwrap()), "OVERLOADED", None);
+    // That is for those who hold little, as long as they do.
+    assert!(begin("dan", 200_000).is_none());
+    assert_refused(&refusal(&begin("dan", 100_000).unwrap()), "OVERLOADED", None);
+    assert!(begin("dan", 50_000).is_none());
     drop(open);
     assert_eq!(held(&services), 0);
 }
@@ -146,9 +157,9 @@ async fn half_sent_requests_are_held_up_to_the_share_of_their_principal_and_othe
 #[tokio::test(start_paused = true)]
 async fn the_largest_message_finds_room_however_small_the_share() {
     let limits = LoadLimits { max_bytes_in_flight: MOST, principal_share: 0.01, ..LoadLimits::default() };
-    let config = ServerConfig { max_message_bytes: 40_000, load: limits, ..ServerConfig::default() };
+    let config = ServerConfig { max_message_bytes: 4_000_000, load: limits, ..ServerConfig::default() };
     let services = services_of(&ServerConfig { access_file: Some(PathBuf::from("access.toml")), ..config });
-    for (bytes, fits) in [(40_005, true), (40_006, false)] {
+    for (bytes, fits) in [(4_000_005, true), (4_000_006, false)] {
         let (sending, body) = body();
         send(&sending, vec![0; bytes]);
         drop(sending);
@@ -181,18 +192,8 @@ async fn a_request_that_does_not_come_whole_in_time_is_refused_and_holds_nothing
     assert_eq!(refused.get_details_error_info().unwrap().reason, "REQUEST_TIMEOUT");
     assert!(refused.message().contains("request_body_timeout"), "{refused:?}");
     assert_counted(&services, "request_body_timeout", 1);
+    drop(answer);
     assert_eq!(held(&services), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn strangers_have_no_account_and_must_come_in_time_as_all() {
-    let services = services();
-    let (sending, body) = body();
-    send(&sending, vec![0; MOST + 1]);
-    let request = Request::builder().uri("/grpc.health.v1.Health/Check").body(body).unwrap();
-    let answer = call(&services, request, Some(0)).await;
-    assert_eq!(refusal(&answer).code(), Code::DeadlineExceeded);
-    drop(sending);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +201,7 @@ async fn what_a_request_brought_is_held_while_it_waits_and_no_longer() {
     let services = services();
     let whole = |who: &'static str, answer| {
         let (sending, body) = body();
-        send(&sending, vec![0; 30_000]);
+        send(&sending, vec![0; 3_000_000]);
         let services = services.clone();
         async move { call(&services, request(who, A_CALL, body), answer).await }.boxed()
     };
@@ -208,7 +209,7 @@ async fn what_a_request_brought_is_held_while_it_waits_and_no_longer() {
     assert!((&mut waiting).now_or_never().is_none());
     tokio::time::sleep(HOUR).await;
     assert!((&mut waiting).now_or_never().is_none(), "its time ended when it had come");
-    assert_eq!(held(&services), 30_000);
+    assert_eq!(held(&services), 3_000_000 + READ_BYTES);
     let refused = refusal(&whole("ada", Some(0)).await);
     assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
     assert!(Status::from_header_map(whole("bob", Some(0)).await.headers()).is_none());
@@ -216,8 +217,8 @@ async fn what_a_request_brought_is_held_while_it_waits_and_no_longer() {
     drop(waiting);
     assert_eq!(held(&services), 0);
     // Done, it makes room for its own answer.
-    let answer = whole("ada", Some(40_000)).await;
-    assert_eq!(read(answer.into_body()).await.unwrap(), 40_000);
+    let answer = whole("ada", Some(4_000_000)).await;
+    assert_eq!(read(answer.into_body()).await.unwrap(), 4_000_000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,14 +228,14 @@ async fn an_answer_is_held_until_the_transport_drops_it_and_beyond_the_share_it_
         let answer = call(&services, request("ada", A_CALL, Body::empty()), Some(bytes)).await;
         answer.into_body()
     };
-    let (mut first, mut second) = (answer(30_000).await, answer(30_000).await);
+    let (mut first, mut second) = (answer(3_000_000).await, answer(3_000_000).await);
     let taken = first.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!((taken.len(), held(&services)), (30_000, 30_000));
+    assert_eq!((taken.len(), held(&services)), (3_000_000, 3_000_000 + 2 * READ_BYTES));
     // However it is cut, and though the body is gone.
     drop(first);
-    let rest = taken.slice(29_999..);
+    let rest = taken.slice(2_999_999..);
     drop(taken);
-    assert_eq!(held(&services), 30_000);
+    assert_eq!(held(&services), 3_000_000 + 2 * READ_BYTES);
     let instead = second.frame().await.unwrap().unwrap().into_trailers().unwrap();
     assert_refused(&Status::from_header_map(&instead).unwrap(), "LIMIT_REACHED", Some("max_bytes_in_flight"));
     assert!(second.is_end_stream() && second.frame().await.is_none());
@@ -245,10 +246,11 @@ async fn an_answer_is_held_until_the_transport_drops_it_and_beyond_the_share_it_
         let mut body = answer(1024).await;
         short.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
     }
-    assert_eq!(held(&services), 30_000 + 30 * 1024);
+    drop(second);
+    assert_eq!(held(&services), 3_000_000 + 30 * 1024 + 31 * READ_BYTES);
     drop((short, rest));
     assert_eq!(held(&services), 0);
-    assert_eq!(read(answer(30_000).await).await.unwrap(), 30_000);
+    assert_eq!(read(answer(3_000_000).await).await.unwrap(), 3_000_000);
 }
 
 /// A session that the layer has let in.
@@ -285,25 +287,30 @@ impl Session {
 async fn each_message_of_a_session_is_held_until_it_is_done_and_one_that_is_not_whole_too() {
     let services = services();
     let mut session = session(&services).await;
-    let all = [message(10_000), message(5), message(20_000)].concat();
-    for piece in all[..25_000].chunks(999) {
+    let all = [message(1_000_000), message(5), message(2_000_000)].concat();
+    for piece in all[..2_500_000].chunks(99_999) {
         send(&session.sending, piece.to_vec());
     }
     session.read().unwrap();
     let (first, second) = (session.held.take(), session.held.take());
-    assert_eq!(held(&services), 25_000);
+    assert_eq!(held(&services), 2_500_000 + CALL_BYTES);
     drop(first);
-    assert_eq!(held(&services), 15_000);
-    send(&session.sending, all[25_000..].to_vec());
+    assert_eq!(held(&services), 1_500_000 + CALL_BYTES);
+    send(&session.sending, all[2_500_000..].to_vec());
     session.read().unwrap();
-    assert_eq!(held(&services), 20_005);
+    assert_eq!(held(&services), 2_000_005 + CALL_BYTES);
     drop((second, session.held.take()));
-    assert_eq!(held(&services), 0);
-    // Half a message beyond what is left ends the stream.
-    send(&session.sending, message(50_001)[..50_000].to_vec());
+    assert_eq!(held(&services), CALL_BYTES);
+    // What of a message is beyond what is left waits, and ends the stream when its time is over.
+    send(&session.sending, message(5_000_001)[..5_000_000 - CALL_BYTES].to_vec());
     session.read().unwrap();
+    let before = Instant::now();
+    tokio::time::sleep(WITHIN / 3).await;
     send(&session.sending, vec![0; 1]);
-    assert_refused(&session.read().unwrap_err(), "LIMIT_REACHED", Some("max_bytes_in_flight"));
+    session.read().unwrap();
+    let refused = session.body.frame().await.unwrap().unwrap_err();
+    assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
+    assert!(before.elapsed() >= WITHIN && before.elapsed() < WITHIN + Duration::from_secs(1));
     drop(session);
     assert_eq!(held(&services), 0);
 }
@@ -349,6 +356,147 @@ async fn a_message_of_a_session_has_its_time_from_its_first_byte_however_it_tric
     assert_eq!((refused.code(), before.elapsed()), (Code::DeadlineExceeded, WITHIN));
     drop(session);
     assert_eq!(held(&services), 0);
+}
+
+/// A call whose body goes on, and what came of it by now.
+struct Begun {
+    sending: Sending,
+    calling: BoxFuture<'static, Response<Body>>,
+    answer: Option<Response<Body>>,
+}
+
+fn begin(services: &Services, mut request: Request<Body>, bytes: usize) -> Begun {
+    let (sending, coming) = body();
+    send(&sending, vec![0; bytes]);
+    *request.body_mut() = coming;
+    let services = services.clone();
+    let mut calling = async move { call(&services, request, Some(0)).await }.boxed();
+    let answer = (&mut calling).now_or_never();
+    Begun { sending, calling, answer }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_which_there_are_headers_alone_are_held_up_to_the_share() {
+    let services = services();
+    let mut begun = Vec::new();
+    let refused = loop {
+        let call = begin(&services, request("ada", A_CALL, Body::empty()), 0);
+        if let Some(answer) = &call.answer {
+            break refusal(answer);
+        }
+        begun.push(call);
+    };
+    assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
+    assert_eq!((begun.len(), held(&services)), (MOST / 2 / CALL_BYTES, begun.len() * CALL_BYTES));
+    assert!(begin(&services, request("bob", A_CALL, Body::empty()), 0).answer.is_none());
+    drop(begun);
+    assert_eq!(held(&services), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_share_a_small_account_and_have_little_time() {
+    let services = services();
+    let ask = |address: u8| {
+        let mut request = Request::builder().uri(CHECK).body(Body::empty()).unwrap();
+        let address = Some(([192, 0, 2, address], 1).into());
+        request.extensions_mut().insert(Peer { address, certificate: None });
+        begin(&services, request, 0)
+    };
+    // Four of one address, and nineteen in all: of 10,000,000 bytes a thirty-second part.
+    let mut asking: Vec<Begun> = (0..4).map(|_| ask(1)).collect();
+    assert!(asking.iter().all(|asked| asked.answer.is_none()));
+    let refused = refusal(&ask(1).answer.unwrap());
+    assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
+    assert_counted(&services, "max_bytes_in_flight", 1);
+    asking.extend((0..15).map(|at| ask(2 + at / 4)));
+    assert!(asking.iter().all(|asked| asked.answer.is_none()));
+    assert!(ask(9).answer.is_some());
+    assert_eq!(held(&services), 19 * CALL_BYTES);
+    let before = Instant::now();
+    for asked in asking {
+        assert_eq!(refusal(&asked.calling.await).code(), Code::DeadlineExceeded);
+        drop(asked.sending);
+    }
+    assert_eq!(before.elapsed(), STRANGERS_WITHIN);
+    assert_eq!(held(&services), 0);
+    assert!(ask(9).answer.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_much_others_hold_there_is_room_for_those_who_hold_little() {
+    let services = services_of(&ServerConfig {
+        access_file: Some(PathBuf::from("access.toml")),
+        max_message_bytes: 4_000_000,
+        namespaces: ["loud", "noisy", "quiet"].map(|name| name.parse().unwrap()).into(),
+        load: LoadLimits { max_bytes_in_flight: MOST, ..LoadLimits::default() },
+        ..ServerConfig::default()
+    });
+    let of = |who: &str, namespace: &str, path| {
+        let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let grant = format!("role = 'worker'\nnamespaces = ['{namespace}']");
+        request.extensions_mut().insert(Caller::granted(who, &grant));
+        request
+    };
+    let fill = |who: &str, namespace: &str| {
+        let mut begun = Vec::new();
+        loop {
+            let call = begin(&services, of(who, namespace, A_CALL), 100_000);
+            if call.answer.is_some() {
+                return begun;
+            }
+            begun.push(call);
+        }
+    };
+    // Two principals of one tenant have its share, two of another what is left but what is kept.
+    let mut filled = [fill("a", "noisy"), fill("b", "noisy")];
+    let of_a_tenant = held(&services);
+    assert!((MOST / 2 - 120_000..=MOST / 2).contains(&of_a_tenant), "{of_a_tenant}");
+    assert!(filled[1].len() < 2, "a took it");
+    filled[1].extend(fill("c", "loud"));
+    filled[1].extend(fill("d", "loud"));
+    let filled_up = held(&services);
+    assert!(filled_up > MOST / 8 * 7 - 120_000, "{filled_up}");
+    // Heartbeats and the ends of steps of a quiet one.
+    for bytes in [100, 250_000] {
+        let done = begin(&services, of("e", "quiet", A_WRITE), bytes);
+        assert!(done.answer.is_none());
+        drop(done.sending);
+        assert!(Status::from_header_map(done.calling.await.headers()).is_none());
+    }
+    drop(filled);
+    assert_eq!(held(&services), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_of_workers_wait_for_room_for_a_time_and_so_many_at_once() {
+    let services = services();
+    let full = begin(&services, request("ada", A_CALL, Body::empty()), MOST / 2 - 2 * CALL_BYTES);
+    assert!(full.answer.is_none());
+    let write = || begin(&services, request("ada", A_WRITE, Body::empty()), 50_000);
+    let (waits, before) = (write(), Instant::now());
+    assert!(waits.answer.is_none());
+    let refused = waits.calling.await;
+    assert!(before.elapsed() >= ROOM_WITHIN && before.elapsed() < ROOM_WITHIN + Duration::from_secs(1));
+    assert_refused(&refusal(&refused), "LIMIT_REACHED", Some("max_bytes_in_flight"));
+    assert_counted(&services, "max_bytes_in_flight", 1);
+    drop(refused);
+    // The first of these has paid for being there, the others not even that.
+    let waiting: Vec<Begun> = (0..128).map(|_| write()).collect();
+    assert!(waiting.iter().all(|write| write.answer.is_none()));
+    assert_eq!(held(&services), MOST / 2);
+    assert!(write().answer.is_some(), "one too many waits");
+    drop((waiting, full));
+    assert_eq!(held(&services), 0);
+    // Room that comes in time.
+    let full = begin(&services, request("ada", A_CALL, Body::empty()), MOST / 2 - 2 * CALL_BYTES);
+    let (waits, other) = (write(), session(&services).await);
+    let mut session = other;
+    send(&session.sending, message(50_000));
+    session.read().unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop((full, waits.sending));
+    assert!(Status::from_header_map(waits.calling.await.headers()).is_none());
+    assert_eq!(session.body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50_000);
 }
 
 #[test]

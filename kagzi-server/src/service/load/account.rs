@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::bytes::Sum;
 use super::looks::Looks;
 use crate::config::{LoadLimits, RateLimit};
 use crate::rate::Rate;
@@ -29,7 +30,7 @@ pub(super) struct Account {
     /// So many of them at most are its part of those that keep everybody from claiming.
     pub(super) share_of_writes: usize,
     /// Bytes of requests and answers that are held for it.
-    pub(super) bytes: AtomicUsize,
+    pub(super) bytes: Arc<Sum>,
     /// As many turns as its share of them, for a principal.
     pub(super) turns: Arc<Semaphore>,
     /// Those at runs that its workers name, for a principal.
@@ -53,7 +54,7 @@ impl Account {
             taken: Default::default(),
             writes: AtomicUsize::new(0),
             share_of_writes,
-            bytes: AtomicUsize::new(0),
+            bytes: Arc::default(),
             turns: Arc::new(Semaphore::new(share_of_writes)),
             looks: Looks::default(),
         }

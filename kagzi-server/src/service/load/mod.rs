@@ -20,6 +20,7 @@
 mod account;
 mod bytes;
 mod looks;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,9 @@ use crate::config::{LoadLimits, ServerConfig};
 use crate::rate::TooMany;
 pub(super) use account::Place;
 use account::{Account, Kind};
-pub(super) use bytes::{Charge, MESSAGE_HEADER_BYTES, Payer};
+use bytes::{Bounds, Sum};
+pub(super) use bytes::{CALL_BYTES, Charge, MESSAGE_HEADER_BYTES, Payer, READING_BYTES, Waiting};
+use strangers::Strangers;
 
 /// When a request that found no place should be tried again: the store commits some thousand starts
 /// meanwhile.
@@ -99,8 +102,11 @@ struct Inner {
     principal_share: f64,
     /// What part of them one namespace may take.
     namespace_share: f64,
-    /// How many bytes may be held for one principal.
-    bytes_of_one: usize,
+    /// Whether callers are told apart.
+    many_principals: bool,
+    /// How many bytes may be held.
+    bytes: Bounds,
+    strangers: Strangers,
     /// Heartbeats and writes in flight, of each as many as its share.
     writes: AtomicUsize,
     fewer: Notify,
@@ -109,6 +115,8 @@ struct Inner {
     principals: RwLock<HashMap<String, Arc<Account>>>,
     /// Those that are served.
     namespaces: HashMap<Namespace, Arc<Account>>,
+    /// The bytes that are held for each of these.
+    bytes_of_namespaces: HashMap<String, Arc<Sum>>,
 }
 
 /// Counts a write while it lives, from before it has its turn.
@@ -144,16 +152,24 @@ impl Load {
             let account = Account::with_share(limits, namespace_share, limits.rate_per_namespace);
             (namespace.clone(), Arc::new(account))
         });
+        let namespaces: HashMap<_, _> = namespaces.collect();
+        let bytes_of_namespaces = namespaces.iter();
+        let bytes_of_namespaces = bytes_of_namespaces
+            .map(|(namespace, account)| (namespace.as_str().to_owned(), Arc::clone(&account.bytes)))
+            .collect();
         Self(Arc::new(Inner {
             limits: limits.clone(),
             principal_share,
             namespace_share,
-            bytes_of_one: bytes::of_one(config, principal_share),
+            many_principals: config.access_file.is_some(),
+            bytes: Bounds::of(config, principal_share, namespace_share),
+            strangers: Strangers::of(limits.max_bytes_in_flight),
             writes: AtomicUsize::new(0),
             fewer: Notify::new(),
             all: Arc::new(Account::with_share(limits, 1.0, None)),
             principals: RwLock::default(),
-            namespaces: namespaces.collect(),
+            namespaces,
+            bytes_of_namespaces,
         }))
     }
 
