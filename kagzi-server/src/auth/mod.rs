@@ -189,8 +189,16 @@ impl Auth {
         }
     }
 
-    /// Who makes a call, by what it shows.
+    /// Who makes a call, by what it shows. Their connection is no stranger's from then on.
     fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, NoCaller> {
+        let caller = self.find(headers, peer)?;
+        if let Some(peer) = peer {
+            peer.standing.make_known();
+        }
+        Ok(caller)
+    }
+
+    fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, NoCaller> {
         let address = peer.and_then(|peer| peer.address);
         let closed = match &self.0.mode {
             Mode::Open(anyone) => return Ok(someone(anyone, address)),

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 pub(crate) use certificate::{ClientCertificate, Rules};
 use complaints::Complaints;
 use connections::Connections;
-pub(crate) use connections::host;
+pub(crate) use connections::{Standing, host};
 use handshakes::{Begun, Handshakes};
 pub(crate) use socket::Socket;
 pub(crate) use tls::Tls;
@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     /// If it showed one that was verified.
     pub(crate) certificate: Option<ClientCertificate>,
+    /// Whether it is a stranger.
+    pub(crate) standing: Standing,
 }
 
 struct Incoming {
@@ -87,7 +89,7 @@ impl Incoming {
         }
     }
 
-    /// The connection, if there is room for it and it needs no handshake.
+    /// The connection, if there is room for it, be it a stranger's, and it needs no handshake.
     fn accept(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Socket> {
         let Some(counted) = self.connections.open(address.ip(), &self.metrics) else {
             self.metrics.refused_connection();
@@ -101,7 +103,11 @@ impl Incoming {
         let Some(tls) = &self.tls else { return Some(Socket::plain(stream, address, counted)) };
         let (handshake, complaints) = (tls.handshake(), self.complaints.clone());
         let begun = self.handshakes.begin(host(address.ip()), async move {
-            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake.accept(stream)).await {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(HANDSHAKE_WITHIN, handshake.accept(stream)) => shaken,
+                () = counted.standing().gives_way() => return None,
+            };
+            match shaken {
                 Ok(Ok((stream, certificate))) => Some(Socket::tls(stream, address, certificate, counted)),
                 Ok(Err(error)) => {
                     complaints.handshake_failed(address, &error);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use super::connections::Counted;
@@ -22,6 +23,8 @@ pub(crate) struct Socket {
     /// Of the client's certificate, if it showed one.
     expiry: Option<Expiry>,
     peer: Peer,
+    /// Ready when it gives way to another.
+    gives_way: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Held, not read.
     _counted: Counted,
 }
@@ -33,7 +36,8 @@ enum Stream {
 
 impl Socket {
     pub(super) fn plain(stream: TcpStream, address: SocketAddr, counted: Counted) -> Self {
-        let peer = Peer { address: Some(address), certificate: None };
+        let standing = counted.standing().clone();
+        let peer = Peer { address: Some(address), certificate: None, standing };
         Self::of(Stream::Plain(stream), peer, counted)
     }
 
@@ -43,13 +47,25 @@ impl Socket {
         certificate: Option<ClientCertificate>,
         counted: Counted,
     ) -> Self {
-        let peer = Peer { address: Some(address), certificate };
+        let standing = counted.standing().clone();
+        let peer = Peer { address: Some(address), certificate, standing };
         Self::of(Stream::Tls(Box::new(stream)), peer, counted)
     }
 
     fn of(stream: Stream, peer: Peer, counted: Counted) -> Self {
         let expiry = peer.certificate.as_ref().map(|certificate| Expiry::of(certificate.until()));
-        Self { stream, opening: Opening::from_now(), expiry, peer, _counted: counted }
+        let gives_way = Box::pin(peer.standing.gives_way());
+        Self { stream, opening: Opening::from_now(), expiry, peer, gives_way, _counted: counted }
+    }
+
+    /// Fails once it has to give way. Whoever reads and whoever writes asks, since one of them may wait for a client that
+    /// does not answer.
+    fn may_stay(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.peer.standing.is_known() || self.gives_way.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        let why = "it gives way to another connection: nobody who is known has called on it";
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, why))
     }
 }
 
@@ -63,7 +79,9 @@ impl Connected for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, opening, expiry, .. } = self.get_mut();
+        let this = self.get_mut();
+        this.may_stay(cx)?;
+        let Self { stream, opening, expiry, .. } = this;
         if let Some(expiry) = expiry
             && let Err(expired) = expiry.poll(cx)
         {
@@ -78,7 +96,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.may_stay(cx)?;
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
@@ -89,7 +109,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.may_stay(cx)?;
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
@@ -103,7 +125,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.may_stay(cx)?;
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }

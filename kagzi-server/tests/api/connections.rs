@@ -46,7 +46,8 @@ async fn one_more_than_may_be_is_closed_at_once_and_gets_in_when_another_has_gon
         };
         let mut server = serve_with(Backend::Memory, config).await;
         let (address, http) = (server.handle.local_addr(), server.handle.http_addr().unwrap());
-        // The first is the test's own.
+        // The first is the test's own. Who has not called would give way.
+        server.start().await;
         let second = Client::connect(server.handle.url()).await.unwrap();
         second.queue_depths().await.unwrap();
         assert_eq!(shown(http, "kagzi_connections").await, 2, "{load:?}");

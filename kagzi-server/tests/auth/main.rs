@@ -11,6 +11,7 @@ mod jwt;
 mod pipes;
 mod pki;
 mod roles;
+mod strangers;
 mod streams;
 mod support;
 mod tls;
