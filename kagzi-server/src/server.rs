@@ -142,6 +142,7 @@ impl Server {
         let health_service = health_service.max_decoding_message_size(QUESTION_BYTES);
         let drain = Drain::default();
         let metrics = Metrics::new(&self.store);
+        metrics.show_limits(&self.config.load);
         // What the services, the engine and the reaper ask passes the breaker and is counted; whoever looks
         // whether the store is well does not ask the breaker.
         let counted = Metered::over(self.store.clone(), metrics.clone());

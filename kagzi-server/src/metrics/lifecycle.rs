@@ -3,12 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use kagzi_core::{
-    BeginOutcome, ClaimedRun, CompleteStepOutcome, DeadLetterReason, FailureOutcome, Reaped, RunState,
-    SharedStore, SweptStats,
+    BeginOutcome, ClaimedRun, CompleteStepOutcome, DeadLetterReason, FailureOutcome, Namespace, Reaped,
+    RunState, SharedStore, SweptStats,
 };
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 
-use super::label::{Book, Counters, label};
+use super::label::{Book, Counters, Label as _, label};
 
 label! {
     /// Whether a claim took something.
@@ -64,7 +65,7 @@ impl From<DeadLetterReason> for Reason {
 /// What becomes of runs and steps, as the store answers it.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
-    pub(super) claims: Counters<ClaimOutcome>,
+    claims: Family<[(&'static str, String); 2], Counter>,
     reclaimed: Counter,
     begun: Counters<Begun>,
     pub(super) steps: Counters<StepOutcome>,
@@ -82,7 +83,12 @@ pub(super) struct Lifecycle {
 impl Lifecycle {
     pub(super) fn register(book: &mut Book) -> Self {
         Self {
-            claims: book.counters("claims", &["outcome"], "Claims by whether they took runs"),
+            claims: book.register(
+                "claims",
+                &["namespace", "outcome"],
+                "Claims by whether they took runs; a namespace is absent until the first",
+                Family::default(),
+            ),
             reclaimed: book.register(
                 "runs_reclaimed",
                 &[],
@@ -134,9 +140,13 @@ impl Lifecycle {
         self.expired.of(state).inc_by(runs);
     }
 
-    pub(super) fn claimed(&self, runs: &[ClaimedRun]) {
-        let outcome = if runs.is_empty() { ClaimOutcome::Empty } else { ClaimOutcome::Taken };
-        self.claims.of(outcome).inc();
+    pub(super) fn claimed(&self, namespace: &Namespace, runs: &[ClaimedRun]) {
+        let taken = if runs.is_empty() { ClaimOutcome::Empty } else { ClaimOutcome::Taken };
+        for outcome in ClaimOutcome::ALL {
+            let labels = [("namespace", namespace.to_string()), ("outcome", outcome.as_str().to_owned())];
+            // Both are there from the first claim on, so that a rate of one does not miss its first.
+            self.claims.get_or_create_owned(&labels).inc_by(u64::from(*outcome == taken));
+        }
         let again = runs.iter().filter(|run| run.run.lost_leases > 0).count();
         self.reclaimed.inc_by(again as u64);
     }

@@ -120,12 +120,13 @@ impl Store for Metered {
     }
 
     async fn claim(&self, request: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let namespace = request.namespace.clone();
         let answer = self.timed(Operation::Claim, self.store.claim(request)).await;
         let figures = &self.metrics.0;
         // A claim may have repaired runs before it failed.
         figures.lifecycle.swept(&self.store);
         let claimed = answer?;
-        figures.lifecycle.claimed(&claimed);
+        figures.lifecycle.claimed(&namespace, &claimed);
         for run in &claimed {
             figures.queues.counters(&run.run.namespace, &run.run.queue).claimed.inc();
         }

@@ -15,6 +15,7 @@ use tonic::Code;
 use super::Metrics;
 use super::label::{Book, Counters, Label as _, Pair, label};
 use super::operation::durations;
+use crate::config::LoadLimits;
 
 label! {
     /// Why a request was not let in. Whoever adds a reason to refuse adds it here and to [`Refused::of`].
@@ -64,7 +65,9 @@ pub(super) struct Requests {
     worker_streams: Gauge,
     client_streams: Gauge,
     connections: Gauge,
+    connections_limit: Gauge,
     bytes: Gauge,
+    bytes_limit: Gauge,
 }
 
 impl Requests {
@@ -102,10 +105,22 @@ impl Requests {
                 Gauge::default(),
             ),
             connections: book.register("connections", &[], "Connections that are open", Gauge::default()),
+            connections_limit: book.register(
+                "connections_limit",
+                &[],
+                "How many connections may be open (max_connections)",
+                Gauge::default(),
+            ),
             bytes: book.register(
                 "bytes_in_flight",
                 &[],
                 "Bytes of requests that were not done yet and of answers that were not sent yet",
+                Gauge::default(),
+            ),
+            bytes_limit: book.register(
+                "bytes_in_flight_limit",
+                &[],
+                "How many of these bytes the server holds at most (max_bytes_in_flight)",
                 Gauge::default(),
             ),
         }
@@ -130,6 +145,12 @@ pub(crate) struct OpenStream(Gauge);
 pub(crate) struct OpenConnection(Metrics);
 
 impl Metrics {
+    /// Shows the bounds that some of these figures have.
+    pub(crate) fn show_limits(&self, limits: &LoadLimits) {
+        self.0.requests.connections_limit.set(limits.max_connections.into());
+        self.0.requests.bytes_limit.set(i64::try_from(limits.max_bytes_in_flight).unwrap_or(i64::MAX));
+    }
+
     /// Counts a connection, until what this gives is dropped.
     pub(crate) fn connection(&self) -> OpenConnection {
         self.0.requests.connections.inc();
