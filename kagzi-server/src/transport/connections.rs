@@ -162,6 +162,15 @@ impl Drop for Counted {
 }
 
 impl Standing {
+    /// Of a connection that is not counted.
+    #[cfg(test)]
+    pub(super) fn uncounted() -> Self {
+        let host = Ipv6Addr::UNSPECIFIED.into();
+        let (known, end) = (AtomicBool::new(false), CancellationToken::new());
+        let connections = Connections::up_to(&LoadLimits::default());
+        Self(Arc::new(Place { connections, number: 0, host, known, end }))
+    }
+
     /// A credential that is known was shown on the connection. It gives way to nobody from now on.
     pub(crate) fn make_known(&self) {
         let Place { connections, number, known, .. } = &*self.0;

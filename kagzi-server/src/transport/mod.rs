@@ -43,6 +43,14 @@ pub(crate) struct Peer {
     pub(crate) standing: Standing,
 }
 
+#[cfg(test)]
+impl Peer {
+    /// Somebody on a connection that is not counted.
+    pub(crate) fn stranger(address: Option<SocketAddr>) -> Self {
+        Self { address, certificate: None, standing: Standing::uncounted() }
+    }
+}
+
 struct Incoming {
     listener: TcpListener,
     tls: Option<Tls>,

@@ -399,7 +399,7 @@ async fn strangers_share_a_small_account_and_have_little_time() {
     let ask = |address: u8| {
         let mut request = Request::builder().uri(CHECK).body(Body::empty()).unwrap();
         let address = Some(([192, 0, 2, address], 1).into());
-        request.extensions_mut().insert(Peer { address, certificate: None });
+        request.extensions_mut().insert(Peer::stranger(address));
         begin(&services, request, 0)
     };
     // Four of one address, and nineteen in all: of 10,000,000 bytes a thirty-second part.
