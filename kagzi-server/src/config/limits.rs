@@ -48,8 +48,8 @@ pub struct LoadLimits {
     /// How many streams of workers and clients, watches of the health and reflections may be open. Default 10,000.
     pub max_streams: u32,
     /// How many bytes the server holds of requests that are read or not done yet and of answers that were not sent yet,
-    /// at least twice `max_message_bytes`. One principal has its share of them, and room for one message at least.
-    /// Default 512 MiB.
+    /// at least twice `max_message_bytes`, each call 16 KiB at least. One principal has its share of them, and room for one
+    /// message at least; an eighth is for those who hold little. Default 512 MiB.
     pub max_bytes_in_flight: usize,
     /// Which part of these places one principal may take, above 0 to 1; without an access file there is
     /// one principal, who may take all. Default 0.5.

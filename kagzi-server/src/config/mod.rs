@@ -124,7 +124,7 @@ pub struct ServerConfig {
     /// How often a silent connection is asked for a sign of life, so that polls of dead workers end.
     /// Default 20 s.
     pub keepalive_interval: Duration,
-    /// How long a request has to arrive whole, and a stream to go on with a message that it began. Default 30 s.
+    /// How long a request, or a message of a stream, has to arrive whole. Default 30 s.
     pub request_body_timeout: Duration,
     /// How many calls one connection may have in flight, long polls included. Default 4096.
     pub max_concurrent_streams: u32,

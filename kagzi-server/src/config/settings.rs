@@ -161,7 +161,7 @@ pub struct Settings {
     /// [default: 536870912, 512 MiB]
     #[arg(long, env = "KAGZI_MAX_BYTES_IN_FLIGHT", value_name = "BYTES", allow_hyphen_values = true)]
     pub max_bytes_in_flight: Option<usize>,
-    /// How long a request has to arrive whole, and a stream to go on with a message that it began. [default: 30s]
+    /// How long a request, or a message of a stream, has to arrive whole. [default: 30s]
     #[arg(long, env = "KAGZI_REQUEST_BODY_TIMEOUT", value_name = "DURATION", allow_hyphen_values = true)]
     pub request_body_timeout: Option<Length>,
     /// Which part of those five one principal may take, up to 1; all of them without an access file.

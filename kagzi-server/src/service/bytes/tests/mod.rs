@@ -1,5 +1,7 @@
 //! What is charged, to whom, and until when. Time is tokio's, paused.
 
+mod accounts;
+
 use std::convert::Infallible;
 use std::path::PathBuf;
 
@@ -19,7 +21,6 @@ use super::*;
 use crate::config::{LoadLimits, ServerConfig};
 use crate::service::load::{CALL_BYTES, READING_BYTES};
 use crate::service::tests::services_of;
-use crate::transport::Peer;
 
 const WITHIN: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_hours(1);
@@ -28,8 +29,6 @@ const HOUR: Duration = Duration::from_hours(1);
 const MOST: usize = 10_000_000;
 
 const A_CALL: &str = "/kagzi.v1.WorkflowService/StartWorkflow";
-const A_WRITE: &str = "/kagzi.v1.WorkerService/CompleteStep";
-const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// What is charged for a call that was read.
 const READ_BYTES: usize = CALL_BYTES - READING_BYTES;
 
@@ -356,147 +355,6 @@ async fn a_message_of_a_session_has_its_time_from_its_first_byte_however_it_tric
     assert_eq!((refused.code(), before.elapsed()), (Code::DeadlineExceeded, WITHIN));
     drop(session);
     assert_eq!(held(&services), 0);
-}
-
-/// A call whose body goes on, and what came of it by now.
-struct Begun {
-    sending: Sending,
-    calling: BoxFuture<'static, Response<Body>>,
-    answer: Option<Response<Body>>,
-}
-
-fn begin(services: &Services, mut request: Request<Body>, bytes: usize) -> Begun {
-    let (sending, coming) = body();
-    send(&sending, vec![0; bytes]);
-    *request.body_mut() = coming;
-    let services = services.clone();
-    let mut calling = async move { call(&services, request, Some(0)).await }.boxed();
-    let answer = (&mut calling).now_or_never();
-    Begun { sending, calling, answer }
-}
-
-#[tokio::test(start_paused = true)]
-async fn calls_of_which_there_are_headers_alone_are_held_up_to_the_share() {
-    let services = services();
-    let mut begun = Vec::new();
-    let refused = loop {
-        let call = begin(&services, request("ada", A_CALL, Body::empty()), 0);
-        if let Some(answer) = &call.answer {
-            break refusal(answer);
-        }
-        begun.push(call);
-    };
-    assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
-    assert_eq!((begun.len(), held(&services)), (MOST / 2 / CALL_BYTES, begun.len() * CALL_BYTES));
-    assert!(begin(&services, request("bob", A_CALL, Body::empty()), 0).answer.is_none());
-    drop(begun);
-    assert_eq!(held(&services), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn strangers_share_a_small_account_and_have_little_time() {
-    let services = services();
-    let ask = |address: u8| {
-        let mut request = Request::builder().uri(CHECK).body(Body::empty()).unwrap();
-        let address = Some(([192, 0, 2, address], 1).into());
-        request.extensions_mut().insert(Peer::stranger(address));
-        begin(&services, request, 0)
-    };
-    // Four of one address, and nineteen in all: of 10,000,000 bytes a thirty-second part.
-    let mut asking: Vec<Begun> = (0..4).map(|_| ask(1)).collect();
-    assert!(asking.iter().all(|asked| asked.answer.is_none()));
-    let refused = refusal(&ask(1).answer.unwrap());
-    assert_refused(&refused, "LIMIT_REACHED", Some("max_bytes_in_flight"));
-    assert_counted(&services, "max_bytes_in_flight", 1);
-    asking.extend((0..15).map(|at| ask(2 + at / 4)));
-    assert!(asking.iter().all(|asked| asked.answer.is_none()));
-    assert!(ask(9).answer.is_some());
-    assert_eq!(held(&services), 19 * CALL_BYTES);
-    let before = Instant::now();
-    for asked in asking {
-        assert_eq!(refusal(&asked.calling.await).code(), Code::DeadlineExceeded);
-        drop(asked.sending);
-    }
-    assert_eq!(before.elapsed(), STRANGERS_WITHIN);
-    assert_eq!(held(&services), 0);
-    assert!(ask(9).answer.is_none());
-}
-
-#[tokio::test(start_paused = true)]
-async fn however_much_others_hold_there_is_room_for_those_who_hold_little() {
-    let services = services_of(&ServerConfig {
-        access_file: Some(PathBuf::from("access.toml")),
-        max_message_bytes: 4_000_000,
-        namespaces: ["loud", "noisy", "quiet"].map(|name| name.parse().unwrap()).into(),
-        load: LoadLimits { max_bytes_in_flight: MOST, ..LoadLimits::default() },
-        ..ServerConfig::default()
-    });
-    let of = |who: &str, namespace: &str, path| {
-        let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        let grant = format!("role = 'worker'\nnamespaces = ['{namespace}']");
-        request.extensions_mut().insert(Caller::granted(who, &grant));
-        request
-    };
-    let fill = |who: &str, namespace: &str| {
-        let mut begun = Vec::new();
-        loop {
-            let call = begin(&services, of(who, namespace, A_CALL), 100_000);
-            if call.answer.is_some() {
-                return begun;
-            }
-            begun.push(call);
-        }
-    };
-    // Two principals of one tenant have its share, two of another what is left but what is kept.
-    let mut filled = [fill("a", "noisy"), fill("b", "noisy")];
-    let of_a_tenant = held(&services);
-    assert!((MOST / 2 - 120_000..=MOST / 2).contains(&of_a_tenant), "{of_a_tenant}");
-    assert!(filled[1].len() < 2, "a took it");
-    filled[1].extend(fill("c", "loud"));
-    filled[1].extend(fill("d", "loud"));
-    let filled_up = held(&services);
-    assert!(filled_up > MOST / 8 * 7 - 120_000, "{filled_up}");
-    // Heartbeats and the ends of steps of a quiet one.
-    for bytes in [100, 250_000] {
-        let done = begin(&services, of("e", "quiet", A_WRITE), bytes);
-        assert!(done.answer.is_none());
-        drop(done.sending);
-        assert!(Status::from_header_map(done.calling.await.headers()).is_none());
-    }
-    drop(filled);
-    assert_eq!(held(&services), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn writes_of_workers_wait_for_room_for_a_time_and_so_many_at_once() {
-    let services = services();
-    let full = begin(&services, request("ada", A_CALL, Body::empty()), MOST / 2 - 2 * CALL_BYTES);
-    assert!(full.answer.is_none());
-    let write = || begin(&services, request("ada", A_WRITE, Body::empty()), 50_000);
-    let (waits, before) = (write(), Instant::now());
-    assert!(waits.answer.is_none());
-    let refused = waits.calling.await;
-    assert!(before.elapsed() >= ROOM_WITHIN && before.elapsed() < ROOM_WITHIN + Duration::from_secs(1));
-    assert_refused(&refusal(&refused), "LIMIT_REACHED", Some("max_bytes_in_flight"));
-    assert_counted(&services, "max_bytes_in_flight", 1);
-    drop(refused);
-    // The first of these has paid for being there, the others not even that.
-    let waiting: Vec<Begun> = (0..128).map(|_| write()).collect();
-    assert!(waiting.iter().all(|write| write.answer.is_none()));
-    assert_eq!(held(&services), MOST / 2);
-    assert!(write().answer.is_some(), "one too many waits");
-    drop((waiting, full));
-    assert_eq!(held(&services), 0);
-    // Room that comes in time.
-    let full = begin(&services, request("ada", A_CALL, Body::empty()), MOST / 2 - 2 * CALL_BYTES);
-    let (waits, other) = (write(), session(&services).await);
-    let mut session = other;
-    send(&session.sending, message(50_000));
-    session.read().unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    drop((full, waits.sending));
-    assert!(Status::from_header_map(waits.calling.await.headers()).is_none());
-    assert_eq!(session.body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50_000);
 }
 
 #[test]
