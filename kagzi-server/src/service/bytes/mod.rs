@@ -115,13 +115,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let kind = Kind::of(request.uri().path());
         let (load, metrics) = (&self.services.0.load, self.services.metrics().clone());
-        let (payer, within) = match request.extensions().get::<Caller>() {
-            Some(caller) => (load.payer(caller, &metrics), self.within),
-            None => {
-                let address = request.extensions().get::<Peer>().and_then(|peer| peer.address);
-                let payer = load.stranger(address.map(|address| host(address.ip())), &metrics);
-                (payer, self.within.min(STRANGERS_WITHIN))
-            }
+        let (payer, within) = if let Some(caller) = request.extensions().get::<Caller>() {
+            (load.payer(caller, &metrics), self.within)
+        } else {
+            let address = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+            let payer = load.stranger(address.map(|address| host(address.ip())), &metrics);
+            (payer, self.within.min(STRANGERS_WITHIN))
         };
         let for_room = match kind {
             Kind::Session => within,

@@ -83,6 +83,14 @@ struct ForRoom {
     _counted: Option<Waiting>,
 }
 
+/// Why nothing more comes.
+#[derive(Debug)]
+enum Broken {
+    /// The connection or the client broke it off.
+    Line(Status),
+    Refused(Refusal),
+}
+
 /// The body of a request, which is charged for as it comes and must come in time.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -189,12 +197,9 @@ impl Incoming {
     }
 
     /// The next piece, or why there is none.
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame<Bytes>>, Result<Status, Refusal>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Broken>> {
         loop {
-            if let Some(frame) = ready!(self.poll_pay(cx)).map_err(Err)? {
+            if let Some(frame) = ready!(self.poll_pay(cx)).map_err(Broken::Refused)? {
                 return Poll::Ready(Ok(Some(frame)));
             }
             match http_body::Body::poll_frame(Pin::new(&mut self.body), cx) {
@@ -203,8 +208,8 @@ impl Incoming {
                     self.came = Some(frame);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(Ok(status))),
-                Poll::Pending => return self.poll_late(cx).map(|refusal| Err(Err(refusal))),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(Broken::Line(status))),
+                Poll::Pending => return self.poll_late(cx).map(|refusal| Err(Broken::Refused(refusal))),
             }
         }
     }
@@ -222,8 +227,8 @@ impl http_body::Body for Incoming {
         let status = match ready!(this.poll_next(cx)) {
             Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
             Ok(None) => None,
-            Err(Ok(status)) => Some(Err(status)),
-            Err(Err(refusal)) => {
+            Err(Broken::Line(status)) => Some(Err(status)),
+            Err(Broken::Refused(refusal)) => {
                 this.metrics.refused(&refusal);
                 Some(Err(refusal.into_status()))
             }
