@@ -1,5 +1,7 @@
 //! Connections of those whom nobody knows, to a server that has as many as may be.
 
+use std::time::Duration;
+
 use hyper_util::rt::TokioIo;
 use kagzi_server::{LoadLimits, ServerConfig, ServerHandle};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,7 +40,7 @@ async fn once(server: &ServerHandle) -> Channel {
         let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection has ended"));
         async { stream }
     });
-    Endpoint::from_static("http://kagzi").connect_with_connector(connect).await.unwrap()
+    soon(Endpoint::from_static("http://kagzi").connect_with_connector(connect)).await.unwrap()
 }
 
 fn limits() -> [LoadLimits; 2] {
@@ -54,7 +56,10 @@ async fn silent_connections_give_way_to_a_new_one_that_calls_and_throw_out_nobod
         for access in [false, true] {
             let (files, ada) = (Files::new(), known("ada", &["role = 'client'\nnamespaces = ['*']"]));
             let access_file = access.then(|| files.write("access.toml", &ada.entry));
-            let server = serve(ServerConfig { access_file, load: load.clone(), ..config() }).await;
+            // Nobody is asked for a sign of life, which would end those who do not give it.
+            let keepalive_interval = Duration::from_hours(1);
+            let config = ServerConfig { access_file, load: load.clone(), keepalive_interval, ..config() };
+            let server = serve(config).await;
             let shown = access.then(|| format!("Bearer {}", ada.token));
             let mut strangers = Vec::new();
             for _ in 0..MOST {
@@ -103,9 +108,9 @@ async fn who_shows_what_nobody_knows_or_asks_for_health_stays_a_stranger() {
     health.check(check()).await.unwrap();
     let by_token = |channel: &Channel| Caller::over(channel, Some(format!("Bearer {}", ada.token)));
     let mut one = by_token(&once(&server).await);
-    one.ask().await.unwrap();
+    soon(one.ask()).await.unwrap();
     let mut other = by_token(&once(&server).await);
-    other.ask().await.unwrap();
+    soon(other.ask()).await.unwrap();
     // Both have given way by then.
     soon(async {
         while Caller::over(&guessing, guess.clone()).ask().await.unwrap_err().code() != Code::Unavailable {}
