@@ -126,7 +126,7 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// How long a request, or a message of a stream, has to arrive whole. Default 30 s.
     pub request_body_timeout: Duration,
-    /// How many calls one connection may have in flight, long polls included. Default 4096.
+    /// How many calls one connection may have in flight, long polls included. Default 512.
     pub max_concurrent_streams: u32,
     /// How much of the server callers may take, together and each.
     pub load: LoadLimits,
@@ -203,7 +203,7 @@ impl Default for ServerConfig {
             health_interval: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(20),
             request_body_timeout: Duration::from_secs(30),
-            max_concurrent_streams: 4096,
+            max_concurrent_streams: 512,
             load: LoadLimits::default(),
             retention: Retention::default(),
             access_file: None,

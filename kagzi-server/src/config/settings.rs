@@ -110,7 +110,7 @@ pub struct Settings {
     /// How often a silent connection is asked for a sign of life. [default: 20s]
     #[arg(long, env = "KAGZI_KEEPALIVE_INTERVAL", value_name = "DURATION", allow_hyphen_values = true)]
     pub keepalive_interval: Option<Length>,
-    /// How many calls one connection may have in flight. [default: 4096]
+    /// How many calls one connection may have in flight. [default: 512]
     #[arg(long, env = "KAGZI_MAX_CONCURRENT_STREAMS", value_name = "N", allow_hyphen_values = true)]
     pub max_concurrent_streams: Option<u32>,
     /// How many calls a second one principal may make, heartbeats and writes of workers not counted, each start

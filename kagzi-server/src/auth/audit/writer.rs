@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError, mpsc as threads};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -116,8 +117,11 @@ impl Writer {
         let order = Order::Add { line, of, metrics: metrics.clone(), written };
         // There is always a thread while this is there.
         let orders = self.orders.as_ref().ok_or(Unwritten::Full)?;
-        orders.try_send(order).map_err(|_| Unwritten::Full)?;
-        Ok(Ordered(answer))
+        match orders.try_send(order) {
+            Ok(()) => Ok(Ordered(answer)),
+            Err(TrySendError::Full(_)) => Err(Unwritten::Full),
+            Err(TrySendError::Closed(_)) => Err(gone().into()),
+        }
     }
 
     /// Has the sink opened anew, and waits until it is.

@@ -8,7 +8,7 @@
 //! A call costs memory by being there, so each is charged for from its headers on, until nothing of it is left.
 //!
 //! What finishes work is not refused at once where there is no room: it waits, which costs its caller alone, as HTTP/2
-//! takes no more of it than its window meanwhile.
+//! takes no more of it than its window meanwhile (and whoever shares the connection: a proxy gives each caller its own).
 //!
 //! It goes behind the layer that finds out who calls. Strangers, who may ask for the health alone, have an account of
 //! their own, a small one, and little time.
@@ -25,10 +25,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use super::Services;
+use super::load::CALL_BYTES;
 use crate::auth::Caller;
 use crate::transport::{Peer, host};
 use answer::Answer;
@@ -41,6 +42,12 @@ const OF_WORKERS: &str = "/kagzi.v1.WorkerService/";
 
 /// For how long a call of a worker waits for room.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a header holds beside its name and its value: some 230 bytes, measured.
+const HEADER_BYTES: usize = 256;
+
+/// What the headers of an ordinary call hold, with a token and a trace.
+const USUAL_HEADERS_BYTES: usize = 6 * 1024;
 
 /// How long the question of a stranger has to arrive whole. It is a packet or two.
 const STRANGERS_WITHIN: Duration = Duration::from_secs(2);
@@ -130,8 +137,9 @@ where
         let held = RequestBytes::of(&payer);
         let call = held.call();
         let times = Times { within, for_room };
+        let owed = CALL_BYTES + beyond_what_is_usual(request.headers());
         let mut request =
-            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), times, metrics)));
+            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), owed, times, metrics)));
         if kind == Kind::Session {
             request.extensions_mut().insert(held.clone());
         }
@@ -143,4 +151,12 @@ where
             Ok(answer.map(|body| Body::new(Answer::new(body, kind, payer, call))))
         })
     }
+}
+
+/// What the headers of a call hold more than those of an ordinary one, which [`CALL_BYTES`] pay for: they may be few bytes
+/// on the wire and a hundred times as many here.
+fn beyond_what_is_usual(headers: &HeaderMap) -> usize {
+    let held: usize =
+        headers.iter().map(|(name, value)| HEADER_BYTES + name.as_str().len() + value.len()).sum();
+    held.saturating_sub(USUAL_HEADERS_BYTES)
 }

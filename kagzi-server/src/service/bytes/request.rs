@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::super::load::{CALL_BYTES, Charge, Payer, READING_BYTES, Waiting};
+use super::super::load::{Charge, Payer, READING_BYTES, Waiting};
 use super::Kind;
 use super::framing::Framing;
 use crate::metrics::Metrics;
@@ -110,9 +110,17 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(body: Body, kind: Kind, held: RequestBytes, times: Times, metrics: Metrics) -> Self {
+    /// `owed` is charged for the call as such.
+    pub(super) fn new(
+        body: Body,
+        kind: Kind,
+        held: RequestBytes,
+        owed: usize,
+        times: Times,
+        metrics: Metrics,
+    ) -> Self {
         let framing = Framing::default();
-        let (owed, came, room, late) = (CALL_BYTES, None, None, None);
+        let (came, room, late) = (None, None, None);
         Self { body, kind, held, owed, came, room, framing, times, late, ended: false, metrics }
     }
 
@@ -131,6 +139,10 @@ impl Incoming {
             }
         }
         self.room = None;
+        if self.kind != Kind::Call && self.came.is_none() && !self.framing.is_within_a_message() {
+            // It waited for room to be there, and no message has begun.
+            self.late = None;
+        }
         let came = self.came.take();
         if let Some(data) = came.as_ref().and_then(Frame::data_ref) {
             self.pass(data);

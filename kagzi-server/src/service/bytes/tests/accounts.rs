@@ -1,5 +1,7 @@
 //! What is there for whom when there is little left: for strangers, for those who hold little, for those who finish work.
 
+use tonic::codegen::http::{HeaderName, HeaderValue};
+
 use super::*;
 use crate::transport::Peer;
 
@@ -38,6 +40,25 @@ async fn calls_of_which_there_are_headers_alone_are_held_up_to_the_share() {
     assert_eq!((begun.len(), held(&services)), (MOST / 2 / CALL_BYTES, begun.len() * CALL_BYTES));
     assert!(begin(&services, request("bob", A_CALL, Body::empty()), 0).answer.is_none());
     drop(begun);
+    assert_eq!(held(&services), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_are_charged_for_what_they_hold_here_and_not_for_what_they_are_on_the_wire() {
+    let services = services();
+    let with = |headers: usize| {
+        let mut request = request("ada", A_CALL, Body::empty());
+        for number in 0..headers {
+            let name = HeaderName::try_from(format!("x{number:02x}")).unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_static(""));
+        }
+        begin(&services, request, 0)
+    };
+    let usual = with(20);
+    assert_eq!(held(&services), CALL_BYTES);
+    let many = with(200);
+    assert_eq!(held(&services), 2 * CALL_BYTES + 200 * (256 + 3) - 6 * 1024);
+    drop((usual, many));
     assert_eq!(held(&services), 0);
 }
 
