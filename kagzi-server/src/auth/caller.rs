@@ -8,7 +8,7 @@ use super::grant::{Area, Grant, Role};
 use super::jwt::Fingerprint;
 use super::right::right;
 use super::token::TokenDigest;
-use crate::transport::ClientCertificate;
+use crate::transport::{ClientCertificate, Visit};
 
 /// Somebody whom the access file names.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct Caller {
     /// The certificate, if it is known by one: it counts as long as an authority vouches for it.
     pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) peer: Option<SocketAddr>,
+    /// Keeps their connection from giving way to another.
+    pub(crate) visit: Option<Visit>,
 }
 
 impl Caller {
@@ -65,7 +67,8 @@ impl Caller {
     /// Whoever comes, where nobody is asked who they are.
     pub(crate) const fn unasked(principal: Arc<Principal>, peer: Option<SocketAddr>) -> Self {
         let credential = Credential::None;
-        Self { principal, credential, until: None, key: None, certificate: None, peer }
+        let (until, key, certificate, visit) = (None, None, None, None);
+        Self { principal, credential, until, key, certificate, peer, visit }
     }
 
     /// Somebody of this name, who may do everything.

@@ -189,13 +189,10 @@ impl Auth {
         }
     }
 
-    /// Who makes a call, by what it shows. Their connection is no stranger's from then on.
+    /// Who makes a call, by what it shows. Their connection is no stranger's while they do.
     fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, NoCaller> {
         let caller = self.find(headers, peer)?;
-        if let Some(peer) = peer {
-            peer.standing.make_known();
-        }
-        Ok(caller)
+        Ok(Caller { visit: peer.map(|peer| peer.standing.visit()), ..caller })
     }
 
     fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, NoCaller> {
@@ -262,6 +259,7 @@ impl Auth {
             return Err(unauthenticated("a JWT of a key that was taken back"));
         }
         let renewed = closed.caller(caller.credential.clone(), caller.until, caller.key, caller.peer)?;
+        let renewed = Caller { visit: caller.visit.clone(), ..renewed };
         match &caller.certificate {
             Some(certificate) => vouched(renewed, certificate),
             None => Ok(renewed),
@@ -376,7 +374,7 @@ impl Closed {
                 Credential::Certificate(_) => "a certificate whose names are not known",
             })
         })?;
-        Ok(Caller { principal, credential, until, key, certificate: None, peer })
+        Ok(Caller { principal, credential, until, key, certificate: None, peer, visit: None })
     }
 }
 

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use prometheus_client::collector::Collector;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry};
 
@@ -43,16 +44,22 @@ pub(crate) use label;
 /// One label of a series, its value known beforehand.
 pub(crate) type Pair = (&'static str, &'static str);
 
-/// A counter for each value of a label. All are shown from the beginning, at 0, so that a rate does not
+/// A metric for each value of a label. All are shown from the beginning, at 0, so that a rate does not
 /// miss the first one; none costs a look-up.
 #[derive(Debug)]
-pub(crate) struct Counters<L> {
-    each: Vec<Counter>,
+pub(crate) struct Each<L, M> {
+    each: Vec<M>,
     label: PhantomData<fn() -> L>,
 }
 
-impl<L: Label> Counters<L> {
-    pub(crate) fn of(&self, value: L) -> &Counter {
+/// A counter for each value of a label.
+pub(crate) type Counters<L> = Each<L, Counter>;
+
+/// A gauge for each value of a label.
+pub(crate) type Gauges<L> = Each<L, Gauge>;
+
+impl<L: Label, M> Each<L, M> {
+    pub(crate) fn of(&self, value: L) -> &M {
         &self.each[value.index()]
     }
 }
@@ -116,10 +123,33 @@ impl Book {
         labels: &'static [&'static str; 1],
         help: &'static str,
     ) -> Counters<L> {
-        let family = self.register(name, labels, help, Family::<[Pair; 1], Counter>::default());
+        self.each(name, labels, help)
+    }
+
+    /// Registers a gauge for each value of a label.
+    pub(crate) fn gauges<L: Label>(
+        &mut self,
+        name: &'static str,
+        labels: &'static [&'static str; 1],
+        help: &'static str,
+    ) -> Gauges<L> {
+        self.each(name, labels, help)
+    }
+
+    fn each<L: Label, M>(
+        &mut self,
+        name: &'static str,
+        labels: &'static [&'static str; 1],
+        help: &'static str,
+    ) -> Each<L, M>
+    where
+        M: Default + Clone,
+        Family<[Pair; 1], M>: Metric + TypedMetric,
+    {
+        let family = self.register(name, labels, help, Family::<[Pair; 1], M>::default());
         let key = labels[0];
         let each = L::ALL.iter().map(|value| family.get_or_create_owned(&[(key, value.as_str())])).collect();
-        Counters { each, label: PhantomData }
+        Each { each, label: PhantomData }
     }
 
     /// Registers what makes its figures when it is asked; each of them is described apart.

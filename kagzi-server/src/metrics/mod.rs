@@ -37,7 +37,7 @@ pub(crate) use operation::Operation;
 use operation::Operations;
 use queues::Queues;
 use requests::Requests;
-pub(crate) use requests::{OpenConnection, OpenStream};
+pub(crate) use requests::{OpenConnection, Shown, Wait};
 use store::StoreFigures;
 
 /// The media type of [`Metrics::text`].

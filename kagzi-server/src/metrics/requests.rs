@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
 use super::Metrics;
-use super::label::{Book, Counters, Label as _, Pair, label};
+use super::label::{Book, Counters, Gauges, Label as _, Pair, label};
 use super::operation::durations;
 use crate::config::LoadLimits;
 
@@ -55,12 +55,24 @@ impl Refused {
     }
 }
 
+label! {
+    /// What a request waits for that was not refused.
+    Wait {
+        Rate => "rate",
+        Calm => "fewer_writes",
+        Turn => "turn",
+        Look => "look",
+        Room => "room",
+    }
+}
+
 /// Requests, be they calls or messages of a worker's stream.
 #[derive(Debug)]
 pub(super) struct Requests {
     answered: Family<[Pair; 2], Counter>,
     durations: Family<[Pair; 1], Histogram>,
     in_flight: Gauge,
+    waiting: Gauges<Wait>,
     refused: Counters<Refused>,
     worker_streams: Gauge,
     client_streams: Gauge,
@@ -90,6 +102,11 @@ impl Requests {
                 &[],
                 "Requests that were not answered yet, long polls included",
                 Gauge::default(),
+            ),
+            waiting: book.gauges(
+                "requests_waiting",
+                &["for"],
+                "Requests that wait to be let in: rate, fewer_writes (claims), turn (writes beyond principal_share), look (at a run that this server did not hand out), room (max_bytes_in_flight)",
             ),
             refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
             worker_streams: book.register(
@@ -136,9 +153,9 @@ pub(crate) struct InFlight {
     code: Code,
 }
 
-/// Counts a stream while it lives.
+/// Counts a stream, or a request that waits, while it lives.
 #[derive(Debug)]
-pub(crate) struct OpenStream(Gauge);
+pub(crate) struct Shown(Gauge);
 
 /// Counts a connection while it lives.
 #[derive(Debug)]
@@ -185,14 +202,25 @@ impl Metrics {
         }
     }
 
+    /// Counts a request that waits, until what this gives is dropped.
+    pub(crate) fn waits(&self, what_for: Wait) -> Shown {
+        Shown::counted_by(self.0.requests.waiting.of(what_for))
+    }
+
+    /// Counts a request while it waits.
+    pub(crate) async fn waiting<T>(&self, what_for: Wait, until: impl Future<Output = T>) -> T {
+        let _counted = self.waits(what_for);
+        until.await
+    }
+
     /// Counts a stream of a worker, until what this gives is dropped.
-    pub(crate) fn worker_stream(&self) -> OpenStream {
-        OpenStream::counted_by(&self.0.requests.worker_streams)
+    pub(crate) fn worker_stream(&self) -> Shown {
+        Shown::counted_by(&self.0.requests.worker_streams)
     }
 
     /// The same of a client.
-    pub(crate) fn client_stream(&self) -> OpenStream {
-        OpenStream::counted_by(&self.0.requests.client_streams)
+    pub(crate) fn client_stream(&self) -> Shown {
+        Shown::counted_by(&self.0.requests.client_streams)
     }
 }
 
@@ -225,14 +253,14 @@ impl Drop for OpenConnection {
     }
 }
 
-impl OpenStream {
+impl Shown {
     fn counted_by(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for Shown {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -18,6 +18,7 @@ use super::permission::{self, Place};
 use super::subject::Subject;
 use super::told::Told;
 use crate::auth::Caller;
+use crate::metrics::Wait;
 
 /// How many runs one read looks up: they come with their payloads.
 const LOOKS_AT_ONCE: usize = 64;
@@ -73,7 +74,8 @@ impl Services {
         // What lies elsewhere costs what is not there costs, so that nobody learns from a limit what there is.
         let charged: Vec<usize> = (0..wanted.len()).filter(|at| known[*at] != Some(Within::Bounds)).collect();
         let (paid, refusal) = if errand == Errand::Work {
-            self.0.load.charge_looks(caller, charged.iter().map(|at| &wanted[*at].0)).await
+            let charging = self.0.load.charge_looks(caller, charged.iter().map(|at| &wanted[*at].0));
+            self.0.metrics.waiting(Wait::Rate, charging).await
         } else {
             // The request itself was charged for.
             (charged.len(), None)
@@ -85,7 +87,7 @@ impl Services {
         }
         for some in looked.chunks(LOOKS_AT_ONCE) {
             let look = match errand {
-                Errand::Work => Some(self.0.load.look(caller).await),
+                Errand::Work => Some(self.0.metrics.waiting(Wait::Look, self.0.load.look(caller)).await),
                 _ => None,
             };
             let runs: Vec<_> = some.iter().map(|at| wanted[*at].clone()).collect();

@@ -14,6 +14,7 @@ use super::stream::StreamPlace;
 use super::subject::Subject;
 use super::told::{Origin, Told, trace_of};
 use crate::auth::{Caller, Deed, Target};
+use crate::metrics::Wait;
 
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
@@ -130,8 +131,9 @@ impl Services {
         if permission == Permission::Denied {
             return Err(self.0.auth.deny(caller, method));
         }
-        let charged = self.0.load.charge(request.errand(), caller, request.namespaces()).await;
-        charged.map_err(|excess| match excess {
+        let (load, metrics) = (&self.0.load, &self.0.metrics);
+        let charging = load.charge(request.errand(), caller, request.namespaces());
+        metrics.waiting(Wait::Rate, charging).await.map_err(|excess| match excess {
             Excess::ForNow(refusal) => refusal,
             Excess::ForEver(error) => self.refused(told, &error),
         })?;
@@ -142,12 +144,14 @@ impl Services {
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         // Before a run is looked up, since that is a read, too.
-        let admitted = self.0.load.admit(request.errand(), caller, request.namespaces()).await?;
+        let admitting = load.admit(request.errand(), caller, request.namespaces());
+        let admitted = metrics.waiting(Wait::Calm, admitting).await?;
         if permission == Permission::IfRun {
             self.check_run(caller, told, &request).await?;
         }
         // After that: writes do not wait for the looks of others.
-        let writing = self.0.load.turn(request.errand(), caller, request.namespaces()).await;
+        let turn = load.turn(request.errand(), caller, request.namespaces());
+        let writing = metrics.waiting(Wait::Turn, turn).await;
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         deed.announce().await?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;

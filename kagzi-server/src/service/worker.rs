@@ -14,6 +14,7 @@ use super::limits::check_batch;
 use super::load::Errand;
 use super::stream::Answers;
 use crate::auth::Caller;
+use crate::metrics::Wait;
 
 #[async_trait]
 impl WorkerService for Services {
@@ -143,7 +144,8 @@ impl Services {
             Vec::new()
         } else {
             let namespaces = allowed.iter().map(|heartbeat| &heartbeat.lease.namespace);
-            let _turn = self.0.load.turn(Errand::Work, caller, namespaces).await;
+            let turn = self.0.load.turn(Errand::Work, caller, namespaces);
+            let _turn = self.0.metrics.waiting(Wait::Turn, turn).await;
             self.0.health.admit()?;
             self.store().heartbeat(allowed).await?
         };

@@ -2,19 +2,28 @@
 //!
 //! Whoever connects is a stranger until a credential that is known was shown on the connection, and a stranger can answer
 //! every sign of life and never call. So where there is no room, the stranger who came first gives way to a new
-//! connection; what was shown to be known never does. Where all are known, one too many is closed at once, so that its
-//! client hears of it, instead of waiting to be accepted.
+//! connection. One on which somebody who is known is calling never does. One on which nobody has called for a while is a
+//! stranger's again as soon as there is no room: what was shown there may count no more. Where all are known, one too
+//! many is closed at once, so that its client hears of it, instead of waiting to be accepted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::LoadLimits;
 use crate::metrics::{Metrics, OpenConnection};
+
+/// For how long a connection stays known on which nobody calls.
+const KNOWN_FOR: Duration = Duration::from_mins(1);
+
+/// How often it is looked at most which these are: with ten thousand connections it takes a while.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The connections of a server. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -27,29 +36,45 @@ struct Inner {
     open: Mutex<Open>,
 }
 
+/// Those that are counted, by their numbers: the oldest first.
 #[derive(Debug, Default)]
 struct Open {
     /// The number of the next connection.
     next: u64,
-    all: u32,
     of_each: HashMap<IpAddr, OfOne>,
-    /// The oldest first.
-    strangers: BTreeMap<u64, Stranger>,
+    strangers: BTreeMap<u64, Guest>,
+    known: BTreeMap<u64, Guest>,
+    /// When it was looked at last who of the known has not called for a while.
+    looked: Option<Instant>,
 }
 
 /// Those of one address.
 #[derive(Debug, Default)]
 struct OfOne {
     all: u32,
-    /// The oldest first.
     strangers: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
-struct Stranger {
+struct Guest {
     host: IpAddr,
     end: CancellationToken,
+    calls: Arc<Calls>,
 }
+
+/// The calls on one connection of those who are known.
+#[derive(Debug)]
+struct Calls {
+    /// Whether it is known.
+    known: AtomicBool,
+    under_way: AtomicUsize,
+    opened: Instant,
+    /// When the last one ended, in milliseconds from then on.
+    last: AtomicU64,
+}
+
+/// Nobody can give way.
+struct NoRoom;
 
 /// A connection, counted while this lives, or until it gives way.
 pub(super) struct Counted {
@@ -64,11 +89,13 @@ pub(crate) struct Standing(Arc<Place>);
 struct Place {
     connections: Connections,
     number: u64,
-    host: IpAddr,
-    /// Once and for all.
-    known: AtomicBool,
+    calls: Arc<Calls>,
     end: CancellationToken,
 }
+
+/// A call of somebody who is known, for as long as this or a clone of it lives.
+#[derive(Debug)]
+pub(crate) struct Visit(Arc<Calls>);
 
 impl Connections {
     pub(super) fn up_to(limits: &LoadLimits) -> Self {
@@ -84,61 +111,137 @@ impl Connections {
     pub(super) fn open(&self, address: IpAddr, metrics: &Metrics) -> Option<Counted> {
         let host = host(address);
         let mut open = self.locked();
-        let of_one = open.of_each.get(&host);
-        let stranger = if of_one.is_some_and(|of_one| of_one.all >= self.0.most_of_one) {
-            Some(of_one.and_then(|of_one| of_one.strangers.first().copied())?)
-        } else if open.all >= self.0.most {
-            Some(*open.strangers.first_key_value()?.0)
-        } else {
-            None
-        };
-        if let Some(stranger) = stranger.and_then(|number| open.leave_as_stranger(number)) {
+        if let Some(stranger) = self.make_room(&mut open, host).ok()? {
             metrics.refused_connection();
             tracing::debug!(
                 host = %stranger.host,
-                "a connection was ended for a new one: nobody who is known had called on it"
+                "a connection was ended for a new one: nobody who is known was calling on it"
             );
             stranger.end.cancel();
         }
-        let (number, end) = (open.next, CancellationToken::new());
+        let (number, end, calls) = (open.next, CancellationToken::new(), Arc::new(Calls::none()));
         open.next += 1;
-        open.all += 1;
         let of_one = open.of_each.entry(host).or_default();
         of_one.all += 1;
         of_one.strangers.insert(number);
-        open.strangers.insert(number, Stranger { host, end: end.clone() });
-        let known = AtomicBool::new(false);
-        let place = Place { connections: self.clone(), number, host, known, end };
+        open.strangers.insert(number, Guest { host, end: end.clone(), calls: Arc::clone(&calls) });
+        let place = Place { connections: self.clone(), number, calls, end };
         Some(Counted { standing: Standing(Arc::new(place)), _shown: metrics.connection() })
+    }
+
+    /// Makes room for a new connection of `host`: who gives way to it, if anybody has to.
+    fn make_room(&self, open: &mut Open, host: IpAddr) -> Result<Option<Guest>, NoRoom> {
+        let of_one = open.of_each.get(&host).map_or(0, |of_one| of_one.all);
+        // One address has as many as it may have: one of its own.
+        let of = if of_one >= self.0.most_of_one {
+            Some(host)
+        } else if open.all() >= self.0.most as usize {
+            None
+        } else {
+            return Ok(None);
+        };
+        if open.first_stranger(of).is_none() {
+            open.forget_who_has_left();
+        }
+        let stranger = open.first_stranger(of).ok_or(NoRoom)?;
+        Ok(open.leave(stranger))
     }
 }
 
 impl Open {
-    /// Whose connection it is, if still a stranger's; it is none from now on, and counted all the same.
-    fn no_stranger(&mut self, number: u64) -> Option<Stranger> {
-        let stranger = self.strangers.remove(&number)?;
-        if let Some(of_one) = self.of_each.get_mut(&stranger.host) {
+    fn all(&self) -> usize {
+        self.strangers.len() + self.known.len()
+    }
+
+    /// The oldest, of one address or of all.
+    fn first_stranger(&self, of: Option<IpAddr>) -> Option<u64> {
+        match of {
+            Some(host) => self.of_each.get(&host)?.strangers.first().copied(),
+            None => self.strangers.first_key_value().map(|(number, _)| *number),
+        }
+    }
+
+    /// Makes strangers of those on whose connection nobody has called for a while.
+    fn forget_who_has_left(&mut self) {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now - looked < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        let left = self.known.iter().filter(|(_, guest)| guest.calls.forget_if_over(now));
+        let left: Vec<u64> = left.map(|(number, _)| *number).collect();
+        for number in left {
+            let Some(guest) = self.known.remove(&number) else { continue };
+            if let Some(of_one) = self.of_each.get_mut(&guest.host) {
+                of_one.strangers.insert(number);
+            }
+            self.strangers.insert(number, guest);
+        }
+    }
+
+    /// Makes a stranger known, if it is still counted.
+    fn know(&mut self, number: u64) {
+        let Some(guest) = self.strangers.remove(&number) else { return };
+        if let Some(of_one) = self.of_each.get_mut(&guest.host) {
             of_one.strangers.remove(&number);
         }
-        Some(stranger)
+        guest.calls.known.store(true, Ordering::SeqCst);
+        self.known.insert(number, guest);
     }
 
-    /// Counts a connection no more, if it is a stranger's.
-    fn leave_as_stranger(&mut self, number: u64) -> Option<Stranger> {
-        let stranger = self.no_stranger(number)?;
-        self.leave(stranger.host);
-        Some(stranger)
-    }
-
-    /// Counts one less.
-    fn leave(&mut self, host: IpAddr) {
-        self.all = self.all.saturating_sub(1);
-        if let Some(of_one) = self.of_each.get_mut(&host) {
+    /// Counts a connection no more, if it still is.
+    fn leave(&mut self, number: u64) -> Option<Guest> {
+        let guest = self.strangers.remove(&number).or_else(|| self.known.remove(&number))?;
+        if let Some(of_one) = self.of_each.get_mut(&guest.host) {
             of_one.all = of_one.all.saturating_sub(1);
+            of_one.strangers.remove(&number);
             if of_one.all == 0 {
-                self.of_each.remove(&host);
+                self.of_each.remove(&guest.host);
             }
         }
+        Some(guest)
+    }
+}
+
+impl Calls {
+    fn none() -> Self {
+        let (known, under_way) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { known, under_way, opened: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// Whether the last one ended long ago. The connection is not known from then on.
+    fn forget_if_over(&self, now: Instant) -> bool {
+        let last = Duration::from_millis(self.last.load(Ordering::SeqCst));
+        if now - self.opened < last + KNOWN_FOR {
+            return false;
+        }
+        // One that begins meanwhile sees this, or is seen.
+        self.known.store(false, Ordering::SeqCst);
+        let over = self.under_way.load(Ordering::SeqCst) == 0;
+        if !over {
+            self.known.store(true, Ordering::SeqCst);
+        }
+        over
+    }
+
+    fn begin(self: &Arc<Self>) -> Visit {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        Visit(Arc::clone(self))
+    }
+}
+
+impl Clone for Visit {
+    fn clone(&self) -> Self {
+        self.0.begin()
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let Calls { under_way, opened, last, .. } = &*self.0;
+        let now = u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        last.store(now, Ordering::SeqCst);
+        under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -150,14 +253,9 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Place { connections, number, host, known, .. } = &*self.standing.0;
-        let mut open = connections.locked();
-        if known.load(Ordering::Acquire) {
-            open.leave(*host);
-        } else {
-            // One that gave way is counted no more already.
-            open.leave_as_stranger(*number);
-        }
+        let Place { connections, number, .. } = &*self.standing.0;
+        // One that gave way is counted no more already.
+        connections.locked().leave(*number);
     }
 }
 
@@ -165,26 +263,23 @@ impl Standing {
     /// Of a connection that is not counted.
     #[cfg(test)]
     pub(super) fn uncounted() -> Self {
-        let host = Ipv6Addr::UNSPECIFIED.into();
-        let (known, end) = (AtomicBool::new(false), CancellationToken::new());
         let connections = Connections::up_to(&LoadLimits::default());
-        Self(Arc::new(Place { connections, number: 0, host, known, end }))
+        let (calls, end) = (Arc::new(Calls::none()), CancellationToken::new());
+        Self(Arc::new(Place { connections, number: 0, calls, end }))
     }
 
-    /// A credential that is known was shown on the connection. It gives way to nobody from now on.
-    pub(crate) fn make_known(&self) {
-        let Place { connections, number, known, .. } = &*self.0;
-        if self.is_known() {
-            return;
+    /// Somebody who is known calls. The connection gives way to nobody while they do, and for a while after that.
+    pub(crate) fn visit(&self) -> Visit {
+        let Place { connections, number, calls, .. } = &*self.0;
+        let visit = calls.begin();
+        if !self.is_known() {
+            connections.locked().know(*number);
         }
-        let mut open = connections.locked();
-        if open.no_stranger(*number).is_some() {
-            known.store(true, Ordering::Release);
-        }
+        visit
     }
 
     pub(super) fn is_known(&self) -> bool {
-        self.0.known.load(Ordering::Acquire)
+        self.0.calls.known.load(Ordering::SeqCst)
     }
 
     /// Ready when the connection gives way to another.
@@ -236,7 +331,7 @@ mod tests {
 
     /// One on which somebody who is known has called.
     fn known(counted: Counted) -> Counted {
-        counted.standing().make_known();
+        drop(counted.standing().visit());
         counted
     }
 
@@ -281,7 +376,7 @@ mod tests {
             drop(open(also).unwrap());
         }
         let left = connections.locked();
-        assert!(left.all == 0 && left.of_each.is_empty() && left.strangers.is_empty(), "{left:?}");
+        assert!(left.all() == 0 && left.of_each.is_empty(), "{left:?}");
     }
 
     #[test]
@@ -306,16 +401,51 @@ mod tests {
         assert!(gave_way(&other) && !gave_way(&second) && !gave_way(&third));
         refused(2);
         // Who has given way is counted no more, whether it calls at last or ends.
-        other.standing().make_known();
+        drop(other.standing().visit());
         assert!(!other.standing().is_known());
         drop((first, other));
-        assert_eq!(connections.locked().all, 4);
+        assert_eq!(connections.locked().all(), 4);
         let (second, third, new) = (known(second), known(third), known(new));
         assert!(open("192.0.2.3").is_none() && open("192.0.2.1").is_none());
         refused(2);
         assert!([&guest, &second, &third, &new].iter().all(|known| !gave_way(known)));
         drop((guest, second, third, new));
         let left = connections.locked();
-        assert!(left.all == 0 && left.of_each.is_empty() && left.strangers.is_empty(), "{left:?}");
+        assert!(left.all() == 0 && left.of_each.is_empty(), "{left:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_no_room_one_that_was_known_gives_way_once_nobody_has_called_on_it_for_a_minute() {
+        let connections = of(3, Some(2));
+        let metrics = metrics();
+        let open = |address: &str| connections.open(address.parse().unwrap(), &metrics);
+        let gave_way = |counted: &Counted| counted.standing().0.end.is_cancelled();
+        let (busy, idle) = (open("192.0.2.1").unwrap(), open("192.0.2.1").unwrap());
+        let other = known(open("192.0.2.2").unwrap());
+        let call = busy.standing().visit();
+        drop(idle.standing().visit());
+        let moment = Duration::from_millis(1);
+        tokio::time::advance(KNOWN_FOR.saturating_sub(moment)).await;
+        assert!(open("192.0.2.1").is_none() && open("192.0.2.3").is_none());
+        // It was looked just now.
+        tokio::time::advance(moment).await;
+        assert!(open("192.0.2.1").is_none());
+        tokio::time::advance(LOOK_AGAIN).await;
+        let new = open("192.0.2.1").unwrap();
+        assert!(gave_way(&idle) && !gave_way(&busy) && !gave_way(&other));
+        assert!(busy.standing().is_known() && !other.standing().is_known());
+        // Whoever calls again is known again, and what came of a call counts as long as that.
+        let second = call.clone();
+        drop((call, other.standing().visit()));
+        assert!(other.standing().is_known());
+        drop(new.standing().visit());
+        tokio::time::advance(KNOWN_FOR / 2).await;
+        drop(new.standing().visit());
+        tokio::time::advance(KNOWN_FOR / 2).await;
+        let newest = open("192.0.2.3").unwrap();
+        assert!(gave_way(&other) && !gave_way(&busy) && !gave_way(&new));
+        drop((second, busy, idle, new, newest, other));
+        let left = connections.locked();
+        assert!(left.all() == 0 && left.of_each.is_empty(), "{left:?}");
     }
 }

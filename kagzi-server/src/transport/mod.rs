@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 pub(crate) use certificate::{ClientCertificate, Rules};
 use complaints::Complaints;
 use connections::Connections;
-pub(crate) use connections::{Standing, host};
+pub(crate) use connections::{Standing, Visit, host};
 use handshakes::{Begun, Handshakes};
 pub(crate) use socket::Socket;
 pub(crate) use tls::Tls;
@@ -154,7 +154,8 @@ mod tests {
 
     use kagzi_core::SharedStore;
     use kagzi_core::memory::MemoryStore;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tonic::transport::server::Connected as _;
 
     use super::*;
 
@@ -171,5 +172,32 @@ mod tests {
             let error = soon(accepted.read_u8()).await.unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nobody_has_called_for_a_while_ends_for_a_new_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        let limits = LoadLimits { max_connections: 1, ..LoadLimits::default() };
+        let mut incoming = incoming(listener, None, &limits, Metrics::new(&store));
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let mut accepted = incoming.next().await.unwrap().unwrap();
+        let standing = accepted.connect_info().standing;
+        let (say, said) = tokio::sync::oneshot::channel();
+        let reading = tokio::spawn(async move {
+            // It is read from before anybody calls.
+            accepted.read_exact(&mut [0; 24]).await?;
+            say.send(()).unwrap();
+            accepted.read_u8().await
+        });
+        first.write_all(&[0; 24]).await.unwrap();
+        said.await.unwrap();
+        drop(standing.visit());
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let _second = TcpStream::connect(address).await.unwrap();
+        incoming.next().await.unwrap().unwrap();
+        let error = soon(reading).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{error}");
     }
 }

@@ -59,12 +59,12 @@ impl Socket {
     }
 
     /// Fails once it has to give way. Whoever reads and whoever writes asks, since one of them may wait for a client that
-    /// does not answer.
+    /// does not answer. Each asks as a stranger before it is known, and is woken by that should it be one again.
     fn may_stay(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.peer.standing.is_known() || self.gives_way.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        let why = "it gives way to another connection: nobody who is known has called on it";
+        let why = "it gives way to another connection: nobody who is known was calling on it";
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, why))
     }
 }

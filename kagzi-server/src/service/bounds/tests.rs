@@ -179,6 +179,8 @@ async fn who_has_runs_looked_for_in_vain_waits_for_themselves_and_nobody_else_do
     let mut noisy: Vec<_> = (0..3).map(|_| flood(made_up(&ours[0], 200))).collect();
     noisy.push(flood(vec![theirs[0].clone(); 200]));
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let shown = services.metrics().text().unwrap();
+    assert!(shown.contains("\nkagzi_requests_waiting{for=\"look\"} 4\n"), "{shown}");
     let before = Instant::now();
     assert_eq!(beat_as("quiet", &services, &ours[..600]).await, vec![None; 600]);
     assert_eq!(before.elapsed(), Duration::ZERO, "a worker of another principal finds what it holds at once");

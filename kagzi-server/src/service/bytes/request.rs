@@ -16,7 +16,7 @@ use tonic::body::Body;
 use super::super::load::{Charge, Payer, READING_BYTES, Waiting};
 use super::Kind;
 use super::framing::Framing;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Shown, Wait};
 
 /// How often a request that waits for room looks whether there is. Whoever makes room has nobody to tell, so that it
 /// costs nothing where nobody waits.
@@ -81,6 +81,7 @@ struct ForRoom {
     until: Instant,
     look: Pin<Box<Sleep>>,
     _counted: Option<Waiting>,
+    _shown: Shown,
 }
 
 /// Why nothing more comes.
@@ -152,15 +153,24 @@ impl Incoming {
 
     /// Ready when there may be room, or with `false` when it was waited for long enough.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.times.for_room.is_zero() {
+            return Poll::Ready(false);
+        }
         if self.room.is_none() {
             // A stream that is open has paid for being there, and has a place.
             let counted = if self.kind == Kind::Session { None } else { self.held.0.call.wait() };
-            if self.times.for_room.is_zero() || (self.kind != Kind::Session && counted.is_none()) {
+            if self.kind != Kind::Session && counted.is_none() {
                 return Poll::Ready(false);
             }
             // Those who wait for each other's room end all the same.
             let until = self.late().deadline().min(Instant::now() + self.times.for_room);
-            self.room = Some(ForRoom { until, look: Box::pin(sleep(LOOK_FOR_ROOM)), _counted: counted });
+            let shown = self.metrics.waits(Wait::Room);
+            self.room = Some(ForRoom {
+                until,
+                look: Box::pin(sleep(LOOK_FOR_ROOM)),
+                _counted: counted,
+                _shown: shown,
+            });
         }
         let Some(room) = &mut self.room else { return Poll::Ready(false) };
         ready!(room.look.as_mut().poll(cx));

@@ -21,7 +21,7 @@ use super::super::Services;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, misplaced};
 use crate::auth::Caller;
-use crate::metrics::{Metrics, OpenStream};
+use crate::metrics::{Metrics, Shown};
 
 /// Answers that are longer than this are left to a call: they would hold up those behind them, and one that the
 /// client refuses for its length would end the stream.
@@ -86,7 +86,7 @@ impl Talk for Client {
     type Answer = v1::StreamWorkflowsResponse;
     type Response = v1::StreamWorkflowsResponse;
 
-    fn count(metrics: &Metrics) -> OpenStream {
+    fn count(metrics: &Metrics) -> Shown {
         metrics.client_stream()
     }
 

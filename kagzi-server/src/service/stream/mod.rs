@@ -40,7 +40,7 @@ use super::bytes::RequestBytes;
 use super::load::Payer;
 use super::told::Origin;
 use crate::auth::Caller;
-use crate::metrics::{Metrics, OpenStream};
+use crate::metrics::{Metrics, Shown};
 use crate::shutdown::shutting_down_now;
 
 /// How often a stream looks whether the credential that opened it has expired.
@@ -59,7 +59,7 @@ trait Talk: Send + Sized + 'static {
     type Response: 'static;
 
     /// Counts a stream of this kind.
-    fn count(metrics: &Metrics) -> OpenStream;
+    fn count(metrics: &Metrics) -> Shown;
 
     /// Begins to do what a request asks; it is done when the future is ready, its answer in `room`.
     fn begin(
@@ -100,7 +100,7 @@ struct Session<S, T: Talk> {
     held: HeldBytes,
     /// What is charged for its messages.
     charged: Option<RequestBytes>,
-    _counted: OpenStream,
+    _counted: Shown,
     /// What was asked for holds memory after its caller has gone, too.
     _place: Option<StreamPlace>,
 }

@@ -23,7 +23,7 @@ use super::super::poll::Handover;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, explain};
 use crate::auth::Caller;
-use crate::metrics::{Metrics, OpenStream};
+use crate::metrics::{Metrics, Shown};
 
 /// How long a worker has, from the beginning of its stream, to say who it is.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ impl Talk for Worker {
     type Answer = Outbound;
     type Response = v1::StreamWorkResponse;
 
-    fn count(metrics: &Metrics) -> OpenStream {
+    fn count(metrics: &Metrics) -> Shown {
         metrics.worker_stream()
     }
 

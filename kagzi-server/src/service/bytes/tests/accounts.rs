@@ -158,7 +158,9 @@ async fn writes_of_workers_wait_for_room_for_a_time_and_so_many_at_once() {
     assert!(waiting.iter().all(|write| write.answer.is_none()));
     assert_eq!(held(&services), MOST / 2);
     assert!(write().answer.is_some(), "one too many waits");
+    assert_shown(&services, "kagzi_requests_waiting{for=\"room\"} 128");
     drop((waiting, full));
+    assert_shown(&services, "kagzi_requests_waiting{for=\"room\"} 0");
     assert_eq!(held(&services), 0);
     // Room that comes in time.
     let full = begin(&services, request("ada", A_CALL, Body::empty()), MOST / 2 - 2 * CALL_BYTES);
