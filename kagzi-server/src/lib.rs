@@ -28,6 +28,7 @@ mod http;
 mod metrics;
 mod open;
 mod rate;
+mod rates;
 mod recent;
 mod reload;
 mod retention;

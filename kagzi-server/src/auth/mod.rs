@@ -12,7 +12,6 @@ mod caller;
 mod grant;
 mod jwt;
 mod layer;
-mod rates;
 mod right;
 mod token;
 
@@ -33,19 +32,19 @@ use crate::config::ServerConfig;
 use crate::document::Document;
 use crate::error::ServerError;
 use crate::metrics::{Metrics, NamedFile};
+use crate::rates::Rates;
 use crate::reload::{Ear, Look, Reload};
 use crate::transport::{ClientCertificate, Peer, Rules};
 use access::Access;
-use caller::{Credential, Principal};
+use caller::Credential;
 use jwt::{Fault, Fingerprint, Jwt, Verified};
-use rates::Rates;
 use token::TokenDigest;
 
 pub use access::AccessError;
 #[cfg(test)]
 pub(crate) use audit::held;
 pub(crate) use audit::{Audit, Deed, TARGET as AUDIT_TARGET, Target, on_record};
-pub(crate) use caller::Caller;
+pub(crate) use caller::{Caller, Principal};
 pub(crate) use grant::Area;
 pub(crate) use layer::AuthLayer;
 pub(crate) use right::{Audited, right};

@@ -73,7 +73,7 @@ impl Services {
         D: Subject,
         F: Future<Output = Result<O, StoreError>>,
     {
-        let told = Told::of(method, read.as_ref().ok(), origin.trace.as_ref());
+        let told = Told::of(method, read.as_ref().ok(), origin);
         let span = told.span();
         if let Ok(request) = &mut read {
             request.continue_trace(|| told.context(&span));
@@ -138,7 +138,7 @@ impl Services {
             Excess::ForEver(error) => self.refused(told, &error),
         })?;
         if let Some(unknown) = self.not_served(&request) {
-            told.not_served();
+            told.not_served(&self.0.failures);
             return Err(namespace_not_found(unknown.as_str()));
         }
         // Not reported: the breaker tells once that it opened, not of each call that it refuses.
@@ -169,7 +169,7 @@ impl Services {
         if matches!(error, StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }) {
             self.0.health.doubt();
         }
-        told.failed(error);
+        told.failed(error, &self.0.failures);
         Refusal::from(error)
     }
 }

@@ -5,6 +5,7 @@ mod bounds;
 mod bytes;
 mod call;
 mod claims;
+mod failures;
 mod limits;
 mod load;
 mod page;
@@ -34,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::Drain;
 pub(crate) use bytes::BytesLayer;
 use claims::Claims;
+use failures::Failures;
 use limits::Limits;
 use load::Load;
 use permission::Places;
@@ -53,6 +55,7 @@ struct Shared {
     auth: Auth,
     places: Places,
     claims: Claims,
+    failures: Failures,
     metrics: Metrics,
 }
 
@@ -66,8 +69,19 @@ impl Services {
         metrics: Metrics,
     ) -> Self {
         let (limits, load, places) = (Limits::of(config), Load::of(config), Places::default());
-        let claims = Claims::default();
-        Self(Arc::new(Shared { engine, limits, drain, health, load, auth, places, claims, metrics }))
+        let (claims, failures) = (Claims::default(), Failures::default());
+        Self(Arc::new(Shared {
+            engine,
+            limits,
+            drain,
+            health,
+            load,
+            auth,
+            places,
+            claims,
+            failures,
+            metrics,
+        }))
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
+mod failures;
 mod record;
 
 use super::*;

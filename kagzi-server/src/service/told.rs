@@ -1,5 +1,7 @@
 //! What a call is about, as its log lines and its span tell it.
 
+use std::sync::Arc;
+
 use kagzi_core::{
     ClaimedRun, Namespace, QueueName, RunId, SPANS, StartRun, Started, StepId, StoreError, TraceContext,
     WorkerId, WorkflowType,
@@ -11,9 +13,10 @@ use tracing::field::{Empty, display};
 use tracing::{Level, Span};
 
 use super::bytes::RequestBytes;
+use super::failures::Failures;
 use super::stream::StreamPlace;
 use super::subject::Subject;
-use crate::auth::Caller;
+use crate::auth::{Caller, Principal};
 
 /// To how many traces a span is linked at most: as many links as a span of OpenTelemetry has by default.
 const LINKS: usize = 128;
@@ -61,6 +64,7 @@ pub(super) struct Told {
     pub(super) method: &'static str,
     facts: Facts,
     trace: Option<String>,
+    principal: Arc<Principal>,
 }
 
 /// A line about a call, whatever its level.
@@ -81,8 +85,9 @@ macro_rules! tell {
 }
 
 impl Told {
-    pub(super) fn of(method: &'static str, request: Option<&impl Subject>, trace: Option<&String>) -> Self {
-        Self { method, facts: request.map(Subject::facts).unwrap_or_default(), trace: trace.cloned() }
+    pub(super) fn of(method: &'static str, request: Option<&impl Subject>, origin: &Origin) -> Self {
+        let (trace, principal) = (origin.trace.clone(), Arc::clone(&origin.caller.principal));
+        Self { method, facts: request.map(Subject::facts).unwrap_or_default(), trace, principal }
     }
 
     fn trace_id(&self) -> Option<&str> {
@@ -140,8 +145,9 @@ impl Told {
         }
     }
 
-    /// Reports that the store refused a call or failed it. Errors hold no payload.
-    pub(super) fn failed(&self, error: &StoreError) {
+    /// Reports that the store refused a call or failed it, what is its caller's doing no more often than `failures`
+    /// says. Errors hold no payload.
+    pub(super) fn failed(&self, error: &StoreError, failures: &Failures) {
         let reason = error.reason();
         match error {
             StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
@@ -150,13 +156,21 @@ impl Told {
             StoreError::Internal { .. } | StoreError::SchemaMismatch { .. } => {
                 tell!(error, self, reason, %error, "call failed");
             }
-            _ => tell!(info, self, reason, %error, "call failed"),
+            _ if failures.may_tell(&self.principal.name, reason) => {
+                tell!(info, self, reason, %error, "call failed");
+            }
+            _ => tell!(debug, self, reason, %error, "call failed"),
         }
     }
 
     /// Reports a call about a namespace that is not served.
-    pub(super) fn not_served(&self) {
-        tell!(info, self, reason = "NAMESPACE_NOT_FOUND", "call failed");
+    pub(super) fn not_served(&self, failures: &Failures) {
+        let reason = "NAMESPACE_NOT_FOUND";
+        if failures.may_tell(&self.principal.name, reason) {
+            tell!(info, self, reason, "call failed");
+        } else {
+            tell!(debug, self, reason, "call failed");
+        }
     }
 }
 

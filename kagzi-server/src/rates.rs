@@ -1,5 +1,5 @@
 //! How often each of many may do what costs others something: calls from one address show credentials that nobody knows,
-//! one principal asks for what it may not do, or has its calls put on record.
+//! one principal asks for what it may not do, has its calls put on record, or makes calls that fail.
 //!
 //! Every credential is looked at, however many before it were wrong: those who share the address of somebody who
 //! guesses (a proxy's, say) are let in all the same. What is bounded is what the wrong ones cost and say: beyond the
@@ -22,7 +22,7 @@ const MOST_ACCOUNTS: usize = 10_000;
 
 /// What was counted of late, by whose it is.
 #[derive(Debug)]
-pub(super) struct Rates<K> {
+pub(crate) struct Rates<K> {
     limit: RateLimit,
     most: usize,
     state: Mutex<State<K>>,
@@ -45,7 +45,7 @@ struct Account {
 }
 
 impl<K: Eq + Hash> Rates<K> {
-    pub(super) fn up_to(limit: RateLimit) -> Self {
+    pub(crate) fn up_to(limit: RateLimit) -> Self {
         Self::of_most(limit, MOST_ACCOUNTS)
     }
 
@@ -59,7 +59,7 @@ impl<K: Eq + Hash> Rates<K> {
     /// # Errors
     ///
     /// The delay after which another would be within the limit, if this one is not.
-    pub(super) fn count(&self, whose: K) -> Result<(), Duration> {
+    pub(crate) fn count(&self, whose: K) -> Result<(), Duration> {
         let now = Instant::now();
         // An account is charged or not, so a panic elsewhere does not spoil it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
