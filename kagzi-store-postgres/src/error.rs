@@ -55,6 +55,11 @@ impl Fault {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("55P03"))
     }
 
+    /// Whether the server ended a statement that took longer than it may. Nothing was written.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        matches!(self, Self::Before(error) if code(error).as_deref() == Some("57014"))
+    }
+
     /// Whether a node behind the server is gone, so that its partitions are, and no others.
     pub(crate) fn is_node_away(&self) -> bool {
         matches!(self, Self::Before(error) | Self::Committing(error) if is_node_away(error))

@@ -78,7 +78,7 @@ use crate::schema::Prepared;
 use crate::statement::{Begin, PIN_DURABILITY, Patience, Sessions};
 use crate::steps::{StepCommitter, StepOperation};
 use crate::told::TimeTold;
-use crate::turns::{Claims, OneByOne, Sweeps};
+use crate::turns::{Claims, OneByOne, Reads, Sweeps};
 
 /// A store on Postgres.
 ///
@@ -97,6 +97,7 @@ struct Inner {
     one_by_one: OneByOne,
     claims: Claims,
     sweeps: Sweeps,
+    reads: Reads,
     absent: Absent,
     partitions: u16,
     rules: Rules,
@@ -140,6 +141,7 @@ impl PostgresStore {
             one_by_one: OneByOne::new(&options),
             claims: Claims::new(&options),
             sweeps: Sweeps::default(),
+            reads: Reads::new(&options),
             absent: Absent::default(),
             pool: Sessions::new(pools(&options, route), begin, patience),
             partitions,

@@ -137,7 +137,7 @@ impl Inner {
             .bind(place.map(|(at, _)| Moment(at)))
             .bind(place.map(|(_, run_id)| run_id.as_uuid()))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        self.fetch_all(query).await?.iter().map(run_from_row).collect()
+        self.scan(query).await?.iter().map(run_from_row).collect()
     }
 
     pub(crate) async fn count_runs(
@@ -148,7 +148,7 @@ impl Inner {
         const SQL: &str = concat!("SELECT count(*) AS runs FROM runs WHERE ", run_filter!());
         let count = |partition: i16| async move {
             let query = bind_filter(query(SQL), partition, namespace, filter)?;
-            let rows = self.fetch_all(query).await?;
+            let rows = self.scan(query).await?;
             let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
             Ok::<_, Fault>(row.try_get::<i64, _>("runs")?.unsigned_abs())
         };
@@ -198,7 +198,7 @@ impl Inner {
             .bind(place.as_ref().map(|(_, step_id, _)| step_id.as_str()))
             .bind(place.as_ref().map(|(.., attempt)| i64::from(*attempt)))
             .bind(i64::from(request.page.limit) + 1);
-        let attempts = self.fetch_all(listed).await?.iter().map(attempt_from_row).collect();
+        let attempts = self.scan(listed).await?.iter().map(attempt_from_row).collect();
         // Asked afterwards: a run that is removed in between is not found, and never one without steps.
         let known = query(
             "SELECT 1 FROM runs WHERE run_id = $1 AND partition = $2 AND namespace IS NOT DISTINCT FROM $3",
@@ -206,7 +206,7 @@ impl Inner {
         .bind(request.run_id.as_uuid())
         .bind(partition)
         .bind(request.namespace.as_str());
-        if self.fetch_all(known).await?.is_empty() {
+        if self.scan(known).await?.is_empty() {
             return Err(StoreError::RunNotFound { run_id: request.run_id }.into());
         }
         attempts
@@ -219,7 +219,7 @@ impl Inner {
     async fn read_depths(&self, namespace: &Namespace) -> Result<Vec<QueueDepth>, Fault> {
         const SQL: &str = "SELECT queue, state, runs, oldest_due_at FROM kagzi_queue_depths($1, $2)";
         let mut depths = std::collections::BTreeMap::new();
-        let read = |partition: i16| self.fetch_all(query(SQL).bind(partition).bind(namespace.as_str()));
+        let read = |partition: i16| self.scan(query(SQL).bind(partition).bind(namespace.as_str()));
         for (_, rows) in self.ask_each(read).await? {
             for row in rows {
                 let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;

@@ -127,6 +127,13 @@ impl PostgresOptions {
         }
     }
 
+    /// How many pages, counts and depths of queues are read at once: by a quarter of the connections, one at least; an eighth
+    /// is for runs that are too large to be read with others. Beside those that lock one run each, which have a half, this
+    /// leaves some to everybody else.
+    pub const fn scans_at_once(&self) -> u32 {
+        if self.max_connections < 8 { 1 } else { self.max_connections / 4 }
+    }
+
     /// Takes our own parameters out of the URL, checks every field, and makes what sqlx wants: how to
     /// connect to each server, and how to begin transactions.
     pub(crate) fn resolve(mut self) -> Result<(Self, Servers, Begin), StoreError> {

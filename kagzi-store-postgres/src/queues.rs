@@ -89,7 +89,7 @@ impl Inner {
         let paused = query("SELECT queue, paused_at, reason FROM kagzi_paused_queues($1, $2)")
             .bind(FIRST)
             .bind(namespace.as_str());
-        let rows = self.fetch_all(paused).await?;
+        let rows = self.scan(paused).await?;
         rows.iter()
             .map(|row| {
                 let queue = QueueName::new(row.try_get::<&str, _>("queue")?)?;

@@ -92,8 +92,10 @@ impl PostgresStore {
 impl Inner {
     async fn read_alone(&self, read: ReadRun) -> Result<RunRecord, StoreError> {
         let run_id = read.run_id;
+        let turn = self.reads.turn_alone().await.map_err(|fault| fault.into_store_error("reading a run"))?;
         let found = self.read_together(self.partition(run_id), &[read]).await;
         let mut found = found.map_err(|fault| fault.into_store_error("reading a run"))?;
+        drop(turn);
         found.remove(&run_id).flatten().unwrap_or(Err(StoreError::RunNotFound { run_id }))
     }
 

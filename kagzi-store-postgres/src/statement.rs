@@ -16,7 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagzi_core::ConnectionStats;
+use kagzi_core::{ConnectionStats, ErrorScope};
 use sqlx::postgres::{PgArguments, PgConnection, PgListener, PgRow};
 use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr, Type};
 use tokio::runtime::Handle;
@@ -370,6 +370,20 @@ impl Inner {
             Err(Fault::Committing(error)) => Err(Fault::Before(error)),
             other => other,
         }
+    }
+
+    /// Runs a statement that only reads, and may read much: when it has its turn. One that is not done in time says that it
+    /// reads too much, and nothing of the store.
+    pub(crate) async fn scan(&self, query: Query) -> Result<Vec<PgRow>, Fault> {
+        let _turn = self.reads.turn_to_scan().await?;
+        let answer = self.fetch_all(query).await;
+        answer.map_err(|fault| {
+            if fault.is_too_slow() {
+                fault.into_store_error("reading").within(ErrorScope::Part).into()
+            } else {
+                fault
+            }
+        })
     }
 
     /// Runs a statement that writes. If the connection breaks on the way, its fate is open.

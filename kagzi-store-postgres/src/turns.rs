@@ -3,11 +3,11 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use kagzi_core::Namespace;
+use kagzi_core::{ErrorScope, Namespace, StoreError};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use crate::error::Fault;
+use crate::error::{Fault, RETRY_AFTER};
 use crate::options::PostgresOptions;
 
 /// Operations that lock one run each and may wait for it: together they take half of the connections,
@@ -44,6 +44,49 @@ impl Claims {
 
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
         wait(&self.places, self.patience).await
+    }
+}
+
+/// Reads of what may be much. Each takes as long as it takes, so together they have a part of the connections, and what is
+/// written, and who asks whether the store is well, never wait for them. Many at once wait here in turn, for as long as one
+/// of them may take.
+pub(crate) struct Reads {
+    /// Pages, counts, depths of queues.
+    scans: Semaphore,
+    /// Runs that are too large to be read with others: no scan waits for those. Nothing where there are too few
+    /// connections to tell them apart.
+    alone: Option<Semaphore>,
+    patience: Duration,
+}
+
+impl Reads {
+    pub(crate) fn new(options: &PostgresOptions) -> Self {
+        let eighth = options.max_connections as usize / 8;
+        Self {
+            scans: Semaphore::new(options.scans_at_once() as usize),
+            alone: (eighth > 0).then(|| Semaphore::new(eighth)),
+            patience: options.statement_timeout,
+        }
+    }
+
+    pub(crate) async fn turn_to_scan(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        self.turn(&self.scans).await
+    }
+
+    pub(crate) async fn turn_alone(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        self.turn(self.alone.as_ref().unwrap_or(&self.scans)).await
+    }
+
+    /// That there is a queue says nothing of the database, and so little of the store that no other call is to be refused
+    /// for it.
+    async fn turn<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Fault> {
+        let busy = |_| {
+            let reason = "as many large reads are at work as may be, and none has ended in time; ask again, for less at a \
+                          time, or give the store more connections (`max_connections`)";
+            StoreError::unavailable(reason, RETRY_AFTER).within(ErrorScope::Part)
+        };
+        let place = tokio::time::timeout(self.patience, places.acquire()).await;
+        place.map_err(busy)?.map_err(|_| sqlx::Error::PoolClosed.into())
     }
 }
 
