@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kagzi_core::engine::Engine;
-use kagzi_core::{SPANS, SharedStore, Traced};
+use kagzi_core::{SPANS, SharedStore, StoreError, Traced};
 use kagzi_proto::FILE_DESCRIPTOR_SET;
 use kagzi_sdk::wire::error::explained;
 use tokio::net::{TcpListener, lookup_host};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -48,7 +49,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// announce and then keep back must not be worth keeping.
 const QUESTION_BYTES: usize = 4 * 1024;
 
-/// How long connections have to deliver their last answers after all calls were answered.
+/// How long connections have to deliver their last answers after all calls were answered, and the store to close
+/// meanwhile.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A server that has its store and its address, and does not serve yet.
@@ -84,7 +86,7 @@ impl Server {
         match Listening::begin(&config, &security).await {
             Ok(listening) => Ok(Self::over(config, security, opened, listening)),
             Err(refused) => {
-                if let Err(error) = store.close().await {
+                if let Err(error) = close(&store).await {
                     tracing::warn!(%error, "the store did not close cleanly");
                 }
                 Err(refused)
@@ -213,18 +215,27 @@ impl Server {
                     tracing::warn!(calls, "the drain timeout ended with calls in flight");
                 }
             }
+        };
+        let serving = async {
+            let mut transport = std::pin::pin!(transport);
+            tokio::select! {
+                served = &mut transport => return served.map_err(ServerError::from),
+                given_up = opening => match given_up? {},
+                () = work => {}
+            }
             stop.cancel();
-            // Connections close once their last answer is delivered. A client that does not take it, or
-            // that watches the health for ever, does not hold up the end.
-            tokio::time::sleep(FAREWELL).await;
+            // Connections close once their last answer is delivered. A client that does not take it, or that watches the
+            // health for ever, does not hold up the end, and neither does a database that says nothing.
+            let (delivered, closed) = tokio::join!(timeout(FAREWELL, transport), close(&self.store));
+            if let Ok(served) = delivered {
+                served?;
+            }
+            closed.map_err(ServerError::CloseStore)
         };
         tokio::select! {
-            served = transport => served?,
+            ended = serving => ended?,
             served = http => served.map_err(ServerError::Http)?,
-            given_up = opening => match given_up? {},
-            () = work => {}
         }
-        self.store.close().await.map_err(ServerError::CloseStore)?;
         tracing::info!("shut down");
         Ok(())
     }
@@ -343,6 +354,14 @@ impl Security {
         };
         Ok(Self { auth, tls, lacks })
     }
+}
+
+/// Closes a store, or leaves it to the end of the process if that takes long: its database does not answer.
+async fn close(store: &SharedStore) -> Result<(), StoreError> {
+    timeout(FAREWELL, store.close()).await.unwrap_or_else(|_| {
+        tracing::warn!("the store did not close within {FAREWELL:?}; its connections are dropped");
+        Ok(())
+    })
 }
 
 /// Goes by what the files of access and TLS say now. Never returns.

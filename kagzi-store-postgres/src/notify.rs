@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::pool::GOODBYE_WITHIN;
 use crate::pools::Pools;
 use crate::route::Route;
 use crate::statement::{Begin, Patience, Sessions, query};
@@ -96,9 +98,13 @@ impl Notifier {
         }
     }
 
+    /// Tells and hears nothing any more. What is under way on its connections are hints, so they are waited for no longer
+    /// than for a goodbye; the one that listens would say that it listens no more, and wait for an answer without end.
     pub(crate) async fn stop(&self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.sessions.close().await;
+        if timeout(GOODBYE_WITHIN, self.sessions.close()).await.is_err() {
+            tracing::debug!("the connections for other servers' changes were left without a goodbye");
+        }
     }
 }
 

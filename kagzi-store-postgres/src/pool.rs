@@ -11,6 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgListener, PgPool};
 use tokio::runtime::Handle;
@@ -31,8 +32,8 @@ const IDLE: Duration = Duration::from_mins(10);
 /// A connection of this age is closed when it comes back: what a server keeps for a session grows.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// How long saying goodbye to the server may take.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+/// How long saying goodbye to the server may take. It is a courtesy: a server that hangs does not hear it.
+pub(crate) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module. It is shared with the connections that it gave out.
 pub(crate) struct Pool {
@@ -109,12 +110,11 @@ impl Pool {
         u32::try_from(kept).unwrap_or(u32::MAX)
     }
 
-    /// Gives nothing out any more, and waits until every connection has come back and is closed.
+    /// Gives nothing out any more, and waits until every connection has come back and is closed: as long as somebody may
+    /// wait for an answer at most, and for ever where one listens to a server that is silent.
     pub(crate) async fn close(&self) {
         let kept = self.kept().take().unwrap_or_default();
-        for kept in kept {
-            say_goodbye(kept.connection).await;
-        }
+        join_all(kept.into_iter().map(|kept| say_goodbye(kept.connection))).await;
         // Those who wait for a place have it before this, and hear that the pool is closed.
         let all = self.places.acquire_many(self.most()).await;
         self.places.close();

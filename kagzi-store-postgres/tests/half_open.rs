@@ -82,3 +82,17 @@ async fn callers_who_go_away_while_a_link_is_dead_leave_no_connection_behind() {
         tokio::time::timeout(LONG, answered).await.expect("the connections come back");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_database_is_silent_closes_all_the_same() {
+    let database = database().await;
+    let (link, url) = behind_proxy(&database.url()).await.unwrap();
+    // It listens, and nothing of its own ends a wait within the time of this test.
+    let options = PostgresOptions { statement_timeout: 10 * LONG, ..PostgresOptions::new(url) };
+    let store = PostgresStore::connect(options).await.unwrap();
+    held(&store, 8).await;
+    link.black_hole();
+    tokio::time::timeout(LONG, store.close()).await.expect("a goodbye is not waited for").unwrap();
+    assert_eq!(store.stats().connections.unwrap().idle, 0);
+    assert!(matches!(store.now().await, Err(StoreError::Unavailable { .. })));
+}

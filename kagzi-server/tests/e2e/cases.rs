@@ -137,6 +137,11 @@ pub const ALL: &[Case] = &[
         only_on: Some(Database::Postgres),
     },
     Case {
+        name: "a_server_whose_database_is_silent_ends_when_it_is_told_to",
+        play: |world| Box::pin(network::database_silent_at_the_end(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
         name: "a_slow_link_to_the_database_costs_time_and_nothing_else",
         play: |world| Box::pin(network::link_to_database_slow(world)),
         only_on: Some(Database::Postgres),

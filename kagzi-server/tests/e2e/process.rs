@@ -1,7 +1,8 @@
 //! A child process whose lines can be awaited, and which does not outlive the test.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -73,6 +74,22 @@ impl Process {
     pub fn terminate(mut self) -> Result<(), Failed> {
         self.signal(Signal::TERM)?;
         let status = self.child.wait()?;
+        self.ended(status)
+    }
+
+    /// Waits for its end, which must be a good one, for so long at most.
+    pub async fn ends_within(mut self, limit: Duration) -> Result<(), Failed> {
+        let until = Instant::now() + limit;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait()? {
+                return self.ended(status);
+            }
+            tokio::task::yield_now().await;
+        }
+        Err(format!("{} goes on {limit:?} after it was told to end", self.name).into())
+    }
+
+    fn ended(&self, status: ExitStatus) -> Result<(), Failed> {
         if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", self.name).into()) }
     }
 }

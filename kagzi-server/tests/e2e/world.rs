@@ -94,6 +94,11 @@ impl World {
         Self::server_over(0, store_url, clock, |_| {})
     }
 
+    /// The same, over another way to the database, with more said to it.
+    pub fn server_by_with(store_url: &str, more: impl FnOnce(&mut Command)) -> Result<Server, Failed> {
+        Self::server_over(0, store_url, Clock::Right, more)
+    }
+
     fn server_over(
         port: u16,
         store_url: &str,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kagzi_sdk::{Client, RunHandle};
 use kagzi_testkit::{Direction, Proxy};
+use rustix::process::Signal;
 
 use super::load::{CALLERS, Load, done, goes_on, of_the_load};
 use super::{audit, expect_eq};
@@ -29,6 +30,9 @@ const LOST_TO_SERVERS: u64 = 6;
 /// A slow link: as long as from one continent to another, and as broad as a poor line.
 const LATENCY: Duration = Duration::from_millis(15);
 const BYTES_PER_SECOND: u32 = 200_000;
+
+/// Far longer than a server takes to end. One that waited for its database would take a minute more.
+const LONG: Duration = Duration::from_secs(30);
 
 pub async fn answers_to_workers_lost(world: World) -> Result<(), Failed> {
     let day = Day::with_a_link_to_workers(world, LEASE_MS).await?;
@@ -75,6 +79,31 @@ pub async fn database_silent(world: World) -> Result<(), Failed> {
         day.goes_on().await?;
     }
     day.ends_well().await
+}
+
+pub async fn database_silent_at_the_end(world: World) -> Result<(), Failed> {
+    let (link, store_url) = world.behind_proxy().await?;
+    let server = World::server_by_with(&store_url, |command| {
+        command.args(["--drain-timeout", "100ms"]);
+    })?;
+    let client = Client::connect(server.url()).await?;
+    let load = Load::begin(&client);
+    // What is under way is never answered, and the connection that listens hears nothing of its end.
+    link.black_hole();
+    while server.get("/readyz").await?.starts_with("HTTP/1.1 200") {
+        tokio::task::yield_now().await;
+    }
+    server.process.signal(Signal::TERM)?;
+    // It tells that it ends, as long as it is there.
+    while server.get("/readyz").await.is_ok_and(|said| !said.contains("draining")) {
+        tokio::task::yield_now().await;
+    }
+    if server.get("/livez").await.is_ok_and(|said| !said.starts_with("HTTP/1.1 200")) {
+        return Err("a server that drains is alive".into());
+    }
+    let ended = server.process.ends_within(LONG).await;
+    drop(load);
+    ended
 }
 
 pub async fn link_to_database_slow(world: World) -> Result<(), Failed> {
