@@ -43,6 +43,15 @@ pub(crate) fn backend(config: &ServerConfig) -> Result<&'static str, ServerError
     })
 }
 
+/// How many pages and counts the store of a configuration reads at once; nothing if it bounds them not, or cannot be opened.
+pub(crate) fn scans_at_once(config: &ServerConfig) -> Option<u32> {
+    match Opening::of(config).ok()? {
+        Opening::Memory => None,
+        Opening::Sqlite(options) => u32::try_from(options.reads_at_once()).ok(),
+        Opening::Postgres(options) => Some(options.scans_at_once()),
+    }
+}
+
 /// What bringing the schema of a store up to date would take; nothing is changed.
 ///
 /// # Errors

@@ -116,6 +116,11 @@ impl SqliteOptions {
         self
     }
 
+    /// How many reads run at a time.
+    pub fn reads_at_once(&self) -> usize {
+        self.readers
+    }
+
     /// How long to wait for another process that holds the file before the answer is
     /// [`StoreError::Unavailable`], at most an hour. Default: 5 s.
     #[must_use]

@@ -61,6 +61,7 @@ label! {
         Rate => "rate",
         Calm => "fewer_writes",
         Turn => "turn",
+        Scan => "scan",
         Look => "look",
         Room => "room",
     }
@@ -106,7 +107,7 @@ impl Requests {
             waiting: book.gauges(
                 "requests_waiting",
                 &["for"],
-                "Requests that wait to be let in: rate, fewer_writes (claims), turn (writes beyond principal_share), look (at a run that this server did not hand out), room (max_bytes_in_flight)",
+                "Requests that wait to be let in: rate, fewer_writes (claims), turn (writes beyond principal_share), scan (pages and counts beyond what the store reads at once, or a share of it), look (at a run that this server did not hand out), room (max_bytes_in_flight)",
             ),
             refused: book.counters("refusals", &["reason"], "Requests that were not let in, by reason"),
             worker_streams: book.register(

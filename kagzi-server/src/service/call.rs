@@ -146,6 +146,8 @@ impl Services {
         // Before a run is looked up, since that is a read, too.
         let admitting = load.admit(request.errand(), caller, request.namespaces());
         let admitted = metrics.waiting(Wait::Calm, admitting).await?;
+        let scan = load.scan(request.errand(), caller, request.namespaces());
+        let scanning = metrics.waiting(Wait::Scan, scan).await?;
         if permission == Permission::IfRun {
             self.check_run(caller, told, &request).await?;
         }
@@ -155,7 +157,7 @@ impl Services {
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         deed.announce().await?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
-        drop((admitted, writing, in_flight));
+        drop((admitted, scanning, writing, in_flight));
         Ok(answer)
     }
 

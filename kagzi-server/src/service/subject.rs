@@ -123,7 +123,11 @@ macro_rules! about_a_run {
 }
 about_a_run! {
     RequeueRun {}
-    ListAttempts {}
+    ListAttempts {
+        fn errand(&self) -> Errand {
+            Errand::Scan
+        }
+    }
     CancelRun {
         fn reason(&self) -> Option<&str> {
             Some(self.reason.as_str()).filter(|reason| !reason.is_empty())
@@ -144,6 +148,9 @@ macro_rules! about_filtered_runs {
             }
             fn permission(&self, caller: &Caller, method: &str) -> Permission {
                 permission::filter(caller, method, &self.namespace, &self.filter)
+            }
+            fn errand(&self) -> Errand {
+                Errand::Scan
             }
         }
     )+};
@@ -188,6 +195,9 @@ impl Subject for Namespace {
     }
     fn permission(&self, caller: &Caller, method: &str) -> Permission {
         permission::somewhere(caller, method, self)
+    }
+    fn errand(&self) -> Errand {
+        Errand::Scan
     }
 }
 

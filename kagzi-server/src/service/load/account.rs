@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::bytes::Sum;
 use super::looks::Looks;
+use super::scans::Turns;
 use crate::config::{LoadLimits, RateLimit};
 use crate::rate::Rate;
 
@@ -33,13 +34,20 @@ pub(super) struct Account {
     pub(super) bytes: Arc<Sum>,
     /// As many turns as its share of them, for a principal.
     pub(super) turns: Arc<Semaphore>,
+    /// Its turns to scan, where the store bounds scans.
+    pub(super) scans: Option<Turns>,
     /// Those at runs that its workers name, for a principal.
     pub(super) looks: Looks,
 }
 
 impl Account {
     /// An account with a part of the server's places.
-    pub(super) fn with_share(limits: &LoadLimits, share: f64, rate: Option<RateLimit>) -> Self {
+    pub(super) fn with_share(
+        limits: &LoadLimits,
+        share: f64,
+        rate: Option<RateLimit>,
+        scans: Option<u32>,
+    ) -> Self {
         let of = |all: u32| part(all, share);
         let share_of_writes = usize::try_from(of(limits.max_writes_while_claiming)).unwrap_or(usize::MAX);
         let share_of_writes = share_of_writes.min(Semaphore::MAX_PERMITS);
@@ -56,6 +64,7 @@ impl Account {
             share_of_writes,
             bytes: Arc::default(),
             turns: Arc::new(Semaphore::new(share_of_writes)),
+            scans: scans.map(|all| Turns::of(part(all, share))),
             looks: Looks::default(),
         }
     }
@@ -126,7 +135,7 @@ mod tests {
     #[test]
     fn places_of_one_kind_are_given_back_and_cost_none_of_another() {
         let limits = LoadLimits { max_starts_in_flight: 2, ..LoadLimits::default() };
-        let account = Arc::new(Account::with_share(&limits, 0.5, None));
+        let account = Arc::new(Account::with_share(&limits, 0.5, None, None));
         let mut first = Place::new(Kind::Start);
         assert!(first.take(&account));
         assert!(!Place::new(Kind::Start).take(&account));

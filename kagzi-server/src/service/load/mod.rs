@@ -15,11 +15,15 @@
 //! one namespace may take a part. Beyond that, callers are told to come again rather than left to wait
 //! until their time runs out. Streams that are open take a place each, too.
 //!
+//! Reads that scan have turns, too, as many as the store reads at once, of which one principal and one namespace have a part
+//! ([`scans`]): a count of many runs is one call, and a connection of the store for as long as it takes.
+//!
 //! What all of them hold in memory is charged in bytes ([`bytes`]), whatever they are for.
 
 mod account;
 mod bytes;
 mod looks;
+mod scans;
 mod strangers;
 #[cfg(test)]
 mod tests;
@@ -37,6 +41,7 @@ use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::config::{LoadLimits, ServerConfig};
+use crate::open::scans_at_once;
 use crate::rate::TooMany;
 pub(super) use account::Place;
 use account::{Account, Kind};
@@ -67,6 +72,8 @@ pub(super) enum Errand {
     Start,
     /// It hands work out, after a wait or not.
     Claim(Patience),
+    /// It reads what may be much: a page, a count.
+    Scan,
     /// Anything else.
     Other(Patience),
 }
@@ -104,6 +111,8 @@ struct Inner {
     namespace_share: f64,
     /// Whether callers are told apart.
     many_principals: bool,
+    /// How many scans the store does at once, where it bounds them.
+    scans: Option<u32>,
     /// How many bytes may be held.
     bytes: Bounds,
     strangers: Strangers,
@@ -145,11 +154,12 @@ pub(super) enum Excess {
 impl Load {
     pub(super) fn of(config: &ServerConfig) -> Self {
         let limits = &config.load;
+        let scans = scans_at_once(config);
         // Where there is but one, there is nobody to be kept from harm.
         let principal_share = if config.access_file.is_some() { limits.principal_share } else { 1.0 };
         let namespace_share = if config.namespaces.len() > 1 { limits.namespace_share } else { 1.0 };
         let namespaces = config.namespaces.iter().map(|namespace| {
-            let account = Account::with_share(limits, namespace_share, limits.rate_per_namespace);
+            let account = Account::with_share(limits, namespace_share, limits.rate_per_namespace, scans);
             (namespace.clone(), Arc::new(account))
         });
         let namespaces: HashMap<_, _> = namespaces.collect();
@@ -162,11 +172,12 @@ impl Load {
             principal_share,
             namespace_share,
             many_principals: config.access_file.is_some(),
+            scans,
             bytes: Bounds::of(config, principal_share, namespace_share),
             strangers: Strangers::of(limits.max_bytes_in_flight),
             writes: AtomicUsize::new(0),
             fewer: Notify::new(),
-            all: Arc::new(Account::with_share(limits, 1.0, None)),
+            all: Arc::new(Account::with_share(limits, 1.0, None, scans)),
             principals: RwLock::default(),
             namespaces,
             bytes_of_namespaces,
@@ -220,6 +231,7 @@ impl Load {
             // These have their turn, or a place as streams.
             Errand::Work | Errand::Beat | Errand::Open => return Ok(None),
             Errand::Start => self.place(Kind::Start, &self.sharers(caller, namespaces))?,
+            Errand::Scan => self.place(Kind::Read, &self.sharers(caller, namespaces))?,
             Errand::Other(patience) => self.place(patience.kind(), &self.sharers(caller, namespaces))?,
             Errand::Claim(patience) => {
                 let sharers = self.sharers(caller, namespaces);
@@ -319,7 +331,7 @@ impl Load {
         let mut known = self.0.principals.write().unwrap_or_else(PoisonError::into_inner);
         let account = known.entry(caller.name().to_owned()).or_insert_with(|| {
             let (limits, share) = (&self.0.limits, self.0.principal_share);
-            Arc::new(Account::with_share(limits, share, limits.rate_per_principal))
+            Arc::new(Account::with_share(limits, share, limits.rate_per_principal, self.0.scans))
         });
         Arc::clone(account)
     }

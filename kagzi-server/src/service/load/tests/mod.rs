@@ -2,6 +2,7 @@
 
 mod charges;
 mod places;
+mod scans;
 mod tenants;
 mod writes;
 
