@@ -358,7 +358,8 @@ impl Inner {
     }
 
     /// Adds the steps to runs that were taken. Only their holder writes steps from now on, so they may
-    /// be read after the claim was committed.
+    /// be read after the claim was committed, as long as the lease is held still: a run whose lease was lost since is
+    /// left out, for what the next holder did is not what this claim found.
     async fn hand_over(&self, request: &Claim, taken: Taken) -> Result<Vec<ClaimedRun>, StoreError> {
         let mut room = ClaimRoom::new(&self.rules);
         for (_, input) in &taken.runs {
@@ -372,38 +373,45 @@ impl Inner {
                 let error = fault.into_store_error("reading steps of claimed runs");
                 StoreError::outcome_unknown(error.to_string()).within(error.scope().unwrap_or_default())
             })?;
-        taken
-            .runs
-            .into_iter()
-            .map(|(run, input)| {
-                let steps = steps.remove(&run.run_id).unwrap_or_default();
-                claimed_run(request, steps, run, input, &mut room)
-            })
-            .collect()
+        let mut claimed = Vec::with_capacity(taken.runs.len());
+        for (run, input) in taken.runs {
+            let found = steps.remove(&run.run_id);
+            if found.is_none() && may_have_steps(&run, taken.again) {
+                tracing::debug!(run_id = %run.run_id, "the lease of a claimed run was lost before it was handed over");
+                continue;
+            }
+            claimed.push(claimed_run(request, found.unwrap_or_default(), run, input, &mut room)?);
+        }
+        Ok(claimed)
     }
 
-    /// The first steps of claimed runs, as many of each as the claim asks for, and of all together about
-    /// as many as there is room for.
+    /// The first steps of claimed runs that are held still and may have any, as many of each as the claim asks for, and of
+    /// all together about as many as there is room for.
     async fn latest_attempts(
         &self,
         request: &Claim,
         taken: &Taken,
         room_bytes: usize,
     ) -> Result<HashMap<RunId, Steps>, Fault> {
-        let mut by_partition: BTreeMap<i16, Vec<Uuid>> = BTreeMap::new();
-        // A run that was never claimed before has no steps.
-        for (run, _) in taken.runs.iter().filter(|(run, _)| taken.again || run.claims > 1) {
-            by_partition.entry(self.partition(run.run_id)).or_default().push(run.run_id.as_uuid());
+        let mut by_partition: BTreeMap<i16, (Vec<Uuid>, Vec<i64>)> = BTreeMap::new();
+        for (run, _) in taken.runs.iter().filter(|(run, _)| may_have_steps(run, taken.again)) {
+            let (ids, tokens) = by_partition.entry(self.partition(run.run_id)).or_default();
+            ids.push(run.run_id.as_uuid());
+            tokens.push(run.fencing_token.get());
         }
         let mut steps: HashMap<RunId, Steps> = HashMap::new();
-        for (partition, ids) in by_partition {
+        for (partition, (ids, tokens)) in by_partition {
             let read = query(include_str!("claimed_steps.sql"))
                 .bind(ids)
                 .bind(partition)
                 .bind(i64::from(request.steps_limit) + 1)
-                .bind(i64::try_from(room_bytes).unwrap_or(i64::MAX));
+                .bind(i64::try_from(room_bytes).unwrap_or(i64::MAX))
+                .bind(tokens);
             for row in self.fetch_all(read).await? {
                 let of_run = steps.entry(RunId::from_uuid(row.try_get("run_id")?)?).or_default();
+                if row.try_get::<Option<&str>, _>("step_id")?.is_none() {
+                    continue;
+                }
                 if row.try_get("fits")? && of_run.items.len() < request.steps_limit as usize {
                     of_run.items.push(attempt_from_row(&row)?);
                 } else {
@@ -413,6 +421,12 @@ impl Inner {
         }
         Ok(steps)
     }
+}
+
+/// Whether a claimed run may have steps: one that was never claimed before has none, unless it was taken by an earlier
+/// look of this claim.
+const fn may_have_steps(run: &Run, again: bool) -> bool {
+    again || run.claims > 1
 }
 
 /// Reads what `kagzi_claim` answered.

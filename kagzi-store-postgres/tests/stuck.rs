@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kagzi_core::{
-    BeginStep, Lease, ManualClock, NextStep, OperationId, QueueChange, QueueName, QueueOutcome,
+    BeginStep, Lease, ManualClock, NextStep, OperationId, QueueChange, QueueName, QueueOutcome, ReleaseRun,
     SetQueueState, StepId, Store as _, StoreError,
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
@@ -179,4 +179,36 @@ async fn a_pause_that_is_stuck_holds_up_no_claim_and_holds_once_it_has_committed
     assert!(store.claim(claim("q", 1)).await.unwrap().is_empty());
     assert_eq!(store.set_queue_state(change(QueueChange::Resume)).await.unwrap(), QueueOutcome::Changed);
     assert_eq!(store.claim(claim("q", 1)).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_leaves_out_a_run_whose_lease_was_lost_before_its_steps_were_read() {
+    let database = database().await;
+    let store = connect(PostgresOptions {
+        lock_timeout: Duration::from_mins(1),
+        ..PostgresOptions::new(database.url())
+    })
+    .await;
+    let leases = held(&*store, 2).await;
+    for lease in &leases {
+        begin(&*store, lease, 0).await.unwrap();
+        store.release(ReleaseRun { lease: lease.clone(), operation: OperationId::generate() }).await.unwrap();
+    }
+    // The runs are taken, and their steps cannot be read yet.
+    let mut holder = stuck(&database, "LOCK TABLE steps IN ACCESS EXCLUSIVE MODE".to_owned()).await;
+    let claiming = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.claim(claim("q", 2)).await })
+    };
+    let waits = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'steps'::regclass AND NOT granted";
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut holder).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    let lost = leases[0].run_id;
+    let next = "UPDATE runs SET fencing_token = fencing_token + 1 WHERE run_id = $1";
+    sqlx::query(next).bind(lost.as_uuid()).execute(&mut holder).await.unwrap();
+    holder.execute("COMMIT").await.unwrap();
+    let claimed = claiming.await.unwrap().unwrap();
+    let told: Vec<_> = claimed.iter().map(|claimed| (claimed.run.run_id, claimed.steps.len())).collect();
+    assert_eq!(told, [(leases[1].run_id, 1)]);
 }
