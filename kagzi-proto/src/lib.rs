@@ -4,6 +4,7 @@
 //! The conversions to and from the domain types of `kagzi-core` are in `kagzi_sdk::wire`.
 
 pub mod codec;
+mod elements;
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! An account of the bytes that calls hold ([`load`](super::load)): a body is charged for as it comes, and an answer until
-//! it was sent.
+//! An account of the bytes that calls hold ([`load`](super::load)): a message is charged for once its length is known, since
+//! memory is taken for all of it then, and an answer until it was sent.
 //!
 //! What is charged for a request is held until it is done, whatever it waits for meanwhile; on a stream, each message by
 //! itself. What is charged for an answer is held by its bytes, so that it ends when the transport drops them, sent or not:
@@ -29,11 +29,11 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use super::Services;
-use super::load::CALL_BYTES;
+use super::load::{CALL_BYTES, MESSAGE_HEADER_BYTES};
 use crate::auth::Caller;
 use crate::transport::{Peer, host};
 use answer::Answer;
-use request::{Incoming, Times};
+use request::{Bounds, Incoming, Times};
 
 pub(super) use request::RequestBytes;
 
@@ -136,10 +136,11 @@ where
         };
         let held = RequestBytes::of(&payer);
         let call = held.call();
-        let times = Times { within, for_room };
+        let most = self.services.limits().max_message_bytes.saturating_add(MESSAGE_HEADER_BYTES);
+        let bounds = Bounds { most, times: Times { within, for_room } };
         let owed = CALL_BYTES + beyond_what_is_usual(request.headers());
         let mut request =
-            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), owed, times, metrics)));
+            request.map(|body| Body::new(Incoming::new(body, kind, held.clone(), owed, bounds, metrics)));
         if kind == Kind::Session {
             request.extensions_mut().insert(held.clone());
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tonic::body::Body;
 
 use super::super::load::{Charge, Payer, READING_BYTES, Waiting};
 use super::Kind;
-use super::framing::Framing;
+use super::framing::{Event, Framing};
 use crate::metrics::{Metrics, Shown, Wait};
 
 /// How often a request that waits for room looks whether there is. Whoever makes room has nobody to tell, so that it
@@ -30,22 +30,30 @@ pub(in crate::service) struct RequestBytes(Arc<Held>);
 struct Held {
     /// For the call as such.
     call: Arc<Charge>,
-    charge: Charge,
-    /// The sizes of the messages of a session that have come whole and were not taken.
-    whole: Mutex<VecDeque<usize>>,
+    charge: Arc<Charge>,
+    messages: Mutex<Messages>,
+}
+
+/// Those of a session.
+#[derive(Debug, Default)]
+struct Messages {
+    /// The sizes of those that have come whole and were not taken.
+    whole: VecDeque<usize>,
+    /// The one that was taken last: the memory that it was read into is kept until the next one is read.
+    last: Option<Arc<Message>>,
 }
 
 /// A message that a session took, charged for until it is dropped.
 #[derive(Debug)]
 pub(in crate::service) struct Message {
-    of: RequestBytes,
+    charge: Arc<Charge>,
     bytes: usize,
 }
 
 impl RequestBytes {
     pub(super) fn of(payer: &Payer) -> Self {
-        let (call, charge) = (Arc::new(payer.charge()), payer.charge());
-        Self(Arc::new(Held { call, charge, whole: Mutex::default() }))
+        let (call, charge) = (Arc::new(payer.charge()), Arc::new(payer.charge()));
+        Self(Arc::new(Held { call, charge, messages: Mutex::default() }))
     }
 
     /// What is charged for the call as such.
@@ -53,16 +61,24 @@ impl RequestBytes {
         Arc::clone(&self.0.call)
     }
 
-    /// The next message of a session, which has just been read: each is taken once, in their order.
-    pub(in crate::service) fn take(&self) -> Message {
-        let bytes = self.0.whole.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        Message { of: self.clone(), bytes: bytes.unwrap_or_default() }
+    /// The next message of a session, which has just been read: each is taken once, in their order. It is charged for
+    /// until it is dropped and the next one has been taken.
+    pub(in crate::service) fn take(&self) -> Arc<Message> {
+        let mut messages = self.messages();
+        let bytes = messages.whole.pop_front().unwrap_or_default();
+        let message = Arc::new(Message { charge: Arc::clone(&self.0.charge), bytes });
+        messages.last = Some(Arc::clone(&message));
+        message
+    }
+
+    fn messages(&self) -> MutexGuard<'_, Messages> {
+        self.0.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
-        self.of.0.charge.less(self.bytes);
+        self.charge.less(self.bytes);
     }
 }
 
@@ -73,6 +89,14 @@ pub(super) struct Times {
     pub(super) within: Duration,
     /// What has come of it, to wait for room.
     pub(super) for_room: Duration,
+}
+
+/// What a request may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How long a message of it, header and all.
+    pub(super) most: usize,
+    pub(super) times: Times,
 }
 
 /// Waits for room.
@@ -92,7 +116,7 @@ enum Broken {
     Refused(Refusal),
 }
 
-/// The body of a request, which is charged for as it comes and must come in time.
+/// The body of a request, each message of which is charged for as soon as its length is known, and must come in time.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: Body,
@@ -103,6 +127,10 @@ pub(super) struct Incoming {
     came: Option<Frame<Bytes>>,
     room: Option<ForRoom>,
     framing: Framing,
+    /// How long a message may be.
+    most: usize,
+    /// How long the longest of [`Kind::Questions`] was: the memory that it was read into is kept.
+    longest: usize,
     times: Times,
     /// Once it was waited for.
     late: Option<Pin<Box<Sleep>>>,
@@ -117,12 +145,13 @@ impl Incoming {
         kind: Kind,
         held: RequestBytes,
         owed: usize,
-        times: Times,
+        Bounds { most, times }: Bounds,
         metrics: Metrics,
     ) -> Self {
-        let framing = Framing::default();
+        let (framing, longest) = (Framing::default(), 0);
         let (came, room, late) = (None, None, None);
-        Self { body, kind, held, owed, came, room, framing, times, late, ended: false, metrics }
+        let ended = false;
+        Self { body, kind, held, owed, came, room, framing, most, longest, times, late, ended, metrics }
     }
 
     /// Pays what is owed, once there is room for it; gives what has come.
@@ -181,25 +210,23 @@ impl Incoming {
 
     /// Goes on by what has come.
     fn pass(&mut self, data: &[u8]) {
-        let RequestBytes(held) = &self.held;
         let mut ended = false;
-        match self.kind {
-            Kind::Call => return,
-            Kind::Session => {
-                let mut whole = held.whole.lock().unwrap_or_else(PoisonError::into_inner);
-                self.framing.pass(data, |size| {
-                    whole.push_back(size);
-                    ended = true;
-                });
+        let (kind, held, longest) = (self.kind, &self.held, &mut self.longest);
+        self.framing.pass(data, |event| {
+            let Event::Ends(size) = event else { return };
+            ended = true;
+            match kind {
+                Kind::Call => {}
+                Kind::Session => held.messages().whole.push_back(size),
+                Kind::Questions => {
+                    held.0.charge.less(size.min(*longest));
+                    *longest = size.max(*longest);
+                }
             }
-            Kind::Questions => self.framing.pass(data, |size| {
-                held.charge.less(size);
-                ended = true;
-            }),
-        }
+        });
         // A stream may be silent between messages for as long as it likes, and each message has its time, however many
         // pieces it comes in.
-        if ended {
+        if ended && kind != Kind::Call {
             self.late = None;
         }
     }
@@ -226,7 +253,7 @@ impl Incoming {
             }
             match http_body::Body::poll_frame(Pin::new(&mut self.body), cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.owed = frame.data_ref().map_or(0, Bytes::len);
+                    self.owed = frame.data_ref().map_or(0, |data| self.framing.takes(data, self.most));
                     self.came = Some(frame);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),

@@ -17,7 +17,7 @@ struct Begun {
 
 fn begin(services: &Services, mut request: Request<Body>, bytes: usize) -> Begun {
     let (sending, coming) = body();
-    send(&sending, vec![0; bytes]);
+    send(&sending, message(bytes));
     *request.body_mut() = coming;
     let services = services.clone();
     let mut calling = async move { call(&services, request, Some(0)).await }.boxed();
