@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands, helpers included")]
 
+mod memory;
 mod page;
 mod yaml;
 
