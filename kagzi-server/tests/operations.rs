@@ -17,6 +17,11 @@ use kagzi_testkit::{PostgresServer, TestDatabase, http_get, postgres};
 use serde_json::{Value, json};
 
 fn kagzi(args: &[&str]) -> Output {
+    command().args(args).output().unwrap()
+}
+
+/// The program, told nothing by this test's surroundings.
+fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kagzi"));
     for variable in [
         "KAGZI_STORE",
@@ -28,7 +33,7 @@ fn kagzi(args: &[&str]) -> Output {
     ] {
         command.env_remove(variable);
     }
-    command.args(args).output().unwrap()
+    command
 }
 
 fn told(output: &Output) -> String {
@@ -419,4 +424,41 @@ fn once_nobody_is_connected(args: &[&str]) -> Output {
             return output;
         }
     }
+}
+
+#[test]
+fn who_migrates_or_examines_is_told_which_store_is_meant_and_that_it_is_the_default() {
+    let sqlite = Sqlite::new();
+    let directory = std::fs::canonicalize(sqlite.directory.path()).unwrap();
+    let place = directory.join("kagzi.db");
+    std::fs::write(sqlite.path("kagzi.toml"), "audit_log = \"audit.jsonl\"\n").unwrap();
+    let by_default = |args: &[&str]| {
+        let mut command = command();
+        told(&command.args(args).args(["--config", "kagzi.toml"]).current_dir(&directory).output().unwrap())
+    };
+    let says = |said: &str, parts: &[&str]| {
+        let store =
+            said.lines().find(|line| line.contains("sqlite://kagzi.db")).unwrap_or_else(|| panic!("{said}"));
+        for part in [&["the default", place.to_str().unwrap()], parts].concat() {
+            assert!(store.contains(part), "{part}: {said}");
+        }
+    };
+    says(&by_default(&["migrate", "--dry-run"]), &["there is no such file; it would be made"]);
+    says(&by_default(&["doctor"]), &["ok    store"]);
+    assert!(!place.exists());
+    says(&by_default(&["migrate"]), &["a new file, made just now"]);
+    let again = by_default(&["migrate"]);
+    says(&again, &[]);
+    assert!(!again.contains("new file") && again.contains("up to date"), "{again}");
+    assert!(by_default(&["doctor", "--json"]).contains("\"store_source\": \"default\""));
+
+    // One that is named is told without its password.
+    let url = "postgres://ada:s3cret@127.0.0.1:1/db";
+    let (_, away) = answer(&["doctor", "--store", url]);
+    assert_eq!(away["store_source"], "named");
+    assert_eq!(found(&away, "store")["found"], "postgres://ada:***@127.0.0.1:1/db");
+    let (_, done) = answer(&["migrate", "--store", &sqlite.url()]);
+    assert_eq!((&done["store"], &done["store_source"]), (&json!(sqlite.url()), &json!("named")));
+    let lines = told(&kagzi(&["migrate", "--store", &sqlite.url()]));
+    assert!(lines.starts_with(&format!("store {}\n", sqlite.url())), "{lines}");
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::error::{CliError, Exit};
 use super::host::server_failed;
 use super::output::{Output, one_line};
-use super::store::StoreArgs;
+use super::store::{StoreArgs, StoreSource};
 
 /// Leases and sleeps go by the store's clock; people read logs by this machine's.
 const SKEW_TOLD: Duration = Duration::from_secs(1);
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Serialize)]
 struct DoctorView {
     store: String,
+    store_source: StoreSource,
     verdict: &'static str,
     checks: Vec<CheckView>,
 }
@@ -34,15 +35,15 @@ struct CheckView {
 
 /// Examines a store, and ends with 1 if anything has failed.
 pub async fn doctor(args: StoreArgs, output: Output) -> Result<Exit, CliError> {
-    let config = ServerConfig {
-        // Whoever examines changes nothing.
-        schema: SchemaPolicy::Require,
-        ..args.into_config("could not examine the store")?
-    };
-    let findings = examine(&config).await?;
+    let told = args.into_told("could not examine the store")?;
+    let mut findings = vec![Finding::ok("store", told.shown())];
+    // Whoever examines changes nothing.
+    let config = ServerConfig { schema: SchemaPolicy::Require, ..told.config };
+    findings.extend(examine(&config).await?);
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     let view = DoctorView {
         store: without_password(&config.store),
+        store_source: told.source,
         verdict: worst.as_str(),
         checks: findings.into_iter().map(CheckView::from).collect(),
     };

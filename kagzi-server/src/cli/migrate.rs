@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::CliError;
 use super::host::server_failed;
 use super::output::Output;
-use super::store::ChangeArgs;
+use super::store::{ChangeArgs, StoreSource};
 
 /// `kagzi migrate`.
 #[derive(Args, Debug)]
@@ -23,6 +23,7 @@ pub struct MigrateArgs {
 #[derive(Serialize)]
 struct MigrateView {
     store: String,
+    store_source: StoreSource,
     dry_run: bool,
     from: i64,
     to: i64,
@@ -32,21 +33,29 @@ struct MigrateView {
 /// Migrates, or says what that would do.
 pub async fn migrate(args: MigrateArgs, output: Output) -> Result<(), CliError> {
     let what = "could not migrate the store";
-    let config = args.store.into_config(what)?;
-    let done = if args.dry_run { plan_migration(&config).await } else { migrate_store(&config).await };
+    let told = args.store.into_told(what)?;
+    let (config, shown, is_new) = (&told.config, told.shown(), told.is_new());
+    let done = if args.dry_run { plan_migration(config).await } else { migrate_store(config).await };
     let Migration { from, to, steps } = done.map_err(|error| server_failed(what, &error))?;
     let store = without_password(&config.store);
-    let view = MigrateView { store, dry_run: args.dry_run, from, to, migrations: steps };
+    let store_source = told.source;
+    let view = MigrateView { store, store_source, dry_run: args.dry_run, from, to, migrations: steps };
     output.show(&view, |view| {
         let (from, to) = (view.from, view.to);
+        let made = match (is_new, view.dry_run) {
+            (false, _) => "",
+            (true, false) => " (a new file, made just now)",
+            (true, true) => " (there is no such file; it would be made)",
+        };
+        let store = format!("store {shown}{made}");
         if view.migrations.is_empty() {
-            return format!("the schema is up to date: version {to}");
+            return format!("{store}\nthe schema is up to date: version {to}");
         }
         let migrations = view.migrations.join(", ");
         if view.dry_run {
-            format!("would migrate from version {from} to {to}: {migrations}; nothing was changed")
+            format!("{store}\nwould migrate from version {from} to {to}: {migrations}; nothing was changed")
         } else {
-            format!("migrated from version {from} to {to}: {migrations}")
+            format!("{store}\nmigrated from version {from} to {to}: {migrations}")
         }
     })
 }

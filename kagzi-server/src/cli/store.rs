@@ -1,9 +1,10 @@
 //! Which store a command works on by itself, without a server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kagzi_server::{ServeArgs, ServerConfig, Settings};
+use kagzi_server::{ConfigError, ServeArgs, ServerConfig, Settings, without_password};
+use serde::Serialize;
 
 use super::error::CliError;
 use super::host::server_failed;
@@ -38,24 +39,79 @@ pub struct ChangeArgs {
 }
 
 impl ChangeArgs {
-    /// As [`StoreArgs::into_config`].
+    /// The configuration alone of [`StoreArgs::into_told`].
     ///
     /// # Errors
     ///
-    /// As of [`StoreArgs::into_config`].
+    /// As of [`StoreArgs::into_told`].
     pub fn into_config(self, what: &str) -> Result<ServerConfig, CliError> {
-        let config = self.store.into_config(what)?;
-        Ok(ServerConfig { audit_log: self.audit_log.or(config.audit_log.clone()), ..config })
+        Ok(self.into_told(what)?.config)
+    }
+
+    /// As [`StoreArgs::into_told`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`StoreArgs::into_told`].
+    pub fn into_told(self, what: &str) -> Result<ToldStore, CliError> {
+        let told = self.store.into_told(what)?;
+        let audit_log = self.audit_log.or(told.config.audit_log.clone());
+        Ok(ToldStore { config: ServerConfig { audit_log, ..told.config }, ..told })
+    }
+}
+
+/// Which store a command works on, and who says so.
+#[derive(Debug)]
+pub struct ToldStore {
+    /// The configuration that a server would have.
+    pub config: ServerConfig,
+    /// Whether the store was named.
+    pub source: StoreSource,
+}
+
+/// Who says which store is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreSource {
+    /// An option, a variable or the configuration file.
+    Named,
+    /// Nobody: it is the default.
+    Default,
+}
+
+impl ToldStore {
+    /// The store as people are told it: without its password, and if nobody named it, with where it is.
+    pub fn shown(&self) -> String {
+        let store = without_password(&self.config.store);
+        if self.source == StoreSource::Named {
+            return store;
+        }
+        let place = self.file().and_then(|file| std::path::absolute(file).ok());
+        let place = place.map(|file| format!(", {}", file.display())).unwrap_or_default();
+        format!(
+            "{store}{place}: the default, since neither --store, KAGZI_STORE nor a file of --config names one"
+        )
+    }
+
+    /// Whether its file is not there yet. What is no file is nowhere missing.
+    pub fn is_new(&self) -> bool {
+        self.file().is_some_and(|file| !file.exists())
+    }
+
+    fn file(&self) -> Option<&Path> {
+        let path = self.config.store.strip_prefix("sqlite://")?;
+        Some(Path::new(path.split_once('?').map_or(path, |(path, _)| path)))
     }
 }
 
 impl StoreArgs {
-    /// The configuration that a server would have; `what` is what cannot be done without.
+    /// The configuration that a server would have, and whether the store is named in it; `what` is what cannot be done
+    /// without.
     ///
     /// # Errors
     ///
     /// If the file cannot be read, or a value is outside its rule.
-    pub fn into_config(self, what: &str) -> Result<ServerConfig, CliError> {
+    pub fn into_told(self, what: &str) -> Result<ToldStore, CliError> {
         let settings = Settings {
             store: self.store,
             store_connections: self.store_connections,
@@ -63,6 +119,9 @@ impl StoreArgs {
             ..Settings::default()
         };
         let args = ServeArgs { config: self.config, settings };
-        args.into_config().map_err(|error| server_failed(what, &error.into()))
+        let refused = |error: ConfigError| server_failed(what, &error.into());
+        let settings = args.into_settings().map_err(refused)?;
+        let source = if settings.store.is_some() { StoreSource::Named } else { StoreSource::Default };
+        Ok(ToldStore { config: settings.into_config().map_err(refused)?, source })
     }
 }

@@ -369,10 +369,19 @@ impl ServeArgs {
     ///
     /// [`ConfigError`] if the file cannot be read or a value is refused.
     pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        self.into_settings()?.into_config()
+    }
+
+    /// What was said anywhere: flags before variables before the file. The rest is nothing, not yet a default.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the file cannot be read.
+    pub fn into_settings(self) -> Result<Settings, ConfigError> {
         let file = match &self.config {
             Some(path) => file::read(path)?,
             None => Settings::default(),
         };
-        self.settings.or(file).into_config()
+        Ok(self.settings.or(file))
     }
 }
