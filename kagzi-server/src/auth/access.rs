@@ -49,6 +49,12 @@ pub enum AccessError {
         /// What is wrong with it.
         message: String,
     },
+    /// It names nobody.
+    #[error("access file {}: expected at least one [[principal]], got none; to let nobody in, stop the server", path.display())]
+    Nobody {
+        /// The file.
+        path: PathBuf,
+    },
     /// A principal of it is refused.
     #[error("access file {}, principal {principal:?}: {problem}", path.display())]
     Principal {
@@ -106,6 +112,10 @@ impl Access {
             let (line, message) = mistake(text, error, Values::Hidden);
             AccessError::Parse { path: path.to_owned(), line, message }
         })?;
+        // Nobody means that; a full disk and a copy that is not done leave files like this.
+        if file.principals.is_empty() {
+            return Err(AccessError::Nobody { path: path.to_owned() });
+        }
         let (mut access, mut names) = (Self::default(), HashSet::new());
         for entry in file.principals {
             let name = entry.name.clone();
@@ -213,6 +223,9 @@ mod tests {
         let digest = NewToken::generate().unwrap().digest();
         let twice = format!("[[principal]]\nname = 'a'\ntokens = ['{digest}', '{digest}']");
         let cases = [
+            ("", "expected at least one [[principal]], got none"),
+            ("# [[principal]]\n", "expected at least one"),
+            ("principal = []", "expected at least one"),
             ("[[principal]]\nname = 'a'\ntokens = ['kagzi_s3cret']", "64 hexadecimal digits"),
             (twice.as_str(), "known already"),
             ("[[principal]]\nname = 'a'\n[[principal]]\nname = 'a'", "a name of its own"),

@@ -1,7 +1,7 @@
 //! Files in whose place stands something that never answers.
 #![cfg(unix)]
 
-use kagzi_server::{ServerConfig, ServerHandle};
+use kagzi_server::{AccessError, Server, ServerConfig, ServerError, ServerHandle};
 use tonic::Code;
 
 use crate::audit::{lines, pause};
@@ -55,6 +55,26 @@ async fn an_access_file_that_hangs_leaves_who_may_come_as_it_was() {
     Caller::with_token(&server, &bob.token).await.ask().await.unwrap();
     hang(&files, "access.toml");
     shows(&server, "access_file", 1).await;
+    end(server).await;
+}
+
+#[tokio::test]
+async fn an_access_file_that_names_nobody_is_unusable_and_throws_nobody_out() {
+    let (files, ada) = (Files::new(), known("ada", &[OPERATOR]));
+    let access = files.write("access.toml", "");
+    let closed = || with_http(ServerConfig { access_file: Some(access.clone()), ..config() });
+    let refused = Server::bind(closed()).await.unwrap_err();
+    assert!(matches!(refused, ServerError::Access(AccessError::Nobody { .. })), "{refused}");
+    files.write("access.toml", &ada.entry);
+    let server = serve(closed()).await;
+    let mut by_ada = Caller::with_token(&server, &ada.token).await;
+    for empty in ["", "# to be filled in\n"] {
+        files.write("access.toml", empty);
+        shows(&server, "access_file", 1).await;
+        soon(by_ada.ask()).await.unwrap();
+        files.write("access.toml", &ada.entry);
+        shows(&server, "access_file", 0).await;
+    }
     end(server).await;
 }
 
