@@ -132,6 +132,8 @@ impl Services {
             return Err(self.0.auth.deny(caller, method));
         }
         let (load, metrics) = (&self.0.load, &self.0.metrics);
+        let beside = request.beside_bytes();
+        let beside = (beside > 0).then(|| load.payer(caller, metrics).anyway(beside));
         let charging = load.charge(request.errand(), caller, request.namespaces());
         metrics.waiting(Wait::Rate, charging).await.map_err(|excess| match excess {
             Excess::ForNow(refusal) => refusal,
@@ -157,7 +159,7 @@ impl Services {
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         deed.announce().await?;
         let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
-        drop((admitted, scanning, writing, in_flight));
+        drop((admitted, scanning, writing, in_flight, beside));
         Ok(answer)
     }
 

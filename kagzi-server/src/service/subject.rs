@@ -12,6 +12,9 @@ use super::permission::{self, Permission};
 use super::told::Facts;
 use crate::auth::Caller;
 
+/// What a label holds beside its texts, about: two of them, and its part of a tree.
+const LABEL_BYTES: usize = 96;
+
 /// What a request is about.
 pub(super) trait Subject {
     /// The namespaces that it touches.
@@ -43,6 +46,11 @@ pub(super) trait Subject {
     /// What it is to remove, for the record.
     fn removal(&self) -> Option<&DeleteFinished> {
         None
+    }
+
+    /// How many bytes it holds here beside those that came: what is small on the wire may be large here.
+    fn beside_bytes(&self) -> usize {
+        0
     }
 
     /// What log lines and spans tell of it.
@@ -260,6 +268,9 @@ impl Subject for StartRun {
 }
 
 impl Subject for Vec<StartRun> {
+    fn beside_bytes(&self) -> usize {
+        self.iter().map(|start| size_of::<StartRun>() + start.labels.as_map().len() * LABEL_BYTES).sum()
+    }
     fn continue_trace(&mut self, context: impl FnOnce() -> Option<String>) {
         let Some(context) = context() else { return };
         for start in self {

@@ -50,7 +50,7 @@ impl Answer {
         let charge = match self.kind {
             Kind::Call => self.payer.answer(data.len()),
             // Of a stream there is one piece here at a time; those that wait behind it had to be charged for before.
-            Kind::Session | Kind::Questions => Ok(self.payer.answer_anyway(data.len())),
+            Kind::Session | Kind::Questions => Ok(self.payer.anyway(data.len())),
         };
         match charge {
             Ok(charge) => {

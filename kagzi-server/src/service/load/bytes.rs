@@ -160,15 +160,16 @@ impl Payer {
     /// asks again under the same operation id gets it later.
     pub(in crate::service) fn answer(&self, bytes: usize) -> Result<Charge, Refusal> {
         if bytes <= SHORT_BYTES {
-            return Ok(self.answer_anyway(bytes));
+            return Ok(self.anyway(bytes));
         }
         let charge = self.charge();
         charge.more(bytes).inspect_err(|refusal| self.0.metrics.refused(refusal))?;
         Ok(charge)
     }
 
-    /// Charges for an answer that cannot be refused.
-    pub(in crate::service) fn answer_anyway(&self, bytes: usize) -> Charge {
+    /// Charges for what cannot be refused: an answer, or what a request that was let in holds beside its bytes. Others are
+    /// refused the sooner.
+    pub(in crate::service) fn anyway(&self, bytes: usize) -> Charge {
         let Purse { load, metrics, .. } = &*self.0;
         for sum in self.sums().chain([&load.0.all.bytes]) {
             sum.held.fetch_add(bytes, Ordering::AcqRel);

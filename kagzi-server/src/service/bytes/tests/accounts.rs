@@ -1,8 +1,10 @@
 //! What is there for whom when there is little left: for strangers, for those who hold little, for those who finish work.
 
+use kagzi_core::{Labels, Namespace, Payload, QueueName, StartRun, WorkflowType};
 use tonic::codegen::http::{HeaderName, HeaderValue};
 
 use super::*;
+use crate::service::told::Origin;
 use crate::transport::Peer;
 
 const A_WRITE: &str = "/kagzi.v1.WorkerService/CompleteStep";
@@ -172,4 +174,21 @@ async fn writes_of_workers_wait_for_room_for_a_time_and_so_many_at_once() {
     drop((full, waits.sending));
     assert!(Status::from_header_map(waits.calling.await.headers()).is_none());
     assert_eq!(session.body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50_000);
+}
+
+#[tokio::test]
+async fn what_a_batch_of_starts_holds_beside_its_bytes_is_charged_until_it_is_done() {
+    let services = services();
+    let origin = Origin::of(Caller::named("ada"), None);
+    let labels = Labels::new([("key".to_owned(), "value".to_owned())].into()).unwrap();
+    let names = (Namespace::new("default").unwrap(), QueueName::new("q").unwrap());
+    let start = StartRun::new(names.0, names.1, WorkflowType::new("t").unwrap(), Payload::raw(Vec::new()));
+    let batch = vec![StartRun { labels, ..start }; 1000];
+    let during = services.reply(&origin, "StartWorkflows", Ok(batch), |batch| {
+        let services = services.clone();
+        async move { Ok((batch.len(), held(&services))) }
+    });
+    let (starts, during) = during.await.unwrap();
+    assert!(during >= starts * (size_of::<StartRun>() + 2 * size_of::<String>()), "{during}");
+    assert_eq!(held(&services), 0);
 }
