@@ -59,7 +59,8 @@ impl Tls {
         Ok(self)
     }
 
-    /// Like [`identity`](Self::identity), from two PEM files.
+    /// Like [`identity`](Self::identity), from two PEM files. They are read now and never again: a program whose
+    /// certificate is renewed has to be started again before the old one ends.
     ///
     /// # Errors
     ///

@@ -315,6 +315,7 @@ mod tests {
             "kagzi conformance --store memory: --group claim --except races lease --json",
             "kagzi conformance --store postgres://u@h/d --markdown",
             "kagzi token new --to /run/secrets/kagzi",
+            "kagzi token new --principal billing-worker --json",
             "kagzi list --server https://h:1 --tls-ca a.pem --client-cert c.pem --client-key k.pem",
             "kagzi list --token-file t --plaintext-token",
             "kagzi serve --insecure --access-file a --tls-cert c --tls-key k --tls-client-ca a",

@@ -5,4 +5,5 @@ mod dead_letters;
 mod refusals;
 mod runs;
 mod support;
+mod tokens;
 mod waits;
