@@ -216,7 +216,7 @@ impl Server {
                 }
             }
         };
-        let serving = async {
+        let serving = Box::pin(async {
             let mut transport = std::pin::pin!(transport);
             tokio::select! {
                 served = &mut transport => return served.map_err(ServerError::from),
@@ -231,7 +231,7 @@ impl Server {
                 served?;
             }
             closed.map_err(ServerError::CloseStore)
-        };
+        });
         tokio::select! {
             ended = serving => ended?,
             served = http => served.map_err(ServerError::Http)?,

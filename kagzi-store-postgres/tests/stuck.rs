@@ -13,7 +13,7 @@ use kagzi_core::{
 };
 use kagzi_store_postgres::{PostgresOptions, PostgresStore};
 use kagzi_testkit::TestDatabase;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 
 use support::{beat, begin, claim, database, held, namespace, start};
 
@@ -201,12 +201,13 @@ async fn a_claim_leaves_out_a_run_whose_lease_was_lost_before_its_steps_were_rea
         tokio::spawn(async move { store.claim(claim("q", 2)).await })
     };
     let waits = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'steps'::regclass AND NOT granted";
-    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut holder).await.unwrap() {
+    while !holder.fetch_one(waits).await.unwrap().get::<bool, _>(0) {
         tokio::task::yield_now().await;
     }
     let lost = leases[0].run_id;
-    let next = "UPDATE runs SET fencing_token = fencing_token + 1 WHERE run_id = $1";
-    sqlx::query(next).bind(lost.as_uuid()).execute(&mut holder).await.unwrap();
+    let next =
+        format!("UPDATE runs SET fencing_token = fencing_token + 1 WHERE run_id = '{}'", lost.as_uuid());
+    holder.execute(AssertSqlSafe(next)).await.unwrap();
     holder.execute("COMMIT").await.unwrap();
     let claimed = claiming.await.unwrap().unwrap();
     let told: Vec<_> = claimed.iter().map(|claimed| (claimed.run.run_id, claimed.steps.len())).collect();

@@ -54,19 +54,19 @@ where
     F: Future<Output = Result<Page<T>, StoreError>>,
 {
     let mut items: Vec<T> = Vec::new();
-    let (mut cursor, mut left, mut pace) = (page.cursor, page.limit, Pace::new());
+    let (mut cursor, mut left, mut stride) = (page.cursor, page.limit, Pace::new());
     loop {
-        let part = fetch(PageRequest { limit: left.min(pace.step), cursor }).await?;
+        let part = fetch(PageRequest { limit: left.min(stride.step), cursor }).await?;
         left = left.saturating_sub(u32::try_from(part.items.len()).unwrap_or(u32::MAX));
         for item in part.items {
             // One goes out whatever it weighs.
-            if !pace.take(weigh(&item)) && !items.is_empty() {
+            if !stride.take(weigh(&item)) && !items.is_empty() {
                 let next = items.last().map(cursor_after);
                 return Ok(Page { items, next });
             }
             items.push(item);
         }
-        if left == 0 || part.next.is_none() || pace.go_on().is_none() {
+        if left == 0 || part.next.is_none() || stride.go_on().is_none() {
             return Ok(Page { items, next: part.next });
         }
         cursor = part.next;

@@ -103,7 +103,7 @@ async fn pages_and_counts_have_turns_and_are_shown_while_they_wait_and_reads_by_
         services.list_step_attempts(Request::new(attempts)).map(|answer| answer.is_ok()).boxed(),
         services.get_queue_depths(depths()).map(|answer| answer.is_ok()).boxed(),
     ];
-    let waiting = scans.iter_mut().map(|scan| scan.now_or_never()).collect::<Vec<_>>();
+    let waiting = scans.iter_mut().map(futures::FutureExt::now_or_never).collect::<Vec<_>>();
     assert_eq!(waiting, [None; 4]);
     let text = services.metrics().text().unwrap();
     assert!(text.contains("\nkagzi_requests_waiting{for=\"scan\"} 4\n"), "{text}");
