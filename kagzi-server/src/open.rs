@@ -47,7 +47,7 @@ pub(crate) fn backend(config: &ServerConfig) -> Result<&'static str, ServerError
 pub(crate) fn scans_at_once(config: &ServerConfig) -> Option<u32> {
     match Opening::of(config).ok()? {
         Opening::Memory => None,
-        Opening::Sqlite(options) => u32::try_from(options.reads_at_once()).ok(),
+        Opening::Sqlite(options) => u32::try_from(options.scans_at_once()).ok(),
         Opening::Postgres(options) => Some(options.scans_at_once()),
     }
 }

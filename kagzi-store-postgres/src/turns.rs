@@ -133,3 +133,33 @@ impl Turn<'_> {
         *self.0 = Some(Instant::now() + PAUSE);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::task::unconstrained;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn large_reads_never_have_the_last_connection_nor_wait_for_those_of_the_other_kind() {
+        for max_connections in 2..=1000 {
+            let options = PostgresOptions { max_connections, ..PostgresOptions::new("postgres://h/d") };
+            let (reads, one_by_one) = (Reads::new(&options), OneByOne::new(&options));
+            let mut held = Vec::new();
+            while let Some(turn) = unconstrained(reads.turn_to_scan()).now_or_never() {
+                held.push(turn.unwrap());
+            }
+            assert_eq!(held.len(), options.scans_at_once() as usize);
+            while let Some(turn) = unconstrained(reads.turn_alone()).now_or_never() {
+                held.push(turn.unwrap());
+            }
+            assert_eq!(held.len() > options.scans_at_once() as usize, max_connections >= 8);
+            assert!(held.len() < max_connections as usize);
+            while let Some(turn) = unconstrained(one_by_one.turn()).now_or_never() {
+                held.push(turn.unwrap());
+            }
+            assert!(held.len() < max_connections as usize || max_connections == 2, "{max_connections}");
+        }
+    }
+}

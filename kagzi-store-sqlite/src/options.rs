@@ -116,9 +116,10 @@ impl SqliteOptions {
         self
     }
 
-    /// How many reads run at a time.
-    pub fn reads_at_once(&self) -> usize {
-        self.readers
+    /// How many pages, counts and depths of queues should be asked for at a time: all readers but one, so that who reads by
+    /// ids, or asks what is due, does not wait for those, and one at least.
+    pub fn scans_at_once(&self) -> usize {
+        self.readers.saturating_sub(1).max(1)
     }
 
     /// How long to wait for another process that holds the file before the answer is

@@ -88,8 +88,9 @@ async fn pages_and_counts_have_turns_and_are_shown_while_they_wait_and_reads_by_
     let services =
         services_of(&ServerConfig { store: "sqlite://two-readers.db".to_owned(), ..ServerConfig::default() });
     let load = &services.0.load;
-    let held: Vec<_> = (0..2).map(|_| scan(load, "anyone", "default")).collect();
-    held.iter().for_each(assert_has_its_turn);
+    // One of two readers scans.
+    let held = scan(load, "anyone", "default");
+    assert_has_its_turn(&held);
     let run_id = services.start_workflow(a_start()).await.unwrap().into_inner().run_id;
     let about = || "default".to_owned();
     let get = v1::GetWorkflowRequest { namespace: about(), run_id: run_id.clone(), ..Default::default() };
