@@ -25,7 +25,7 @@ impl OneByOne {
     }
 
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        wait(&self.places, self.patience).await
+        wait(&self.places, self.patience, "operations on one run each").await
     }
 }
 
@@ -43,7 +43,7 @@ impl Claims {
     }
 
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        wait(&self.places, self.patience).await
+        wait(&self.places, self.patience, "claims over several partitions").await
     }
 }
 
@@ -70,29 +70,32 @@ impl Reads {
     }
 
     pub(crate) async fn turn_to_scan(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        self.turn(&self.scans).await
+        wait(&self.scans, self.patience, LARGE_READS).await
     }
 
     pub(crate) async fn turn_alone(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        self.turn(self.alone.as_ref().unwrap_or(&self.scans)).await
-    }
-
-    /// That there is a queue says nothing of the database, and so little of the store that no other call is to be refused
-    /// for it.
-    async fn turn<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Fault> {
-        let busy = |_| {
-            let reason = "as many large reads are at work as may be, and none has ended in time; ask again, for less at a \
-                          time, or give the store more connections (`max_connections`)";
-            StoreError::unavailable(reason, RETRY_AFTER).within(ErrorScope::Part)
-        };
-        let place = tokio::time::timeout(self.patience, places.acquire()).await;
-        place.map_err(busy)?.map_err(|_| sqlx::Error::PoolClosed.into())
+        wait(self.alone.as_ref().unwrap_or(&self.scans), self.patience, LARGE_READS).await
     }
 }
 
-async fn wait(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Fault> {
+const LARGE_READS: &str = "large reads";
+
+/// A place among `those`. That there is a queue says nothing of the database, and so little of the store that no other call
+/// is to be refused for it.
+async fn wait<'a>(
+    places: &'a Semaphore,
+    patience: Duration,
+    those: &str,
+) -> Result<SemaphorePermit<'a>, Fault> {
+    let busy = |_| {
+        let reason = format!(
+            "as many {those} are at work as may be, and none has ended in time; ask again, for less at a time, or give the \
+             store more connections (`max_connections`)"
+        );
+        StoreError::unavailable(reason, RETRY_AFTER).within(ErrorScope::Part)
+    };
     let place = tokio::time::timeout(patience, places.acquire()).await;
-    place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed.into())
+    place.map_err(busy)?.map_err(|_| sqlx::Error::PoolClosed.into())
 }
 
 /// How many slots namespaces and partitions share.
