@@ -4,7 +4,7 @@
 //! tonic's own codec answers `INTERNAL` to a request with, say, invalid UTF-8 in a name. That blames
 //! the server for the caller's mistake, so this one answers `INVALID_ARGUMENT`; the text of prost's
 //! error names the field and quotes no content. And it counts the elements of a long message before it
-//! decodes it ([`elements`](crate::elements)).
+//! decodes it (`elements.rs`).
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -49,11 +49,34 @@ where
 /// Decodes `U`.
 #[derive(Clone, Debug)]
 pub struct MessageDecoder<U> {
-    /// A piece of the last message of a stream, if it was long: while it is there, the next one is not read into the
-    /// same memory, which would stay as large as the largest message for as long as the stream is open.
-    last: Option<Bytes>,
+    /// Of a stream.
+    last: Option<LastLong>,
     message: PhantomData<U>,
 }
+
+/// A piece of the last long message. While it is there, the next ones that do not fit behind it are not read into the
+/// same memory, which would stay as large as the largest message for as long as the stream is open.
+#[derive(Clone, Debug)]
+struct LastLong {
+    piece: Bytes,
+    /// Where the message ended in memory.
+    end: usize,
+}
+
+impl LastLong {
+    fn of(message: &Bytes) -> Self {
+        Self { piece: message.slice(..1), end: message.as_ptr().addr() + message.len() }
+    }
+
+    /// Whether a message lies behind it in the same memory.
+    fn is_followed_by(&self, message: &Bytes) -> bool {
+        let at = message.as_ptr().addr();
+        self.piece.as_ptr().addr() <= at && at <= self.end + BEHIND_BYTES
+    }
+}
+
+/// How much room there may be behind a long message, about: the reader takes some more than the message needs.
+const BEHIND_BYTES: usize = 64 * 1024;
 
 impl<U: Message + Name + Default> Decoder for MessageDecoder<U> {
     type Item = U;
@@ -61,8 +84,10 @@ impl<U: Message + Name + Default> Decoder for MessageDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let message = buffer.copy_to_bytes(buffer.remaining());
-        self.last = (message.len() >= LONG_BYTES).then(|| message.slice(..1));
-        if self.last.is_some() {
+        if message.len() < LONG_BYTES {
+            self.last = self.last.take().filter(|last| last.is_followed_by(&message));
+        } else {
+            self.last = Some(LastLong::of(&message));
             elements::count(&U::full_name(), &message)
                 .map_err(|too_many| Status::invalid_argument(too_many.to_string()))?;
         }

@@ -8,7 +8,7 @@ use kagzi_core::{
 };
 
 use crate::case::cases;
-use crate::scenario::{Held, Scenario, check, equal, hiccup, suite_rules};
+use crate::scenario::{Held, LEASE, Scenario, check, equal, hiccup, pausing, suite_rules};
 use crate::violation::{Verdict, Violation};
 
 cases! {
@@ -20,6 +20,7 @@ cases! {
     [4, 8] a_first_claim_sent_again_carries_the_steps_made_since;
     [4] says_how_to_get_the_steps_without_room;
     [8] a_claim_sent_again_charges_the_inputs_to_its_room;
+    [4, 15] a_claim_that_pauses_tells_nothing_of_what_the_next_holder_did;
 }
 
 /// Completes steps `0..count`, begun in an order that neither place nor name gives.
@@ -191,6 +192,43 @@ async fn a_claim_sent_again_charges_the_inputs_to_its_room(s: Scenario) -> Verdi
     for run in again {
         let all = with_the_rest(&s, run.run.run_id, run.steps, run.more_steps).await?;
         equal("a cursor leads to the steps without room [4]", &1, &all.len())?;
+    }
+    Ok(())
+}
+
+/// At how many places a claim is made to pause: beyond the last one it has ended.
+const PAUSES: usize = 16;
+
+/// Takes the run, whether the claim that pauses holds it by now or not, and brings it to its end.
+async fn take_over(s: Scenario) -> Verdict {
+    loop {
+        // A claim under way may have the run in its hands still, and its lease begins only when it has ended.
+        s.turn(LEASE);
+        if let Some(claimed) = s.claim("next", 1).await?.pop() {
+            let next = Held::new(s.clone(), claimed);
+            next.step("second", "2").await?;
+            return next.complete_run("3").await;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn a_claim_that_pauses_tells_nothing_of_what_the_next_holder_did(s: Scenario) -> Verdict {
+    for times in 1..=PAUSES {
+        let held = s.held().await?;
+        held.step("first", "1").await?;
+        held.release().await?;
+        let claim = s.claim("slow", 1);
+        for claimed in pausing(times, claim, take_over(s.clone())).await? {
+            let token = claimed.lease.lease.fencing_token;
+            let tokens: Vec<_> = claimed.steps.iter().map(|step| step.fencing_token).collect();
+            check(
+                tokens.iter().all(|of_step| *of_step <= token),
+                "a claim tells of no step that was begun under a later lease [4, 15]",
+                format!("tokens up to {token:?}"),
+                tokens,
+            )?;
+        }
     }
     Ok(())
 }

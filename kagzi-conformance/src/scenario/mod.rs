@@ -21,7 +21,7 @@ pub(crate) use check::{
     check, equal, invalid, lease_lost, operation_conflict, refused, run_not_found, too_large, under,
 };
 pub(crate) use held::{Held, fatal, hiccup};
-pub(crate) use race::{in_turn, race};
+pub(crate) use race::{in_turn, pausing, race};
 pub(crate) use snapshot::Snapshot;
 
 use crate::fixture::{Fixture, FixtureError, Instance};

@@ -1,5 +1,5 @@
 //! Real races: many tasks that start at one barrier on several threads; and races whose course is known,
-//! on one.
+//! on one; and callers that pause.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -55,6 +55,34 @@ where
     })
     .await;
     turns.into_iter().filter_map(Turn::answer).collect()
+}
+
+/// Asks `task` so many times, lets `meanwhile` come to its end, and only then goes on with the task: a caller that
+/// pauses where it waits for its store. Whoever does so for each number of times has it pause at each such place.
+pub(crate) async fn pausing<T>(
+    times: usize,
+    task: impl Future<Output = Result<T, Violation>>,
+    meanwhile: impl Future<Output = Result<(), Violation>>,
+) -> Result<T, Violation> {
+    let mut task = Box::pin(task);
+    let mut left = times;
+    let ended = poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match task.as_mut().poll(context) {
+            Poll::Pending if left > 0 => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        }
+    })
+    .await;
+    meanwhile.await?;
+    match ended {
+        Some(answer) => answer,
+        None => task.await,
+    }
 }
 
 enum Turn<T, F> {

@@ -15,6 +15,12 @@ use crate::auth::Caller;
 /// What a label holds beside its texts, about: two of them, and its part of a tree.
 const LABEL_BYTES: usize = 96;
 
+/// What a queue costs that a poll waits for: its name and who is to be told of it, 700 bytes, measured.
+const WATCHED_QUEUE_BYTES: usize = 768;
+
+/// What a name costs that a stream remembers, beside its text.
+pub(super) const NAME_BYTES: usize = 40;
+
 /// What a request is about.
 pub(super) trait Subject {
     /// The namespaces that it touches.
@@ -223,6 +229,10 @@ impl Subject for DeleteFinished {
 }
 
 impl Subject for Poll {
+    fn beside_bytes(&self) -> usize {
+        // The first is within what a call costs.
+        self.claim.queues.len().saturating_sub(1) * WATCHED_QUEUE_BYTES
+    }
     fn facts(&self) -> Facts {
         let Claim { namespace, queues, worker_id, .. } = &self.claim;
         let queue = match queues.as_slice() {

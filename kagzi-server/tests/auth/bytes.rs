@@ -268,8 +268,8 @@ async fn what_a_session_brings_is_held_until_it_is_done_and_a_half_message_until
     let message = |request| v1::StreamWorkRequest { id: 1, trace_context: None, request: Some(request) };
     body.send_data(framed(&message(open)), false).unwrap();
     let mut answers = soon(answer).await.unwrap().into_body();
-    let mut last = 0;
-    // Of a lease that nobody has: refused and held no more, but for the memory that the last one was read into.
+    let mut long = 0;
+    // Of a lease that nobody has: refused and held no more, but for the memory that the long one was read into.
     for bytes in [MIB, 0] {
         let payload = v1::Payload { data: vec![0; bytes].into(), ..Default::default() };
         let complete = v1::CompleteStepRequest { output: Some(payload), ..Default::default() };
@@ -277,12 +277,12 @@ async fn what_a_session_brings_is_held_until_it_is_done_and_a_half_message_until
         let size = sent.len();
         body.send_data(sent, false).unwrap();
         soon(answers.data()).await.unwrap().unwrap();
-        until_held(&server, |bytes| bytes == size + CALL_BYTES).await;
-        last = size;
+        long = size.max(long);
+        until_held(&server, |bytes| bytes == long + CALL_BYTES).await;
     }
     // Of another the header and a byte.
     body.send_data([0, 0, 0x10, 0, 0, 0][..].to_vec().into(), false).unwrap();
-    until_held(&server, |bytes| bytes == MIB + 5 + last + CALL_BYTES).await;
+    until_held(&server, |bytes| bytes == MIB + 5 + long + CALL_BYTES).await;
     body.send_reset(h2::Reason::CANCEL);
     until_held(&server, |bytes| bytes == 0).await;
     server.shutdown().await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Kind, Saboteur};
 use crate::stores::memory::Memory;
-use crate::wrapped::claim::CarelessClaim;
+use crate::wrapped::claim::{CarelessClaim, StepsReadLater};
 use crate::wrapped::stale::{
     BeatsAPiece, BeatsBuryTheDue, FirstOfAKeyWins, HoldersOutliveRuns, LastTwinWins, QuietUntil,
     ReadsAHundred, ReaperMisses, RemembersTheLastSteps, RemovesByItsList, RepeatsAreInProgress,
@@ -71,6 +71,11 @@ fn memories() -> Vec<Saboteur> {
             "a claim hands over 256 steps and says that these are all",
             &["claim::a_history_of_hundreds"],
             Memory::wrapped(CarelessClaim::StepsBeyond256),
+        ),
+        one(
+            "the steps of claimed runs are read after the claim, whoever holds them by then",
+            &["claim::a_claim_that_pauses"],
+            Memory::wrapped(StepsReadLater),
         ),
         one(
             "a removal takes what was requeued since it made its list",

@@ -10,7 +10,7 @@ use kagzi_core::{
     AttemptScope, Claim, ClaimedRun, ListAttempts, OperationId, PageRequest, SharedStore, StoreError,
 };
 
-use super::Bug;
+use super::{Bug, meanwhile};
 
 /// What a claim does not look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,29 @@ impl Bug for NothingIsRemembered {
         let claimed = store.claim(it).await?;
         if claimed.is_empty() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(operation);
+        }
+        Ok(claimed)
+    }
+}
+
+/// Reads the steps of claimed runs after the claim, whoever holds them by then.
+#[derive(Clone, Copy, Debug)]
+pub struct StepsReadLater;
+
+#[async_trait]
+impl Bug for StepsReadLater {
+    async fn claim(&self, store: &SharedStore, it: Claim) -> Result<Vec<ClaimedRun>, StoreError> {
+        let steps_limit = it.steps_limit;
+        let mut claimed = store.claim(it).await?;
+        meanwhile().await;
+        for run in claimed.iter_mut().filter(|run| run.more_steps.is_none()) {
+            let listing = ListAttempts {
+                namespace: run.run.namespace.clone(),
+                run_id: run.run.run_id,
+                scope: AttemptScope::Latest,
+                page: PageRequest::first(steps_limit),
+            };
+            run.steps = store.list_attempts(&listing).await?.items;
         }
         Ok(claimed)
     }

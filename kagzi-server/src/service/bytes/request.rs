@@ -22,6 +22,12 @@ use crate::metrics::{Metrics, Shown, Wait};
 /// costs nothing where nobody waits.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
 
+/// A message that is shorter than this keeps no memory that would be worth a charge once it is done.
+const LONG_BYTES: usize = 16 * 1024;
+
+/// What else may have been read into the memory of a long message, behind it.
+const BEHIND_BYTES: usize = 64 * 1024;
+
 /// What is held of a request, or of the messages of a session, until the last of its copies is dropped.
 #[derive(Clone, Debug)]
 pub(in crate::service) struct RequestBytes(Arc<Held>);
@@ -39,8 +45,10 @@ struct Held {
 struct Messages {
     /// The sizes of those that have come whole and were not taken.
     whole: VecDeque<usize>,
-    /// The one that was taken last: the memory that it was read into is kept until the next one is read.
-    last: Option<Arc<Message>>,
+    /// The last long one: the memory that it was read into is kept until others have been read that fill it.
+    last_long: Option<Arc<Message>>,
+    /// How many bytes have been taken since.
+    since: usize,
 }
 
 /// A message that a session took, charged for until it is dropped.
@@ -62,12 +70,17 @@ impl RequestBytes {
     }
 
     /// The next message of a session, which has just been read: each is taken once, in their order. It is charged for
-    /// until it is dropped and the next one has been taken.
+    /// until it is dropped and, if it is long, others have taken its place in memory.
     pub(in crate::service) fn take(&self) -> Arc<Message> {
         let mut messages = self.messages();
         let bytes = messages.whole.pop_front().unwrap_or_default();
         let message = Arc::new(Message { charge: Arc::clone(&self.0.charge), bytes });
-        messages.last = Some(Arc::clone(&message));
+        messages.since = messages.since.saturating_add(bytes);
+        if bytes >= LONG_BYTES {
+            (messages.last_long, messages.since) = (Some(Arc::clone(&message)), 0);
+        } else if messages.since > BEHIND_BYTES {
+            messages.last_long = None;
+        }
         message
     }
 

@@ -372,6 +372,30 @@ async fn runs_for_which_there_is_no_room_are_given_back_and_the_worker_hears_it(
     assert_eq!(wire.runs().await.1.len(), 1, "taken again, once there is room");
 }
 
+#[tokio::test(start_paused = true)]
+async fn many_names_are_charged_for_as_long_as_they_are_remembered_and_waited_for() {
+    let services = services();
+    let held = || -> usize {
+        let text = services.metrics().text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("kagzi_bytes_in_flight ")).unwrap();
+        line.parse().unwrap()
+    };
+    let queues = (0..1000).map(|number| format!("q-{number}")).collect();
+    let Request::Open(open) = open() else { unreachable!() };
+    let wire = try_open(&services, Request::Open(v1::OpenWork { queues, ..open })).await.unwrap();
+    let remembered = held();
+    assert!((40_000..60_000).contains(&remembered), "{remembered}");
+    wire.ask(1, take(1, HOUR));
+    while !anyone_polls(&services) {
+        quiet().await;
+    }
+    let waited_for = held() - remembered;
+    assert!(waited_for > 700_000, "{waited_for}");
+    drop(wire);
+    services.0.drain.run(HOUR).await;
+    assert_eq!(held(), 0);
+}
+
 fn anyone() -> Origin {
     Origin::of(Caller::anyone(None), None)
 }

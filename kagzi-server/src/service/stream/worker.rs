@@ -19,7 +19,9 @@ use tonic::Status;
 
 use super::super::Services;
 use super::super::bytes::RequestBytes;
+use super::super::load::Charge;
 use super::super::poll::Handover;
+use super::super::subject::NAME_BYTES;
 use super::super::told::Origin;
 use super::{Answers, Room, Talk, explain};
 use crate::auth::Caller;
@@ -43,6 +45,8 @@ pub(super) enum Outbound {
 struct Worker {
     /// What it takes, for every one of its claims.
     opened: Arc<Claim>,
+    /// For the names in it.
+    _charged: Charge,
     /// Ends the wait of the last `take`.
     stop_taking: CancellationToken,
     /// Claims one after the other, so that one sent again finds what the first took.
@@ -77,8 +81,10 @@ impl Services {
             }),
         };
         let opened = self.reply(&origin, "StreamWork", read, |claim| async { Ok(claim) }).await;
+        let opened = opened.map_err(Refusal::into_status)?;
         let worker = Worker {
-            opened: Arc::new(opened.map_err(Refusal::into_status)?),
+            _charged: self.0.load.payer(&origin.caller, &self.0.metrics).anyway(names_bytes(&opened)),
+            opened: Arc::new(opened),
             stop_taking: CancellationToken::new(),
             claiming: Arc::default(),
         };
@@ -91,6 +97,13 @@ impl Services {
         claim.steps_limit = claim.steps_limit.min(self.limits().max_batch);
         Ok(claim)
     }
+}
+
+/// What the names that a worker says at first hold for as long as its stream is open.
+fn names_bytes(opened: &Claim) -> usize {
+    let queues = opened.queues.iter().map(|queue| queue.as_str().len());
+    let types = opened.workflow_types.iter().map(|workflow_type| workflow_type.as_str().len());
+    queues.chain(types).map(|length| NAME_BYTES + length).sum()
 }
 
 impl Talk for Worker {
