@@ -268,6 +268,8 @@ async fn what_a_session_brings_is_held_until_it_is_done_and_a_half_message_until
     let message = |request| v1::StreamWorkRequest { id: 1, trace_context: None, request: Some(request) };
     body.send_data(framed(&message(open)), false).unwrap();
     let mut answers = soon(answer).await.unwrap().into_body();
+    // For the name of its queue.
+    let named = 40 + "q".len();
     let mut long = 0;
     // Of a lease that nobody has: refused and held no more, but for the memory that the long one was read into.
     for bytes in [MIB, 0] {
@@ -278,11 +280,11 @@ async fn what_a_session_brings_is_held_until_it_is_done_and_a_half_message_until
         body.send_data(sent, false).unwrap();
         soon(answers.data()).await.unwrap().unwrap();
         long = size.max(long);
-        until_held(&server, |bytes| bytes == long + CALL_BYTES).await;
+        until_held(&server, |bytes| bytes == long + named + CALL_BYTES).await;
     }
     // Of another the header and a byte.
     body.send_data([0, 0, 0x10, 0, 0, 0][..].to_vec().into(), false).unwrap();
-    until_held(&server, |bytes| bytes == MIB + 5 + long + CALL_BYTES).await;
+    until_held(&server, |bytes| bytes == MIB + 5 + long + named + CALL_BYTES).await;
     body.send_reset(h2::Reason::CANCEL);
     until_held(&server, |bytes| bytes == 0).await;
     server.shutdown().await.unwrap();
