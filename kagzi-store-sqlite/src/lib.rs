@@ -55,6 +55,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kagzi_core::{
@@ -70,6 +71,10 @@ pub use backup::{Copied, Existing, Restored};
 use commit::{Writer, WriterOptions};
 pub use options::SqliteOptions;
 use readers::Readers;
+use runs::Removed;
+
+/// How long a removal keeps the writer to itself at a time.
+const REMOVAL_WITHIN: Duration = Duration::from_millis(50);
 
 /// A store in a SQLite file. See the [crate's documentation](crate).
 ///
@@ -344,8 +349,25 @@ impl Store for SqliteStore {
 
     async fn delete_finished(&self, request: &DeleteFinished) -> Result<u64, StoreError> {
         request.validate()?;
-        let request = request.clone();
-        self.writer.perform(0, move |tx| runs::delete_finished(tx, &request)).await
+        let mut removed = 0;
+        loop {
+            let piece = DeleteFinished { limit: request.limit - removed, ..request.clone() };
+            let done =
+                self.writer.perform(0, move |tx| runs::delete_finished(tx, &piece, REMOVAL_WITHIN)).await;
+            match done {
+                Ok(Removed { runs, more }) => {
+                    removed += runs;
+                    if !more || removed >= request.limit {
+                        return Ok(removed.into());
+                    }
+                }
+                Err(error) if removed == 0 => return Err(error),
+                Err(error) => {
+                    tracing::warn!(removed, %error, "a removal ended before all were removed");
+                    return Ok(removed.into());
+                }
+            }
+        }
     }
 
     async fn examine(&self) -> Result<Vec<Finding>, StoreError> {

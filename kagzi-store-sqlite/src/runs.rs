@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kagzi_core::{
     CancelOutcome, CancelRun, CompleteRun, CompleteRunOutcome, DeleteFinished, FailRun, FailureOutcome,
@@ -195,8 +196,22 @@ pub(crate) fn fail(tx: &mut Tx<'_>, request: &FailRun) -> Result<FailureOutcome,
     Ok(decision.answer)
 }
 
-/// Removes finished runs with everything that belongs to them.
-pub(crate) fn delete_finished(tx: &mut Tx<'_>, request: &DeleteFinished) -> Result<u64, Error> {
+/// What one piece of a removal came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub(crate) runs: u32,
+    /// Its time was over before all were removed.
+    pub(crate) more: bool,
+}
+
+/// Removes finished runs with everything that belongs to them: at least one if there is one, and no more once it has been
+/// at it for so long. What hangs on a run may be many megabytes, and everybody waits for the writer meanwhile.
+pub(crate) fn delete_finished(
+    tx: &mut Tx<'_>,
+    request: &DeleteFinished,
+    within: Duration,
+) -> Result<Removed, Error> {
+    let began = Instant::now();
     let states = &request.states;
     let wanted = |state: RunState| (states.is_empty() || states.contains(&state)).then(|| state.as_str());
     let found = all(
@@ -212,8 +227,53 @@ pub(crate) fn delete_finished(tx: &mut Tx<'_>, request: &DeleteFinished) -> Resu
         ],
         |row| Columns::new(row).run_id(),
     )?;
+    let mut removed = Removed { runs: 0, more: false };
     for run_id in &found {
+        if removed.runs > 0 && began.elapsed() >= within {
+            removed.more = true;
+            break;
+        }
         execute(tx.connection, DELETE, params![bytes(run_id.as_uuid())])?;
+        removed.runs += 1;
     }
-    Ok(found.len() as u64)
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_core::{QueueName, Store as _, WorkflowType};
+
+    use super::*;
+    use crate::{SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn a_removal_goes_in_pieces_that_end_when_their_time_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteOptions::new(directory.path().join("kagzi.db"))).await.unwrap();
+        let namespace = Namespace::new("n").unwrap();
+        let start = || {
+            let (queue, workflow_type) = (QueueName::new("q").unwrap(), WorkflowType::new("w").unwrap());
+            StartRun::new(namespace.clone(), queue, workflow_type, Payload::raw(Vec::new()))
+        };
+        for started in store.start((0..5).map(|_| start()).collect()).await.unwrap() {
+            let (run_id, reason) = (started.run_id, String::new());
+            let operation = OperationId::generate();
+            store
+                .cancel(CancelRun { namespace: namespace.clone(), run_id, reason, operation })
+                .await
+                .unwrap();
+        }
+        let before = store.now().await.unwrap().saturating_add(Duration::from_secs(1));
+        let request = DeleteFinished { namespace: Some(namespace), states: Vec::new(), before, limit: 4 };
+        let piece = async |limit| {
+            let request = DeleteFinished { limit, ..request.clone() };
+            store.writer.perform(0, move |tx| delete_finished(tx, &request, Duration::ZERO)).await.unwrap()
+        };
+        assert_eq!(piece(4).await, Removed { runs: 1, more: true });
+        assert_eq!(piece(1).await, Removed { runs: 1, more: false });
+        // All pieces together are one removal.
+        assert_eq!(store.delete_finished(&DeleteFinished { limit: 2, ..request.clone() }).await.unwrap(), 2);
+        assert_eq!(store.delete_finished(&request).await.unwrap(), 1);
+        assert_eq!(piece(4).await, Removed { runs: 0, more: false });
+    }
 }

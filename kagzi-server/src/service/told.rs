@@ -145,16 +145,22 @@ impl Told {
         }
     }
 
-    /// Reports that the store refused a call or failed it, what is its caller's doing no more often than `failures`
-    /// says. Errors hold no payload.
+    /// Reports that the store refused a call or failed it, no more often than `failures` says unless it is a bug. Errors
+    /// hold no payload.
     pub(super) fn failed(&self, error: &StoreError, failures: &Failures) {
         let reason = error.reason();
         match error {
-            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
-                tell!(warn, self, reason, %error, "call failed");
-            }
             StoreError::Internal { .. } | StoreError::SchemaMismatch { .. } => {
                 tell!(error, self, reason, %error, "call failed");
+            }
+            // While the store is away, each call fails, and the breaker has told why.
+            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }
+                if failures.may_tell(&self.principal.name, reason) =>
+            {
+                tell!(warn, self, reason, %error, "call failed");
+            }
+            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. } => {
+                tell!(debug, self, reason, %error, "call failed");
             }
             _ if failures.may_tell(&self.principal.name, reason) => {
                 tell!(info, self, reason, %error, "call failed");

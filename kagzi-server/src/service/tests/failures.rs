@@ -91,15 +91,18 @@ async fn at_level_debug_each_failure_is_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_the_callers_doing_is_told_each_time() {
+async fn a_store_that_is_away_does_not_fill_the_log_and_a_bug_is_told_of_each_time() {
     let (written, _guard) = log(Level::INFO);
     let services = services();
     services.store().close().await.unwrap();
     let away = services.store().now().await.unwrap_err();
     assert!(matches!(away, StoreError::Unavailable { .. }), "{away}");
+    let bug = StoreError::Internal { context: "testing", detail: "it is broken".to_owned() };
     let told = Told::of("GetWorkflow", None::<&GetRun>, &Origin::of(Caller::named("ada"), None));
-    for _ in 0..150 {
-        services.refused(&told, &away);
+    for (error, lines_told) in [(away, 100), (bug, 150)] {
+        for _ in 0..150 {
+            services.refused(&told, &error);
+        }
+        assert_eq!(lines(&written, "call failed").len(), lines_told, "{error}");
     }
-    assert_eq!(lines(&written, "call failed").len(), 150);
 }
