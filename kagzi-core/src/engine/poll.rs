@@ -1,6 +1,6 @@
 //! Long polls: a claim that waits until there is something to claim.
 
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -39,6 +39,25 @@ impl Engine {
         wait: Duration,
         stop: impl Future<Output = ()>,
     ) -> Result<Vec<ClaimedRun>, StoreError> {
+        self.poll_in_turn(claim, wait, stop, || ready(Ok(()))).await
+    }
+
+    /// Like [`poll_until`](Self::poll_until), but has each claim that it makes wait for its `turn` before, and keeps what
+    /// that gives until the claim has been made: for whoever bounds how many claims are at work at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::claim`](crate::Store::claim), and that of a turn that was not to be had.
+    pub async fn poll_in_turn<T, F>(
+        &self,
+        claim: Claim,
+        wait: Duration,
+        stop: impl Future<Output = ()>,
+        turn: impl Fn() -> F,
+    ) -> Result<Vec<ClaimedRun>, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         claim.validate()?;
         let until = Instant::now() + wait.min(Duration::from_hours(24));
         let interval = self.options.poll_interval;
@@ -53,7 +72,7 @@ impl Engine {
             (!knowledge.is_dry(interval)).then(|| knowledge.begin_look())
         };
         if let Some(look) = first {
-            let claimed = self.store.claim(claim.clone()).await?;
+            let claimed = self.claim_in_turn(&claim, &turn).await?;
             if !claimed.is_empty() {
                 group.found_work();
                 return Ok(claimed);
@@ -69,7 +88,7 @@ impl Engine {
                     // All looks are one operation: those before took nothing, and a caller that misses
                     // the answer can send the poll again and gets the runs (invariant 8).
                     let look = knowledge.begin_look();
-                    let claimed = self.store.claim(claim.clone()).await?;
+                    let claimed = self.claim_in_turn(&claim, &turn).await?;
                     if claimed.len() < claim.limit as usize {
                         knowledge.found_dry(&look);
                     }
@@ -90,5 +109,17 @@ impl Engine {
                 _ = timeout_at(look_again.min(until), wake.wait()) => {}
             }
         }
+    }
+
+    async fn claim_in_turn<T, F>(
+        &self,
+        claim: &Claim,
+        turn: impl Fn() -> F,
+    ) -> Result<Vec<ClaimedRun>, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let _turn = turn().await?;
+        self.store.claim(claim.clone()).await
     }
 }

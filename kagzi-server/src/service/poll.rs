@@ -2,10 +2,11 @@
 
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kagzi_core::{
-    Attempt, AttemptScope, ClaimedRun, Lease, ListAttempts, OperationId, PageRequest, ReleaseRun,
-    SharedStore, StoreError,
+    Attempt, AttemptScope, Claim, ClaimedRun, ErrorScope, Lease, ListAttempts, Namespace, OperationId,
+    PageRequest, ReleaseRun, SharedStore, StoreError,
 };
 use kagzi_sdk::wire::Poll;
 use tokio::runtime::Handle;
@@ -13,9 +14,11 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::claims::Hold;
+use super::load::{Errand, Scanning};
 use super::weight::{self, RESPONSE_BYTES};
 use super::{Services, permission, told};
 use crate::auth::Caller;
+use crate::metrics::Wait;
 use crate::shutdown::Drain;
 
 /// Claimed runs on their way to the worker. Dropped before they were taken out, it gives their leases
@@ -83,7 +86,40 @@ async fn give_back(store: SharedStore, leases: Vec<Lease>, hold: Arc<Hold>) {
     drop(hold);
 }
 
+/// Over how many queues and types, each queue with each type, a claim may go before it is wide.
+const NARROW: usize = 100;
+
+/// When a claim that had no turn should be tried again.
+const TURN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A claim that costs the store as much as reading a page does, and is made in turn as those are: one over a thousand
+/// queues takes it ten times as long as one over a single one.
+pub(super) struct Wide(Namespace);
+
+impl Wide {
+    pub(super) fn of(claim: &Claim) -> Option<Self> {
+        let ranges = claim.queues.len().saturating_mul(claim.workflow_types.len().max(1));
+        (ranges > NARROW).then(|| Self(claim.namespace.clone()))
+    }
+}
+
 impl Services {
+    /// Has a claim that is wide wait for its turn among those of its principal and namespace.
+    pub(super) async fn turn_to_claim(
+        &self,
+        caller: &Caller,
+        wide: Option<&Wide>,
+    ) -> Result<Option<Scanning>, StoreError> {
+        let Some(Wide(namespace)) = wide else { return Ok(None) };
+        let scan = self.0.load.scan(Errand::Scan, caller, std::iter::once(namespace));
+        self.0.metrics.waiting(Wait::Scan, scan).await.map_err(|_| {
+            let reason = format!(
+                "as many claims over more than {NARROW} queues, or queues with types, are at work for its caller as may be"
+            );
+            StoreError::unavailable(reason, TURN_RETRY_AFTER).within(ErrorScope::Part)
+        })
+    }
+
     /// Polls, and cuts what was claimed to what one response holds.
     ///
     /// The poll runs beside the call. If the caller goes away (its call is dropped) or a shutdown
@@ -101,7 +137,9 @@ impl Services {
                 }
             };
             let hold = services.0.claims.hold(poll.claim.operation);
-            let claimed = services.engine().poll_until(poll.claim, poll.wait, stop).await;
+            let wide = Wide::of(&poll.claim);
+            let turn = || services.turn_to_claim(&whose, wide.as_ref());
+            let claimed = services.engine().poll_in_turn(poll.claim, poll.wait, stop, turn).await;
             let claimed = claimed.map(|runs| permission::claimed(&whose, "PollActivity", runs));
             let handover = claimed.map(|runs| Handover::new(runs, hold, &services));
             // Nobody there: the handover comes back and is dropped here, which gives the runs back.

@@ -22,6 +22,7 @@ use tonic_types::StatusExt as _;
 
 mod failures;
 mod record;
+mod wide_claims;
 
 use super::*;
 use crate::breaker::Breaker;

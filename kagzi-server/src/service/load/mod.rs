@@ -47,6 +47,7 @@ pub(super) use account::Place;
 use account::{Account, Kind};
 use bytes::{Bounds, Sum};
 pub(super) use bytes::{CALL_BYTES, Charge, MESSAGE_HEADER_BYTES, Payer, READING_BYTES, Waiting};
+pub(super) use scans::Scanning;
 use strangers::Strangers;
 
 /// When a request that found no place should be tried again: the store commits some thousand starts

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Services;
 use super::super::permission;
-use super::super::poll::Handover;
+use super::super::poll::{Handover, Wide};
 use super::super::subject::Subject;
 use super::super::told::{self, Origin};
 use super::misplaced;
@@ -105,7 +105,9 @@ impl Services {
                 }
             };
             let hold = self.0.claims.hold(poll.claim.operation);
-            let claimed = self.engine().poll_until(poll.claim, poll.wait, stop).await?;
+            let wide = Wide::of(&poll.claim);
+            let turn = || self.turn_to_claim(&origin.caller, wide.as_ref());
+            let claimed = self.engine().poll_in_turn(poll.claim, poll.wait, stop, turn).await?;
             let claimed = permission::claimed(&origin.caller, "TakeRuns", claimed);
             told::claimed(&claimed);
             self.remember(&origin.caller, &claimed);
