@@ -5,11 +5,11 @@
 //! subscribe first, then look, then wait.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::id::RunId;
@@ -35,17 +35,42 @@ pub struct WakeHub(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    topics: Mutex<HashMap<Topic, watch::Sender<u64>>>,
+    topics: Mutex<HashMap<Topic, Listeners>>,
+    /// The number of the next who listens.
+    next: AtomicU64,
     /// The moment up to which the reaper sleeps, in microseconds.
     armed_until: AtomicI64,
     /// How far looks without a hint may drift apart, in microseconds.
     longest_rest: AtomicU64,
 }
 
+/// Those who listen to one topic, by their numbers.
+type Listeners = HashMap<u64, Arc<Listener>>;
+
+/// One who listens, however many topics to: so a hint costs each of them the same.
+#[derive(Debug, Default)]
+struct Listener {
+    /// Whether something was announced that was not heard yet.
+    announced: AtomicBool,
+    notify: Notify,
+}
+
+impl Listener {
+    fn tell(&self) {
+        self.announced.store(true, Ordering::SeqCst);
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> bool {
+        self.announced.swap(false, Ordering::SeqCst)
+    }
+}
+
 impl Default for Inner {
     fn default() -> Self {
         Self {
             topics: Mutex::default(),
+            next: AtomicU64::new(0),
             armed_until: AtomicI64::new(i64::MIN),
             longest_rest: AtomicU64::new(0),
         }
@@ -58,28 +83,28 @@ impl WakeHub {
         Self::default()
     }
 
-    fn topics(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<u64>>> {
+    fn topics(&self) -> MutexGuard<'_, HashMap<Topic, Listeners>> {
         // The map is never left half changed, so a panic elsewhere does not spoil it.
         self.0.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts listening. Whatever is announced from now on ends the next [`Subscription::wait`].
     pub fn subscribe(&self, topics: impl IntoIterator<Item = Topic>) -> Subscription {
+        let (number, listener) = (self.0.next.fetch_add(1, Ordering::Relaxed), Arc::<Listener>::default());
         let mut map = self.topics();
-        let receivers = topics
-            .into_iter()
-            .map(|topic| {
-                let sender = map.entry(topic.clone()).or_insert_with(|| watch::Sender::new(0));
-                (topic, sender.subscribe())
-            })
-            .collect();
-        Subscription { hub: self.clone(), receivers }
+        let topics: Vec<Topic> = topics.into_iter().collect();
+        for topic in &topics {
+            map.entry(topic.clone()).or_default().insert(number, Arc::clone(&listener));
+        }
+        Subscription { hub: self.clone(), number, listener, topics }
     }
 
     /// Wakes everybody who waits for `topic`. Costs next to nothing if nobody does.
     pub fn announce(&self, topic: &Topic) {
-        if let Some(sender) = self.topics().get(topic) {
-            sender.send_modify(|version| *version = version.wrapping_add(1));
+        if let Some(listeners) = self.topics().get(topic) {
+            for listener in listeners.values() {
+                listener.tell();
+            }
         }
     }
 
@@ -91,8 +116,8 @@ impl WakeHub {
 
     /// Wakes everybody: after a connection was lost, any hint may have been missed.
     pub fn announce_all(&self) {
-        for sender in self.topics().values() {
-            sender.send_modify(|version| *version = version.wrapping_add(1));
+        for listener in self.topics().values().flat_map(HashMap::values) {
+            listener.tell();
         }
     }
 
@@ -128,50 +153,35 @@ impl WakeHub {
 #[derive(Debug)]
 pub struct Subscription {
     hub: WakeHub,
-    receivers: Vec<(Topic, watch::Receiver<u64>)>,
+    number: u64,
+    listener: Arc<Listener>,
+    topics: Vec<Topic>,
 }
 
 impl Subscription {
     /// Waits until one of the topics is announced; at once if that happened since the last wait (or
     /// since the subscription). Cancel safe: a dropped wait loses no announcement.
     pub async fn wait(&mut self) {
-        use std::future::poll_fn;
-        use std::pin::pin;
-        use std::task::Poll;
-
-        let mut changes: Vec<_> =
-            self.receivers.iter_mut().map(|(_, receiver)| Box::pin(receiver.changed())).collect();
-        if changes.is_empty() {
-            // Nothing to wait for: only the caller's timeout ends this.
-            return std::future::pending().await;
+        // What was notified and is taken already ends a turn of this and no more.
+        while !self.listener.take() {
+            self.listener.notify.notified().await;
         }
-        pin!(poll_fn(|context| {
-            let woken = changes.iter_mut().any(|change| change.as_mut().poll(context).is_ready());
-            if woken { Poll::Ready(()) } else { Poll::Pending }
-        }))
-        .await;
     }
-}
 
-impl Subscription {
     /// Whether one of the topics was announced since the last wait or the last call of this; never waits.
     pub fn take_announcement(&mut self) -> bool {
-        let mut announced = false;
-        for (_, receiver) in &mut self.receivers {
-            // Seen and marked as seen in one: what is announced in between stays to be seen.
-            announced |= receiver.borrow_and_update().has_changed();
-        }
-        announced
+        self.listener.take()
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let topics: Vec<Topic> = self.receivers.drain(..).map(|(topic, _)| topic).collect();
         let mut map = self.hub.topics();
-        for topic in topics {
-            if map.get(&topic).is_some_and(|sender| sender.receiver_count() == 0) {
-                map.remove(&topic);
+        for topic in &self.topics {
+            let Some(listeners) = map.get_mut(topic) else { continue };
+            listeners.remove(&self.number);
+            if listeners.is_empty() {
+                map.remove(topic);
             }
         }
     }
@@ -210,6 +220,25 @@ mod tests {
         assert!(!is_ready(waiter.wait()), "one announcement, one wake-up");
         hub.announce(&topic("c"));
         assert!(!is_ready(waiter.wait()));
+    }
+
+    #[test]
+    fn of_many_topics_each_wakes_and_several_at_once_wake_once() {
+        let hub = WakeHub::new();
+        let names: Vec<Topic> = (0..1000).map(|number| topic(&number.to_string())).collect();
+        let mut waiter = hub.subscribe(names.iter().chain(&names).cloned());
+        for name in &names {
+            hub.announce(name);
+            assert!(is_ready(waiter.wait()) && !is_ready(waiter.wait()));
+        }
+        for name in &names {
+            hub.announce(name);
+        }
+        assert!(waiter.take_announcement() && !is_ready(waiter.wait()));
+        hub.announce_all();
+        assert!(is_ready(waiter.wait()) && !waiter.take_announcement());
+        drop(waiter);
+        assert!(!hub.anyone_waits(|_| true));
     }
 
     #[test]
