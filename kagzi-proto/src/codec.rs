@@ -15,7 +15,15 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstCodec;
 
-use crate::elements::{self, LONG_BYTES};
+use crate::elements;
+
+/// A message of so many bytes or more is long. The elements of a shorter one are not counted, since what becomes of it is
+/// some megabytes at most, and it keeps no memory that would be worth a charge once it is done.
+pub const LONG_BYTES: usize = 16 * 1024;
+
+/// How much room there may be behind a long message in the memory that it was read into, about, in bytes: the reader takes
+/// some more than the message needs.
+pub const BEHIND_BYTES: usize = 64 * 1024;
 
 /// Encodes `T`, decodes `U`.
 #[derive(Clone, Debug)]
@@ -74,9 +82,6 @@ impl LastLong {
         self.piece.as_ptr().addr() <= at && at <= self.end + BEHIND_BYTES
     }
 }
-
-/// How much room there may be behind a long message, about: the reader takes some more than the message needs.
-const BEHIND_BYTES: usize = 64 * 1024;
 
 impl<U: Message + Name + Default> Decoder for MessageDecoder<U> {
     type Item = U;

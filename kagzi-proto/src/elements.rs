@@ -12,9 +12,6 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-/// A message of fewer bytes is not counted: what becomes of it is some megabytes at most.
-pub(crate) const LONG_BYTES: usize = 16 * 1024;
-
 /// What a repeated field may hold at most, wherever it stands: as much as one call may ask for.
 const MOST_OF_A_FIELD: usize = 10_000;
 

@@ -89,6 +89,7 @@ const SETTINGS: &str = "
         current_setting('synchronous_commit') AS synchronous_commit,
         (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS default_synchronous_commit,
         current_setting('synchronous_standby_names') AS standbys,
+        (SELECT count(*) FROM pg_stat_replication) AS following,
         (SELECT count(*) FROM pg_stat_activity
          WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '1 second') AS held_up,
         current_setting('max_connections')::integer AS max_connections,
@@ -176,15 +177,22 @@ fn judge_durability(set: &Durability) -> Finding {
 }
 
 fn standbys(row: &PgRow) -> Result<Finding, Fault> {
-    Ok(judge_standbys(&text(row, "standbys")?, row.try_get("held_up")?))
+    Ok(judge_standbys(&text(row, "standbys")?, row.try_get("following")?, row.try_get("held_up")?))
 }
 
-/// Of other users' sessions nobody can see what they wait for; the store's are its own.
-fn judge_standbys(names: &str, held_up: i64) -> Finding {
-    if names.is_empty() {
-        let found =
-            "synchronous_standby_names is empty: a fail-over to a standby may lose what was acknowledged";
-        Finding::ok("standbys", found)
+/// Of other users' sessions nobody can see what they wait for; the store's are its own. What follows may be a backup, which
+/// nobody can see either.
+fn judge_standbys(names: &str, following: i64, held_up: i64) -> Finding {
+    if names.is_empty() && following > 0 {
+        let remedy = "name the standbys in synchronous_standby_names; if only backups follow, or a fail-over may \
+                      lose the last moments, leave it";
+        let found = format!(
+            "commits wait for none, while {following} follow this server: a fail-over to one may lose what was \
+             acknowledged"
+        );
+        Finding::warn("standbys", found, remedy)
+    } else if names.is_empty() {
+        Finding::ok("standbys", "none follows this server, and commits wait for none")
     } else if held_up > 0 {
         let remedy = "see by pg_stat_replication that these standbys stream; start what is missing, or take it out \
                       of synchronous_standby_names";
@@ -309,10 +317,12 @@ mod tests {
 
     #[test]
     fn commits_that_wait_for_a_standby_are_told() {
-        assert_eq!(judge_standbys("", 0).verdict, Verdict::Ok);
-        assert!(judge_standbys("", 0).found.contains("may lose"));
-        assert_eq!(judge_standbys("ANY 1 (a, b)", 0).verdict, Verdict::Ok);
-        assert_eq!(judge_standbys("ANY 1 (a, b)", 2).verdict, Verdict::Warn);
+        assert_eq!(judge_standbys("", 0, 0).verdict, Verdict::Ok);
+        let followed = judge_standbys("", 2, 0);
+        assert_eq!(followed.verdict, Verdict::Warn);
+        assert!(followed.found.contains("2 follow") && followed.found.contains("may lose"), "{followed:?}");
+        assert_eq!(judge_standbys("ANY 1 (a, b)", 2, 0).verdict, Verdict::Ok);
+        assert_eq!(judge_standbys("ANY 1 (a, b)", 2, 2).verdict, Verdict::Warn);
     }
 
     #[test]

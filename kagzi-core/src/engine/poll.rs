@@ -48,15 +48,16 @@ impl Engine {
     /// # Errors
     ///
     /// Those of [`Store::claim`](crate::Store::claim), and that of a turn that was not to be had.
-    pub async fn poll_in_turn<T, F>(
+    pub async fn poll_in_turn<T, E, F>(
         &self,
         claim: Claim,
         wait: Duration,
         stop: impl Future<Output = ()>,
         turn: impl Fn() -> F,
-    ) -> Result<Vec<ClaimedRun>, StoreError>
+    ) -> Result<Vec<ClaimedRun>, E>
     where
-        F: Future<Output = Result<T, StoreError>>,
+        E: From<StoreError>,
+        F: Future<Output = Result<T, E>>,
     {
         claim.validate()?;
         let until = Instant::now() + wait.min(Duration::from_hours(24));
@@ -111,15 +112,12 @@ impl Engine {
         }
     }
 
-    async fn claim_in_turn<T, F>(
-        &self,
-        claim: &Claim,
-        turn: impl Fn() -> F,
-    ) -> Result<Vec<ClaimedRun>, StoreError>
+    async fn claim_in_turn<T, E, F>(&self, claim: &Claim, turn: impl Fn() -> F) -> Result<Vec<ClaimedRun>, E>
     where
-        F: Future<Output = Result<T, StoreError>>,
+        E: From<StoreError>,
+        F: Future<Output = Result<T, E>>,
     {
         let _turn = turn().await?;
-        self.store.claim(claim.clone()).await
+        Ok(self.store.claim(claim.clone()).await?)
     }
 }

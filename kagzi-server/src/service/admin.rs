@@ -28,7 +28,7 @@ impl AdminService for Services {
         let read = DeleteFinished::from_wire(request.into_inner());
         self.answer(&origin, "DeleteFinished", read, |delete| async move {
             let deleted = self.store().delete_finished(&delete).await?;
-            Ok(v1::DeleteFinishedResponse { deleted })
+            Ok::<_, StoreError>(v1::DeleteFinishedResponse { deleted })
         })
         .await
     }

@@ -16,6 +16,21 @@ use super::told::{Origin, Told, trace_of};
 use crate::auth::{Caller, Deed, Target};
 use crate::metrics::Wait;
 
+/// Why what a request asks was not done, once it was let in.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// The store failed, or refused it.
+    Failed(StoreError),
+    /// There was no turn for it: that says nothing of the store.
+    NoTurn(Refusal),
+}
+
+impl From<StoreError> for NotDone {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Services {
     /// Answers a call whose message reads and whose answer writes by itself.
     pub(super) async fn call<M, R, D, O, F>(
@@ -35,7 +50,7 @@ impl Services {
     }
 
     /// Answers a call whose message was read, or not.
-    pub(super) async fn answer<R, D, F>(
+    pub(super) async fn answer<R, D, E, F>(
         &self,
         origin: &Origin,
         method: &'static str,
@@ -44,7 +59,8 @@ impl Services {
     ) -> Result<Response<R>, Status>
     where
         D: Subject,
-        F: Future<Output = Result<R, StoreError>>,
+        E: Into<NotDone>,
+        F: Future<Output = Result<R, E>>,
     {
         self.reply(origin, method, read, act).await.map(Response::new).map_err(Refusal::into_status)
     }
@@ -62,7 +78,7 @@ impl Services {
 
     /// Does what a request asks, whatever carried it here, within a span; counts it, and puts it on record if
     /// it is an operator's.
-    pub(super) async fn reply<O, D, F>(
+    pub(super) async fn reply<O, D, E, F>(
         &self,
         origin: &Origin,
         method: &'static str,
@@ -71,7 +87,8 @@ impl Services {
     ) -> Result<O, Refusal>
     where
         D: Subject,
-        F: Future<Output = Result<O, StoreError>>,
+        E: Into<NotDone>,
+        F: Future<Output = Result<O, E>>,
     {
         let told = Told::of(method, read.as_ref().ok(), origin);
         let span = told.span();
@@ -104,7 +121,7 @@ impl Services {
         replying.instrument(span.clone()).await
     }
 
-    async fn perform<O, D, F>(
+    async fn perform<O, D, E, F>(
         &self,
         caller: &Caller,
         told: &Told,
@@ -114,7 +131,8 @@ impl Services {
     ) -> Result<O, Refusal>
     where
         D: Subject,
-        F: Future<Output = Result<O, StoreError>>,
+        E: Into<NotDone>,
+        F: Future<Output = Result<O, E>>,
     {
         let method = told.method;
         // First of all: whatever becomes of the call would be a line on record.
@@ -158,7 +176,10 @@ impl Services {
         let writing = metrics.waiting(Wait::Turn, turn).await;
         self.0.health.admit().map_err(|error| Refusal::from(&error))?;
         deed.announce().await?;
-        let answer = act(request).await.map_err(|error| self.refused(told, &error))?;
+        let answer = act(request).await.map_err(|not_done| match not_done.into() {
+            NotDone::Failed(error) => self.refused(told, &error),
+            NotDone::NoTurn(refusal) => refusal,
+        })?;
         drop((admitted, scanning, writing, in_flight, beside));
         Ok(answer)
     }

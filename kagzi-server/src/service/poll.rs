@@ -2,17 +2,17 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kagzi_core::{
-    Attempt, AttemptScope, Claim, ClaimedRun, ErrorScope, Lease, ListAttempts, Namespace, OperationId,
-    PageRequest, ReleaseRun, SharedStore, StoreError,
+    Attempt, AttemptScope, Claim, ClaimedRun, Lease, ListAttempts, Namespace, OperationId, PageRequest,
+    ReleaseRun, SharedStore, StoreError,
 };
 use kagzi_sdk::wire::Poll;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
+use super::call::NotDone;
 use super::claims::Hold;
 use super::load::{Errand, Scanning};
 use super::weight::{self, RESPONSE_BYTES};
@@ -89,9 +89,6 @@ async fn give_back(store: SharedStore, leases: Vec<Lease>, hold: Arc<Hold>) {
 /// Over how many queues and types, each queue with each type, a claim may go before it is wide.
 const NARROW: usize = 100;
 
-/// When a claim that had no turn should be tried again.
-const TURN_RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// A claim that costs the store as much as reading a page does, and is made in turn as those are: one over a thousand
 /// queues takes it ten times as long as one over a single one.
 pub(super) struct Wide(Namespace);
@@ -109,15 +106,10 @@ impl Services {
         &self,
         caller: &Caller,
         wide: Option<&Wide>,
-    ) -> Result<Option<Scanning>, StoreError> {
+    ) -> Result<Option<Scanning>, NotDone> {
         let Some(Wide(namespace)) = wide else { return Ok(None) };
         let scan = self.0.load.scan(Errand::Scan, caller, std::iter::once(namespace));
-        self.0.metrics.waiting(Wait::Scan, scan).await.map_err(|_| {
-            let reason = format!(
-                "as many claims over more than {NARROW} queues, or queues with types, are at work for its caller as may be"
-            );
-            StoreError::unavailable(reason, TURN_RETRY_AFTER).within(ErrorScope::Part)
-        })
+        self.0.metrics.waiting(Wait::Scan, scan).await.map_err(NotDone::NoTurn)
     }
 
     /// Polls, and cuts what was claimed to what one response holds.
@@ -126,8 +118,8 @@ impl Services {
     /// begins, it stops waiting, but a claim that is being made is made to its end, and if the caller
     /// has gone, what it took is given back. An answer that is lost later, on the network, is got by
     /// sending the poll again under its operation id; else the leases expire.
-    pub(super) async fn poll(&self, caller: &Caller, poll: Poll) -> Result<Vec<ClaimedRun>, StoreError> {
-        let (mut deliver, delivered) = oneshot::channel::<Result<Handover, StoreError>>();
+    pub(super) async fn poll(&self, caller: &Caller, poll: Poll) -> Result<Vec<ClaimedRun>, NotDone> {
+        let (mut deliver, delivered) = oneshot::channel::<Result<Handover, NotDone>>();
         let (services, whose) = (self.clone(), caller.clone());
         let polling = async move {
             let stop = async {

@@ -60,7 +60,7 @@ impl WorkflowService for Services {
         let read = kagzi_sdk::wire::FromWire::from_wire(request.into_inner());
         self.answer(&origin, "CountWorkflows", read, |count: CountRuns| async move {
             let count = self.store().count_runs(&count.namespace, &count.filter).await?;
-            Ok(v1::CountWorkflowsResponse { count })
+            Ok::<_, StoreError>(v1::CountWorkflowsResponse { count })
         })
         .await
     }
@@ -96,7 +96,7 @@ impl WorkflowService for Services {
         let look = |namespace: Namespace| async move {
             let mut depths = self.store().queue_depths(&namespace).await?;
             depths.retain(|depth| permission::queue(caller, "GetQueueDepths", &namespace, &depth.queue));
-            Ok(depths.into_wire())
+            Ok::<_, StoreError>(depths.into_wire())
         };
         self.answer(&origin, "GetQueueDepths", read, look).await
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use kagzi_proto::codec::{BEHIND_BYTES, LONG_BYTES};
 use kagzi_sdk::wire::error::{Refusal, request_timeout};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
@@ -21,12 +22,6 @@ use crate::metrics::{Metrics, Shown, Wait};
 /// How often a request that waits for room looks whether there is. Whoever makes room has nobody to tell, so that it
 /// costs nothing where nobody waits.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
-
-/// A message that is shorter than this keeps no memory that would be worth a charge once it is done.
-const LONG_BYTES: usize = 16 * 1024;
-
-/// What else may have been read into the memory of a long message, behind it.
-const BEHIND_BYTES: usize = 64 * 1024;
 
 /// What is held of a request, or of the messages of a session, until the last of its copies is dropped.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Services;
+use super::super::call::NotDone;
 use super::super::permission;
 use super::super::poll::{Handover, Wide};
 use super::super::subject::Subject;
@@ -111,7 +112,7 @@ impl Services {
             let claimed = permission::claimed(&origin.caller, "TakeRuns", claimed);
             told::claimed(&claimed);
             self.remember(&origin.caller, &claimed);
-            Ok(Handover::new(claimed, hold, self))
+            Ok::<_, NotDone>(Handover::new(claimed, hold, self))
         })
         .await
     }

@@ -80,7 +80,8 @@ impl Services {
                 },
             }),
         };
-        let opened = self.reply(&origin, "StreamWork", read, |claim| async { Ok(claim) }).await;
+        let opened =
+            self.reply(&origin, "StreamWork", read, |claim| async { Ok::<_, StoreError>(claim) }).await;
         let opened = opened.map_err(Refusal::into_status)?;
         let worker = Worker {
             _charged: self.0.load.payer(&origin.caller, &self.0.metrics).anyway(names_bytes(&opened)),

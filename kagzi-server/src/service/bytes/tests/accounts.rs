@@ -186,7 +186,7 @@ async fn what_a_batch_of_starts_holds_beside_its_bytes_is_charged_until_it_is_do
     let batch = vec![StartRun { labels, ..start }; 1000];
     let during = services.reply(&origin, "StartWorkflows", Ok(batch), |batch| {
         let services = services.clone();
-        async move { Ok((batch.len(), held(&services))) }
+        async move { Ok::<_, kagzi_core::StoreError>((batch.len(), held(&services))) }
     });
     let (starts, during) = during.await.unwrap();
     assert!(during >= starts * (size_of::<StartRun>() + 2 * size_of::<String>()), "{during}");
