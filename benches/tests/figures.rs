@@ -29,6 +29,8 @@ fn a_quiet_tenant_is_timed_alone_and_beside_a_noisy_one_over_both_databases() {
         let (alone, beside) = (sample("alone_p99_ms"), sample("beside_p99_ms"));
         assert!(alone > 0.0 && beside > 0.0, "{figures}");
         assert!((sample("p99_ratio") - beside / alone).abs() < 1e-9, "{figures}");
+        let readers = sample("beside_readers_p99_ms");
+        assert!(readers > 0.0 && (sample("readers_p99_ratio") - readers / alone).abs() < 1e-9, "{figures}");
         assert!(sample("noisy_workflows_per_second") > 0.0, "{figures}");
         // A tenant at its limit starts fewer than that: its claims and waits count, too.
         assert!(sample("noisy_workflows_per_second") < 200.0, "{figures}");

@@ -91,8 +91,8 @@ impl WakeHub {
     /// Starts listening. Whatever is announced from now on ends the next [`Subscription::wait`].
     pub fn subscribe(&self, topics: impl IntoIterator<Item = Topic>) -> Subscription {
         let (number, listener) = (self.0.next.fetch_add(1, Ordering::Relaxed), Arc::<Listener>::default());
-        let mut map = self.topics();
         let topics: Vec<Topic> = topics.into_iter().collect();
+        let mut map = self.topics();
         for topic in &topics {
             map.entry(topic.clone()).or_default().insert(number, Arc::clone(&listener));
         }

@@ -9,6 +9,7 @@ mod load;
 mod part;
 mod process;
 mod processor;
+mod reading;
 mod report;
 mod scene;
 mod workflow;

@@ -9,6 +9,7 @@ use kagzi_core::Namespace;
 use kagzi_server::{LogFormat, ServeArgs, Server, ServerConfig};
 
 use super::load::{self, Load};
+use super::reading;
 use super::workflow;
 use crate::cli::{CliError, ServerAccess, print, server_failed, stop_signal};
 use crate::lifeline::end_with_the_parent;
@@ -57,6 +58,9 @@ pub enum Role {
     Worker,
     /// Callers of that server, each with one workflow after the other, as fast as the server lets them.
     Callers,
+    /// Callers of that server who only read, one page, count and look at the queues after the other, and a worker that
+    /// waits for work in many queues which are empty.
+    Readers,
 }
 
 impl Role {
@@ -66,6 +70,7 @@ impl Role {
             Self::Server => "server",
             Self::Worker => "worker",
             Self::Callers => "callers",
+            Self::Readers => "readers",
         }
     }
 }
@@ -83,6 +88,7 @@ pub async fn play(args: PartArgs, access: &ServerAccess, namespace: Namespace) -
         Role::Server => serve(args.config, namespace).await,
         Role::Worker => work(access, &namespace, args.concurrency).await,
         Role::Callers => call(access, &namespace, args.concurrency).await,
+        Role::Readers => read(access, &namespace, args.concurrency).await,
     }
 }
 
@@ -125,4 +131,11 @@ async fn call(access: &ServerAccess, namespace: &Namespace, callers: u32) -> Res
     let load = Load { workflows: u32::MAX, in_flight: callers, payload_bytes: PAYLOAD_BYTES };
     // Whom the server refuses waits as it is told to.
     load::put_on(&client.with_patience(PATIENCE), load, &ProgressBar::hidden()).await.map(drop)
+}
+
+async fn read(access: &ServerAccess, namespace: &Namespace, readers: u32) -> Result<(), CliError> {
+    let client = access.client().await.and_then(|client| client.in_namespace(namespace));
+    let client = client.map_err(|why| CliError::failed("the readers could not reach the server", why))?;
+    print(&format!("{READY}{namespace}"))?;
+    reading::put_on(&client.with_patience(PATIENCE), readers).await
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kagzi_sdk::{Client, Context, StepError, Worker, WorkerError, WorkflowError};
+use kagzi_sdk::{Client, Context, StepError, Worker, WorkerBuilder, WorkerError, WorkflowError};
 
 /// How many steps it has.
 pub const STEPS: u32 = 5;
@@ -22,8 +22,22 @@ const LEASE: Duration = Duration::from_secs(30);
 ///
 /// [`WorkerError`] if `concurrency` is out of range.
 pub fn worker(client: Client, concurrency: u32) -> Result<Worker, WorkerError> {
-    Worker::builder(client)
-        .queue(QUEUE)
+    worker_of(client, [QUEUE.to_owned()], concurrency)
+}
+
+/// The same for other queues.
+///
+/// # Errors
+///
+/// [`WorkerError`] if `concurrency` or the queues are out of range.
+pub fn worker_of(
+    client: Client,
+    queues: impl IntoIterator<Item = String>,
+    concurrency: u32,
+) -> Result<Worker, WorkerError> {
+    queues
+        .into_iter()
+        .fold(Worker::builder(client), WorkerBuilder::queue)
         .register(WORKFLOW_TYPE, five_steps)
         .max_concurrent_runs(concurrency)
         .lease(LEASE)

@@ -12,7 +12,10 @@ use crate::processes::kagzi;
 /// How much is in flight at the points of the curve.
 const CURVE: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
 
-/// One load over gRPC and one embedded.
+/// How many times the load is put on that is more than the system bears.
+const OVERLOAD: u32 = 4;
+
+/// One load over gRPC and one embedded, and over gRPC one with more in flight than helps.
 pub async fn measure(
     backend: Backend,
     workflows: u32,
@@ -35,6 +38,13 @@ pub async fn measure(
         }
         for (process, millis) in report["processor_ms_per_workflow"].as_object().into_iter().flatten() {
             add(&format!("processor_ms.{process}"), millis)?;
+        }
+    }
+    if backend != Backend::Memory {
+        let report = bench(backend, "grpc", workflows, in_flight.saturating_mul(OVERLOAD), 0).await?;
+        for name in ["workflows_per_second", "p99_ms"] {
+            let value = report[name].as_f64().ok_or_else(|| format!("kagzi bench gave no {name}"))?;
+            metrics.add(backend, &format!("grpc.overload.{name}"), value);
         }
     }
     Ok(())

@@ -68,6 +68,12 @@ impl Process {
         Self::part(server, &["--role", "callers", "--namespace", namespace, "--concurrency", &callers])
     }
 
+    /// Readers of `kagzi bench` in a namespace of this server, and a worker that waits in many empty queues.
+    pub fn readers(server: &Self, namespace: &str, readers: u32) -> Result<Self, Failed> {
+        let readers = readers.to_string();
+        Self::part(server, &["--role", "readers", "--namespace", namespace, "--concurrency", &readers])
+    }
+
     fn part(server: &Self, arguments: &[&str]) -> Result<Self, Failed> {
         let mut command = Command::new(kagzi()?);
         command.args(["bench-part", "--server", &server.url()]).args(arguments);

@@ -118,6 +118,18 @@ pub const TARGETS: &[Target] = &[
         "/s",
         Bound::Least(5_000.0),
     ),
+    target(
+        "workflows over gRPC at 4 times the load, Postgres",
+        "postgres.grpc.overload.workflows_per_second",
+        "/s",
+        Bound::LeastTimes(0.8, "postgres.grpc.workflows_per_second"),
+    ),
+    target(
+        "workflows over gRPC at 4 times the load, SQLite",
+        "sqlite.grpc.overload.workflows_per_second",
+        "/s",
+        Bound::LeastTimes(0.8, "sqlite.grpc.workflows_per_second"),
+    ),
     target("alone over gRPC, Postgres, p50", "postgres.grpc.alone_p50_ms", "ms", Bound::Most(5.0)),
     target("alone over gRPC, SQLite, p50", "sqlite.grpc.alone_p50_ms", "ms", Bound::Most(3.0)),
     target("alone embedded, Postgres, p50", "postgres.embedded.alone_p50_ms", "ms", Bound::Most(3.0)),
@@ -168,6 +180,18 @@ pub const TARGETS: &[Target] = &[
     target(
         "a quiet tenant beside a noisy one, SQLite, p99",
         "sqlite.tenants.beside_p99_ms",
+        "ms",
+        Bound::MostTimes(2.0, "sqlite.tenants.alone_p99_ms"),
+    ),
+    target(
+        "a quiet tenant beside readers, Postgres, p99",
+        "postgres.tenants.beside_readers_p99_ms",
+        "ms",
+        Bound::MostTimes(2.0, "postgres.tenants.alone_p99_ms"),
+    ),
+    target(
+        "a quiet tenant beside readers, SQLite, p99",
+        "sqlite.tenants.beside_readers_p99_ms",
         "ms",
         Bound::MostTimes(2.0, "sqlite.tenants.alone_p99_ms"),
     ),

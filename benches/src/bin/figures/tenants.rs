@@ -1,8 +1,9 @@
 //! What a noisy tenant costs a quiet one: the time from start to result of the quiet one's workflows, a few a
-//! second, alone and beside one that has as many workflows under way as it can, up to the limit of its namespace.
+//! second, alone, beside one that has as many workflows under way as it can, and beside one that reads all it has and polls
+//! for what it has not, each up to the limit of its namespace.
 //!
 //! The server, the worker of each tenant and the callers of the noisy one are processes of their own; both tenants
-//! speak gRPC with the one server. Times alone and beside are taken in turn, so that drift of the machine is in both.
+//! speak gRPC with the one server. Times alone and beside either are taken in turn, so that drift of the machine is in both.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub struct Tenants {
     pub settle: Duration,
     /// How often times are taken alone and beside.
     pub turns: u32,
-    /// How many workflows the noisy one has under way, or waits to start, at once.
+    /// How many workflows the noisy one has under way, or waits to start, at once; and how many readers it has.
     pub noisy_in_flight: u32,
 }
 
@@ -61,12 +62,18 @@ pub async fn measure(backend: Backend, tenants: Tenants, metrics: &mut Metrics) 
         drop((noisy, noisy_worker));
         let rate = f64::from(finished(&noisy_client).await? - before) / began.elapsed().as_secs_f64();
         metrics.add(backend, "tenants.noisy_workflows_per_second", rate);
-        for (name, part, times) in [("p50_ms", 50, [&alone, &beside]), ("p99_ms", 99, [&alone, &beside])] {
-            for (when, times) in ["alone", "beside"].into_iter().zip(times) {
+        tokio::time::sleep(tenants.settle).await;
+        let readers = Process::readers(&server, NOISY, tenants.noisy_in_flight)?;
+        tokio::time::sleep(tenants.settle).await;
+        let beside_readers = take_times(&client, tenants).await?;
+        drop(readers);
+        for (when, times) in [("alone", &alone), ("beside", &beside), ("beside_readers", &beside_readers)] {
+            for (name, part) in [("p50_ms", 50), ("p99_ms", 99)] {
                 metrics.add(backend, &format!("tenants.{when}_{name}"), at(times, part));
             }
         }
         metrics.add(backend, "tenants.p99_ratio", at(&beside, 99) / at(&alone, 99));
+        metrics.add(backend, "tenants.readers_p99_ratio", at(&beside_readers, 99) / at(&alone, 99));
         tokio::time::sleep(tenants.settle).await;
     }
     Ok(())
