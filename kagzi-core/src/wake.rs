@@ -61,7 +61,9 @@ impl Listener {
         self.notify.notify_one();
     }
 
-    fn take(&self) -> bool {
+    /// With the map of topics locked: an announcement is heard by all who listen or by none, so that whoever is woken by it
+    /// finds that the others were told, too.
+    fn take(&self, _topics: &MutexGuard<'_, HashMap<Topic, Listeners>>) -> bool {
         self.announced.swap(false, Ordering::SeqCst)
     }
 }
@@ -163,14 +165,14 @@ impl Subscription {
     /// since the subscription). Cancel safe: a dropped wait loses no announcement.
     pub async fn wait(&mut self) {
         // What was notified and is taken already ends a turn of this and no more.
-        while !self.listener.take() {
+        while !self.take_announcement() {
             self.listener.notify.notified().await;
         }
     }
 
     /// Whether one of the topics was announced since the last wait or the last call of this; never waits.
     pub fn take_announcement(&mut self) -> bool {
-        self.listener.take()
+        self.listener.take(&self.hub.topics())
     }
 }
 
@@ -220,6 +222,34 @@ mod tests {
         assert!(!is_ready(waiter.wait()), "one announcement, one wake-up");
         hub.announce(&topic("c"));
         assert!(!is_ready(waiter.wait()));
+    }
+
+    /// A group of polls has a subscription of its own beside those of the polls: one of them that was woken and did not find
+    /// that the group had heard, too, would go back to sleep.
+    #[test]
+    fn who_hears_an_announcement_finds_that_all_others_have_heard_it() {
+        const ROUNDS: usize = 2_000;
+        let hub = WakeHub::new();
+        let mut pair = [hub.subscribe([topic("a")]), hub.subscribe([topic("a")])];
+        let (go_on, announcing) = std::sync::mpsc::sync_channel(0);
+        std::thread::scope(|scope| {
+            let hub = hub.clone();
+            scope.spawn(move || {
+                while announcing.recv().is_ok() {
+                    hub.announce(&topic("a"));
+                }
+            });
+            for round in 0..ROUNDS {
+                go_on.send(()).unwrap();
+                let [first, second] = &mut pair;
+                while !first.take_announcement() {
+                    std::hint::spin_loop();
+                }
+                assert!(second.take_announcement(), "round {round}");
+                pair.swap(0, 1);
+            }
+            drop(go_on);
+        });
     }
 
     #[test]
