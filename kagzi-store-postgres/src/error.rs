@@ -55,6 +55,11 @@ impl Fault {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("55P03"))
     }
 
+    /// Whether there was no room left on a disk of the server. Nothing was written.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Before(error) | Self::Committing(error) if is_full(error))
+    }
+
     /// Whether the server ended a statement that took longer than it may. Nothing was written.
     pub(crate) fn is_too_slow(&self) -> bool {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("57014"))
@@ -163,6 +168,11 @@ fn is_silence(error: &sqlx::Error) -> bool {
 /// Whether the server, or the session, takes no writes: a standby, or a server that was told so.
 pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
+}
+
+/// Whether there is no room left on a disk of the server.
+pub(crate) fn is_full(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("53100")
 }
 
 /// Whether the user has no right to do that.

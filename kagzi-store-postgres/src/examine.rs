@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use crate::Inner;
 use crate::error::Fault;
 use crate::nodes;
+use crate::probe::Room;
 use crate::schema::{MIGRATIONS, VERSION};
 use crate::statement::query;
 
@@ -30,7 +31,11 @@ impl Inner {
         findings.extend(self.examine_locks().await?);
         findings.extend([durability(row)?, standbys(row)?]);
         findings.extend(self.nodes().await?);
-        findings.extend([self.connections(row)?, autovacuum(row)?, size(row)?]);
+        findings.extend([
+            self.connections(row)?,
+            autovacuum(row)?,
+            judge_disk(row.try_get("bytes")?, self.examine_room().await?),
+        ]);
         Ok(findings)
     }
 
@@ -232,11 +237,23 @@ fn autovacuum(row: &PgRow) -> Result<Finding, Fault> {
 }
 
 /// Only the server's machine can see its disk.
-fn size(row: &PgRow) -> Result<Finding, Fault> {
-    let bytes: i64 = row.try_get("bytes")?;
-    let found =
-        format!("the database holds {} MiB; what is left on its disk cannot be seen from here", bytes >> 20);
-    Ok(Finding::ok("disk", found))
+fn judge_disk(bytes: i64, room: Option<Room>) -> Finding {
+    let mebibytes = bytes >> 20;
+    match room {
+        None => Finding::ok(
+            "disk",
+            format!("the database holds {mebibytes} MiB; what is left on its disk cannot be seen from here"),
+        ),
+        Some(Room::Some) => Finding::ok(
+            "disk",
+            format!("the database holds {mebibytes} MiB and can grow; by how much cannot be seen from here"),
+        ),
+        Some(Room::None(fault)) => Finding::fail(
+            "disk",
+            format!("the database holds {mebibytes} MiB and cannot grow: {fault}"),
+            "free some disk space, or enlarge the disk: writes fail until there is room",
+        ),
+    }
 }
 
 /// The indexes that the migrations make, each with its statement.

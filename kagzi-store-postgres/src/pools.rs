@@ -1,6 +1,7 @@
 //! The pool of the server that the store works with.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) struct Pools {
     route: Arc<Route>,
     make: Box<dyn Fn(PgConnectOptions) -> PgPool + Send + Sync>,
     held: RwLock<Held>,
+    full: AtomicBool,
 }
 
 struct Held {
@@ -42,7 +44,12 @@ impl Pools {
     ) -> Self {
         let at = route.at();
         let pool = Pool::new(make(route.server(at).cloned().unwrap_or_default()));
-        Self { route, make: Box::new(make), held: RwLock::new(Held { pool, at, closed: false }) }
+        Self {
+            route,
+            make: Box::new(make),
+            held: RwLock::new(Held { pool, at, closed: false }),
+            full: AtomicBool::new(false),
+        }
     }
 
     /// A connection of the pool to the server that the store works with.
@@ -57,6 +64,16 @@ impl Pools {
     /// A connection that listens.
     pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
         self.following(async |pool| pool.listener().await).await
+    }
+
+    /// Whether a statement found no room on a disk of the server, and nobody has found any since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether there is room on the server's disks.
+    pub(crate) fn note_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Something speaks against the server: all are asked again.

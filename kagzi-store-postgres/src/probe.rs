@@ -17,6 +17,14 @@ const TRY_LOCKS: &str = "
     LOCK TABLE runs, payloads, steps, operations, queues IN ROW EXCLUSIVE MODE;
     ROLLBACK TO SAVEPOINT unlocked";
 
+/// Takes a mebibyte where the tables of the store lie, for as long as the transaction lasts: a write that finds its
+/// place in pages that are there says nothing of a disk that is full. Rows this short are neither compressed nor put apart.
+const TAKE_ROOM: &str = "
+    SELECT set_config('temp_tablespaces', coalesce(
+        (SELECT quote_ident(s.spcname) FROM pg_class c JOIN pg_tablespace s ON s.oid = c.reltablespace
+         WHERE c.oid = 'runs'::regclass), ''), true);
+    CREATE TEMP TABLE kagzi_room ON COMMIT DROP AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 1024)";
+
 const REMEDY: &str = "see pg_locks and pg_stat_activity for what holds it (CREATE INDEX, ALTER TABLE, VACUUM FULL, LOCK); \
                       let that end, or end it by pg_terminate_backend; make indexes CONCURRENTLY";
 
@@ -26,6 +34,13 @@ enum Obstacle {
     ReadOnly,
     /// Somebody has locked a table against writes.
     Locked(String),
+}
+
+/// What there is on the disk of the tables.
+#[derive(Debug)]
+pub(crate) enum Room {
+    Some,
+    None(Fault),
 }
 
 impl Inner {
@@ -43,6 +58,23 @@ impl Inner {
             Some(Obstacle::Locked(what)) => format!("{what}, and nothing can be written: {REMEDY}"),
         };
         Err(StoreError::unavailable(reason, RETRY_AFTER))
+    }
+
+    /// Whether there is room on the disk, for operators: nothing where that cannot be seen, since the server is a standby or
+    /// this user may make no table for a while.
+    pub(crate) async fn examine_room(&self) -> Result<Option<Room>, Fault> {
+        let mut tx = self.pool.begin().await?;
+        if is_read_only(&mut tx).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let taken = take_room(&mut tx).await;
+        tx.rollback().await?;
+        match taken {
+            Ok(taken) => Ok(taken.then_some(Room::Some)),
+            Err(fault) if fault.is_full() => Ok(Some(Room::None(fault))),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// The same about the tables, for operators. Nothing where nothing can be locked, since the server is a standby.
@@ -82,6 +114,11 @@ impl Inner {
             }
             Err(fault) => return Err(fault),
         }
+        // Not asked where nobody missed it: each time leaves some rows in the catalogue for vacuum.
+        if self.pool.is_full() {
+            take_room(&mut tx).await?;
+            self.pool.found_room();
+        }
         match query("UPDATE kagzi_schema SET version = version").execute(&mut tx).await {
             Ok(()) => tx.commit().await.map_err(Fault::Committing)?,
             // Somebody else keeps the schema: whether it takes our writes, our writes tell.
@@ -113,6 +150,18 @@ impl Inner {
             format!("{pid} waits to lock the table {table} ({mode}), and writes wait behind it")
         })
     }
+}
+
+/// Whether there is room; `false` where this user may make no table for a while, and nobody can tell.
+async fn take_room(tx: &mut Tx<'_>) -> Result<bool, Fault> {
+    tx.run("SAVEPOINT before_room").await?;
+    let taken = match tx.run(TAKE_ROOM).await {
+        Ok(()) => true,
+        Err(error) if is_forbidden(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
+    tx.run("ROLLBACK TO SAVEPOINT before_room").await?;
+    Ok(taken)
 }
 
 async fn is_read_only(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {

@@ -22,7 +22,7 @@ use sqlx::{Connection as _, Encode, Executor as _, Postgres, SqlSafeStr, SqlStr,
 use tokio::runtime::Handle;
 
 use crate::Inner;
-use crate::error::{Fault, is_connection_lost, is_node_away, is_read_only};
+use crate::error::{Fault, is_connection_lost, is_full, is_node_away, is_read_only};
 use crate::pool::Pooled;
 use crate::pools::Pools;
 
@@ -191,6 +191,9 @@ impl Tx<'_> {
         if answer.as_ref().is_err_and(speaks_against_the_server) {
             self.leave_server();
         }
+        if let Some(pools) = self.pools.as_ref().filter(|_| answer.as_ref().is_err_and(is_full)) {
+            pools.note_full(true);
+        }
         answer
     }
 
@@ -330,6 +333,9 @@ impl Sessions {
                 if answer.as_ref().is_err_and(speaks_against_the_server) {
                     self.pools.suspect();
                 }
+                if answer.as_ref().is_err_and(is_full) {
+                    self.pools.note_full(true);
+                }
                 answer.map_err(|error| {
                     if is_connection_lost(&error) { Fault::Committing(error) } else { Fault::Before(error) }
                 })
@@ -355,6 +361,16 @@ impl Sessions {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.pools.is_closed()
+    }
+
+    /// Whether a statement found no room on a disk of the server, and nobody has found any since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pools.is_full()
+    }
+
+    /// Somebody found room.
+    pub(crate) fn found_room(&self) {
+        self.pools.note_full(false);
     }
 
     pub(crate) async fn close(&self) {

@@ -87,6 +87,18 @@ impl PostgresCluster {
         self.until("SELECT count(*) = 0 FROM pg_stat_wal_receiver", "it goes on receiving").await
     }
 
+    /// Runs a statement in the database `postgres`, by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Database`].
+    pub async fn run(&self, statement: &str) -> Result<(), TestkitError> {
+        let failed = |source| TestkitError::Database { doing: format!("running {statement:?}"), source };
+        let mut connection = PgConnection::connect(&self.url()).await.map_err(failed)?;
+        connection.execute(AssertSqlSafe(statement.to_owned())).await.map_err(failed)?;
+        connection.close().await.map_err(failed)
+    }
+
     /// Changes a setting while the server runs.
     ///
     /// # Errors

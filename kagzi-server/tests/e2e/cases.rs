@@ -112,6 +112,11 @@ pub const ALL: &[Case] = &[
         only_on: Some(Database::Sqlite),
     },
     Case {
+        name: "a_full_disk_of_postgres_is_told_as_long_as_it_is_full_and_all_resumes_by_itself_once_there_is_room",
+        play: |world| Box::pin(away::full_postgres(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
         name: "answers_to_workers_that_are_lost_on_the_way_cost_no_execution",
         play: |world| Box::pin(network::answers_to_workers_lost(world)),
         only_on: None,

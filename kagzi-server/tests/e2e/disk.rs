@@ -15,7 +15,7 @@ pub struct SmallDisk(TempDir);
 
 /// Nothing can be mounted here.
 #[derive(Debug, thiserror::Error)]
-#[error("needs a small disk, and {0}; the store's own tests prove it by SQLite's limit of pages")]
+#[error("needs a small disk, and {0}; as root it can be mounted")]
 pub struct NoDisk(String);
 
 impl SmallDisk {

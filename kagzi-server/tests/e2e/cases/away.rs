@@ -1,5 +1,6 @@
 //! The database goes away under load, and comes back.
 
+use std::process::Command;
 use std::time::Duration;
 
 use kagzi_proto::v1;
@@ -106,6 +107,37 @@ pub async fn full(_world: World) -> Result<(), Failed> {
     day.ends_well().await
 }
 
+/// The disk of the tables is full, that of the log is not: the server goes on, and writes that find their place in pages that are
+/// there succeed.
+pub async fn full_postgres(_world: World) -> Result<(), Failed> {
+    let disk = SmallDisk::mount("64m")?;
+    // Vacuum would give back some room now and then.
+    let settings = vec!["autovacuum=off".to_owned()];
+    let cluster = PostgresCluster::start(ClusterOptions { settings, ..ClusterOptions::default() }).await?;
+    let place = disk.path().join("tables");
+    // The server's user has to own it.
+    cluster.run(&format!("COPY (SELECT 1) TO PROGRAM 'mkdir {}'", place.display())).await?;
+    cluster.run(&format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).await?;
+    cluster.run("CREATE DATABASE kagzi TABLESPACE small").await?;
+    let url = cluster.url();
+    let world = World::over(format!("{}/kagzi", url.strip_suffix("/postgres").unwrap_or(&url)))?;
+    let mut day = Day::begin(&world).await?;
+    disk.fill()?;
+    day.while_it_is_away().await?;
+    day.stays_away().await?;
+    let doctor = Command::new(env!("CARGO_BIN_EXE_kagzi"))
+        .args(["doctor", "--json"])
+        .env("KAGZI_STORE", world.url())
+        .output()?;
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    if !found.contains("No space left on device") || doctor.status.success() {
+        return Err(format!("the doctor does not tell of the disk: {found}").into());
+    }
+    day.finish_the_held_step()?;
+    disk.make_room()?;
+    day.ends_well().await
+}
+
 /// A server and workers under load.
 pub(super) struct Day {
     server: Server,
@@ -160,6 +192,23 @@ impl Day {
             return Err("a server without its database is alive all the same".into());
         }
         Ok(())
+    }
+
+    /// It was found away once, and every look since has found it so.
+    async fn stays_away(&self) -> Result<(), Failed> {
+        let failed_looks =
+            r#"kagzi_store_operation_duration_seconds_count{operation="probe",outcome="unavailable"} "#;
+        loop {
+            let metrics = self.server.get("/metrics").await?;
+            let figure = |name: &str| -> Option<u64> {
+                metrics.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+            };
+            expect_eq("times the breaker opened", &figure("kagzi_breaker_opened_total "), &Some(1))?;
+            if figure(failed_looks).is_some_and(|looks| looks >= 5) {
+                return Ok(());
+            }
+            self.until_refused(AT_ONCE).await?;
+        }
     }
 
     /// The held step finishes, whoever is there to record it.
