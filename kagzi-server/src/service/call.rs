@@ -139,17 +139,22 @@ impl Services {
         let namespace = read.as_ref().ok().and_then(|request| request.namespaces().next());
         self.0.auth.charge_record(caller, method, namespace)?;
         let in_flight = self.0.drain.admit()?;
-        // Who may never do this learns no more from a request that cannot be read than from another.
-        if read.is_err() && !caller.may_ever(method) {
-            return Err(self.0.auth.deny(caller, method));
+        let (load, metrics) = (&self.0.load, &self.0.metrics);
+        // Before anything is looked up: whoever is denied learns nothing of what is there, and who may never do this no
+        // more from a request that cannot be read than from another.
+        let permission = match &read {
+            Ok(request) => request.permission(caller, method),
+            Err(_) if caller.may_ever(method) => Permission::Granted,
+            Err(_) => Permission::Denied,
+        };
+        if permission == Permission::Denied || read.is_err() {
+            // It had to be read all the same.
+            load.charge_in_vain(caller)?;
         }
-        let request = read.map_err(|error| self.refused(told, &error))?;
-        // Before anything is looked up: whoever is denied learns nothing of what is there.
-        let permission = request.permission(caller, method);
         if permission == Permission::Denied {
             return Err(self.0.auth.deny(caller, method));
         }
-        let (load, metrics) = (&self.0.load, &self.0.metrics);
+        let request = read.map_err(|error| self.refused(told, &error))?;
         let beside = request.beside_bytes();
         let beside = (beside > 0).then(|| load.payer(caller, metrics).anyway(beside));
         let charging = load.charge(request.errand(), caller, request.namespaces());

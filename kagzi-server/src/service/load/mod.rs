@@ -221,6 +221,17 @@ impl Load {
         Ok(())
     }
 
+    /// Charges a request that is denied, or cannot be read, to its principal, whatever it was for: whoever sends such
+    /// without end has the server read them.
+    pub(super) fn charge_in_vain(&self, caller: &Caller) -> Result<(), Refusal> {
+        let principal = self.principal(caller);
+        match principal.rate.as_ref().map(|rate| rate.charge(NonZeroU32::MIN)) {
+            Some(Err(TooMany::ForNow(delay))) => Err(limit_reached("rate_per_principal", delay)),
+            // A single call is never more than there is ever room for.
+            None | Some(Ok(()) | Err(TooMany::ForEver { .. })) => Ok(()),
+        }
+    }
+
     /// Lets a request in: at once, when there is room for it, or not at all.
     pub(super) async fn admit<'a>(
         &self,

@@ -93,6 +93,33 @@ async fn starts_reads_and_polls_are_charged_and_what_finishes_work_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_or_is_denied_costs_a_call_whatever_it_is_for() {
+    let services = limited(3);
+    let badly = || v1::PollActivityRequest { operation_id: "bad".to_owned(), ..Default::default() };
+    let complete = || services.complete_workflow(Request::new(v1::CompleteWorkflowRequest::default()));
+    let mut codes = Vec::new();
+    codes.push(services.poll_activity(Request::new(badly())).await.unwrap_err().code());
+    codes.push(complete().await.unwrap_err().code());
+    let nobody = Origin::of(Caller::granted("nobody", "role = 'worker'\nnamespaces = ['other']"), None);
+    let denied = async || {
+        let read = Ok(namespace("default"));
+        services.answer(&nobody, "GetQueueDepths", read, async |_| Ok::<_, StoreError>(())).await
+    };
+    for _ in 0..3 {
+        codes.push(denied().await.unwrap_err().code());
+    }
+    codes.push(complete().await.unwrap_err().code());
+    let (invalid, denied_code) = (Code::InvalidArgument, Code::PermissionDenied);
+    assert_eq!(codes, [invalid, invalid, denied_code, denied_code, denied_code, invalid]);
+    let of_nobody = denied().await.unwrap_err();
+    for refused in
+        [complete().await.unwrap_err(), services.start_workflow(a_start()).await.unwrap_err(), of_nobody]
+    {
+        assert_refused(&refused, "LIMIT_REACHED", Some("rate_per_principal"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_opens_for_nothing_and_its_claims_are_charged_as_polls_are() {
     use v1::stream_work_request::Request as Ask;
     use v1::stream_work_response::Response as Answer;
