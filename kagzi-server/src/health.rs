@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_millis(900);
 /// How long a look may take when calls wait already and none is answered.
 const PATIENCE_WHEN_STALLED: Duration = Duration::from_millis(350);
 
+/// A look that is found to have had so much more time than it was given says of the server, not of the store, that it does
+/// not keep up: the answer may have been there for as long.
+const LATE: Duration = Duration::from_millis(100);
+
 /// Who asks the store whether it is well, and tells. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
@@ -128,7 +132,7 @@ impl Health {
                 Question::Writes => store.probe().await,
             }
         };
-        let closed = !self.breaker.is_open();
+        let (closed, began) = (!self.breaker.is_open(), Instant::now());
         let looked = tokio::select! {
             biased;
             looked = timeout(patience, answer) => looked,
@@ -150,8 +154,11 @@ impl Health {
                 self.breaker.open(&error);
                 ServingStatus::NotServing
             }
-            // It answers others.
-            Err(_) if !self.breaker.is_open() && self.breaker.answers_within(patience) => {
+            // It answers others, or nobody can tell yet: whoever waits has it looked at again.
+            Err(_)
+                if !self.breaker.is_open()
+                    && (self.breaker.answers_within(patience) || began.elapsed() > patience + LATE) =>
+            {
                 ServingStatus::Serving
             }
             Err(_) => {

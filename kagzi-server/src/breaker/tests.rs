@@ -324,6 +324,26 @@ async fn calls_that_wait_for_a_store_that_hangs_are_cut_off_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_keep_up_does_not_blame_the_store() {
+    let bench = watched();
+    bench.start().await.unwrap();
+    tokio::time::sleep(INTERVAL / 2).await;
+    bench.moody.turn(Weather::Hangs);
+    let mut waits = Box::pin(bench.start());
+    assert!((&mut waits).now_or_never().is_none());
+    tokio::time::sleep(STALLED + 2 * TICK).await;
+    assert_eq!(bench.moody.calls("probe"), 1, "a look is under way");
+    // What should have been found out within a third of a second is found out after three.
+    tokio::time::advance(Duration::from_secs(3)).await;
+    tokio::task::yield_now().await;
+    assert!(!bench.breaker.is_open());
+    // The next look is in time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(bench.breaker.is_open() && bench.moody.calls("probe") > 1);
+    waits.await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_call_that_takes_long_is_waited_for_while_the_store_answers_others() {
     let bench = watched();
     bench.moody.turn(Weather::Hangs);
