@@ -20,7 +20,7 @@ use super::queues::{Queues, Shown, labels};
 const RUNS: (&str, &str) = ("queue_runs", "Live runs in a queue, by state");
 const OLDEST: (&str, &str) = (
     "queue_oldest_due_age_seconds",
-    "For how long the run that waits longest in a queue could have been claimed; 0 if none waits",
+    "For how long the run that waits longest in a queue could have been claimed; 0 if none waits; of queues shown as one, those that are paused are left out",
 );
 const PAUSED: (&str, &str) = (
     "queue_paused",
@@ -75,12 +75,18 @@ impl Depths {
 }
 
 impl Found {
+    /// What waits in a queue that is paused waits because an operator wants it to. Its own series say so, while among many that
+    /// are shown as one it would hide how long others wait.
     fn add(&mut self, name: Shown, depth: &QueueDepth, now: Timestamp) {
+        let is_one_of_many = name.1.is_none();
         let shown = self.queues.entry(name).or_default();
         shown.pending += depth.pending;
         shown.sleeping += depth.sleeping;
         shown.running += depth.running;
         shown.paused += u64::from(depth.pause.is_some());
+        if is_one_of_many && depth.pause.is_some() {
+            return;
+        }
         let age = depth.oldest_due_at.map_or(Duration::ZERO, |due_at| now.saturating_since(due_at));
         shown.oldest = shown.oldest.max(age);
     }
@@ -158,5 +164,34 @@ impl Collector for Depths {
         }
         let lag = encoder.encode_descriptor(LAG.0, LAG.1, None, MetricType::Gauge)?;
         ConstGauge::new(found.reaper_lag.as_secs_f64()).encode(lag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kagzi_core::{Pause, QueueName};
+
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_paused_hides_no_other_that_is_shown_as_one_with_it() {
+        let [paused_at, due_at, now] =
+            [0, 60, 100].map(|second| Timestamp::from_micros(second * 1_000_000).unwrap());
+        let depth = |queue: &str, since: Timestamp, pause: bool| QueueDepth {
+            pending: 1,
+            oldest_due_at: Some(since),
+            pause: pause.then(|| Pause { reason: String::new(), since: paused_at }),
+            ..QueueDepth::empty(QueueName::new(queue).unwrap())
+        };
+        let (namespace, mut found) = (Namespace::new("n").unwrap(), Found::default());
+        let others = (namespace.clone(), None);
+        found.add(others.clone(), &depth("paused", paused_at, true), now);
+        found.add(others.clone(), &depth("open", due_at, false), now);
+        let shown = &found.queues[&others];
+        assert_eq!((shown.pending, shown.paused, shown.oldest), (2, 1, Duration::from_secs(40)));
+        // By itself its series say both.
+        let own = (namespace, Some(QueueName::new("paused").unwrap()));
+        found.add(own.clone(), &depth("paused", paused_at, true), now);
+        assert_eq!((found.queues[&own].paused, found.queues[&own].oldest), (1, Duration::from_secs(100)));
     }
 }
