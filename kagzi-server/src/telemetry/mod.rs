@@ -71,6 +71,7 @@ fn dispatch(
         expected: "a level such as info, or directives such as info,kagzi_core=debug".to_owned(),
         got: format!("{level:?} ({error})"),
     })?;
+    let filter = quiet(filter, level);
     let record = filter_fn(|line| line.target() == AUDIT_TARGET).with_max_level_hint(LevelFilter::INFO);
     let for_lines = filter_fn(|of| of.target() != SPANS);
     let filter = filter.or(record).and(for_lines);
@@ -95,6 +96,17 @@ fn dispatch(
     Ok((dispatch, traces))
 }
 
+/// Has the library that speaks HTTP/2 tell of errors only, unless somebody asks for more: whoever connects can have it
+/// warn of what they do, once for each connection, and the server counts what it refuses itself.
+fn quiet(filter: EnvFilter, level: &str) -> EnvFilter {
+    let most = filter.max_level_hint();
+    let asked = level.contains("h2") || most > Some(LevelFilter::INFO) || most == Some(LevelFilter::OFF);
+    match "h2=error".parse() {
+        Ok(errors) if !asked => filter.add_directive(errors),
+        _ => filter,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tracing::info_span;
@@ -116,6 +128,24 @@ mod tests {
             assert_eq!(made(format, "info"), [false, true]);
             assert_eq!(made(format, "debug,kagzi_core=warn"), [false, true]);
         }
+    }
+
+    #[test]
+    fn the_library_that_speaks_http_tells_of_errors_only_unless_it_is_asked() {
+        let told = |level: &str| {
+            let (dispatch, _) = dispatch(LogFormat::Text, level, None).unwrap();
+            tracing::dispatcher::with_default(&dispatch, || {
+                [
+                    tracing::enabled!(target: "h2::proto", Level::WARN),
+                    tracing::enabled!(target: "h2", Level::ERROR),
+                ]
+            })
+        };
+        assert_eq!(told("warn"), [false, true]);
+        assert_eq!(told("info"), [false, true]);
+        assert_eq!(told("debug"), [true, true]);
+        assert_eq!(told("info,h2=warn"), [true, true]);
+        assert_eq!(told("off"), [false, false]);
     }
 
     #[tokio::test(flavor = "multi_thread")]
