@@ -117,6 +117,11 @@ pub const ALL: &[Case] = &[
         only_on: Some(Database::Postgres),
     },
     Case {
+        name: "a_postgres_that_turns_read_only_is_told_and_all_resumes_by_itself_once_it_takes_writes",
+        play: |world| Box::pin(away::read_only(world)),
+        only_on: Some(Database::Postgres),
+    },
+    Case {
         name: "answers_to_workers_that_are_lost_on_the_way_cost_no_execution",
         play: |world| Box::pin(network::answers_to_workers_lost(world)),
         only_on: None,

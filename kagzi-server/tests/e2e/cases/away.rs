@@ -138,6 +138,17 @@ pub async fn full_postgres(_world: World) -> Result<(), Failed> {
     day.ends_well().await
 }
 
+pub async fn read_only(_world: World) -> Result<(), Failed> {
+    let cluster = PostgresCluster::start(ClusterOptions::default()).await?;
+    let world = World::over(cluster.url())?;
+    let mut day = Day::begin(&world).await?;
+    cluster.set("default_transaction_read_only", "on").await?;
+    day.while_it_is_away().await?;
+    day.finish_the_held_step()?;
+    cluster.set("default_transaction_read_only", "off").await?;
+    day.ends_well().await
+}
+
 /// A server and workers under load.
 pub(super) struct Day {
     server: Server,
