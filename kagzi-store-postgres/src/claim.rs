@@ -358,8 +358,8 @@ impl Inner {
     }
 
     /// Adds the steps to runs that were taken. Only their holder writes steps from now on, so they may
-    /// be read after the claim was committed, as long as the lease is held still: a run whose lease was lost since is
-    /// left out, for what the next holder did is not what this claim found.
+    /// be read after the claim was committed, as long as the lease is held still: of a run whose lease was lost since none
+    /// are told, for what the next holder did is not what this claim found. Its cursor leads to them.
     async fn hand_over(&self, request: &Claim, taken: Taken) -> Result<Vec<ClaimedRun>, StoreError> {
         let mut room = ClaimRoom::new(&self.rules);
         for (_, input) in &taken.runs {
@@ -375,12 +375,11 @@ impl Inner {
             })?;
         let mut claimed = Vec::with_capacity(taken.runs.len());
         for (run, input) in taken.runs {
-            let found = steps.remove(&run.run_id);
-            if found.is_none() && may_have_steps(&run, taken.again) {
-                tracing::debug!(run_id = %run.run_id, "the lease of a claimed run was lost before it was handed over");
-                continue;
-            }
-            claimed.push(claimed_run(request, found.unwrap_or_default(), run, input, &mut room)?);
+            let found = steps.remove(&run.run_id).unwrap_or_else(|| {
+                let more = may_have_steps(&run, taken.again);
+                Steps { items: Vec::new(), more }
+            });
+            claimed.push(claimed_run(request, found, run, input, &mut room)?);
         }
         Ok(claimed)
     }

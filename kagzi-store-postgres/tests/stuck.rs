@@ -182,7 +182,7 @@ async fn a_pause_that_is_stuck_holds_up_no_claim_and_holds_once_it_has_committed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_leaves_out_a_run_whose_lease_was_lost_before_its_steps_were_read() {
+async fn a_claim_tells_no_steps_of_a_run_whose_lease_was_lost_before_they_were_read() {
     let database = database().await;
     let store = connect(PostgresOptions {
         lock_timeout: Duration::from_mins(1),
@@ -210,6 +210,9 @@ async fn a_claim_leaves_out_a_run_whose_lease_was_lost_before_its_steps_were_rea
     holder.execute(AssertSqlSafe(next)).await.unwrap();
     holder.execute("COMMIT").await.unwrap();
     let claimed = claiming.await.unwrap().unwrap();
-    let told: Vec<_> = claimed.iter().map(|claimed| (claimed.run.run_id, claimed.steps.len())).collect();
-    assert_eq!(told, [(leases[1].run_id, 1)]);
+    let told: Vec<_> = claimed
+        .iter()
+        .map(|claimed| (claimed.run.run_id, claimed.steps.len(), claimed.more_steps.is_some()))
+        .collect();
+    assert_eq!(told, [(lost, 0, true), (leases[1].run_id, 1, false)]);
 }

@@ -56,11 +56,11 @@ pub enum Call {
     Requeue {
         operation: Operation,
     },
-    /// A claim that was answered with the run, and the completed steps that came along.
+    /// A claim that was answered with the run, and the completed steps that came along; nothing of them where it did not tell all.
     Claim {
         token: i64,
         claims: u32,
-        completed: BTreeMap<String, String>,
+        completed: Option<BTreeMap<String, String>>,
     },
     /// A look that was answered.
     Look {

@@ -180,7 +180,7 @@ impl Transport for Recording {
             let call = Call::Claim {
                 token: token(&taken.lease.lease),
                 claims: taken.run.claims,
-                completed: completed(&taken.steps),
+                completed: taken.more_steps.is_none().then(|| completed(&taken.steps)),
             };
             // The namespace that was asked for; the run is to be of it.
             self.saw(called, &namespace, taken.run.run_id, call);

@@ -80,8 +80,8 @@ pub struct ClaimedRun {
     /// position, then step id.
     pub steps: Vec<Attempt>,
     /// Where the steps go on if there are more than the claim's `steps_limit`, or than
-    /// [`Rules::max_claim_bytes`](crate::Rules) left room for: a cursor for
-    /// [`ListAttempts`](super::ListAttempts) with scope `Latest`.
+    /// [`Rules::max_claim_bytes`](crate::Rules) left room for, or if a store could not tell them since the lease was lost
+    /// again: a cursor for [`ListAttempts`](super::ListAttempts) with scope `Latest`.
     pub more_steps: Option<Cursor>,
 }
 

@@ -252,7 +252,9 @@ fn heard(state: &Model, run: RunId, call: &Call, answer: &Answer, repeated: bool
             right.then(|| state.clone())
         }
         (Call::Claim { token, completed, .. }, _) => {
-            let right = live() && *token > state.token && state.completed() == *completed;
+            let right = live()
+                && *token > state.token
+                && completed.as_ref().is_none_or(|completed| state.completed() == *completed);
             right.then(|| Model { token: *token, held: true, ..state.clone() })
         }
         (Call::Look { seen }, _) => looked(state, seen),
