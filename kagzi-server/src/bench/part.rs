@@ -107,10 +107,11 @@ async fn serve(config: Option<PathBuf>, namespace: Namespace) -> Result<(), CliE
     };
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let failed = |error| server_failed("could not start the server of the bench", &error);
+    let stop = stop_signal();
     let server = Server::bind(config).await.map_err(failed)?;
     print(&format!("{READY}{scheme}://{}", server.local_addr()))?;
     let told = async {
-        stop_signal().await;
+        stop.await;
     };
     server.run(told).await.map_err(failed)
 }

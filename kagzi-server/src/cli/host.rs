@@ -67,8 +67,8 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let refused = |error| server_failed("could not serve", &error);
     let config = args.into_config().map_err(|error| refused(error.into()))?;
     let traces = log(&config)?;
-    // Before anything takes its time: from here on SIGHUP ends nothing.
-    let hangups = Hangups::new();
+    // Before anything takes its time, and before anybody hears that it listens.
+    let (hangups, stop) = (Hangups::new(), stop_signal());
     let server = Server::bind(config).await.map_err(refused)?;
     let reload = server.reload();
     let http = server.http_addr().map(|address| address.to_string());
@@ -78,7 +78,7 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
         format!("listening on {}{http}", view.address)
     })?;
     tokio::select! {
-        ended = run_until_told(server, traces) => ended,
+        ended = run_until_told(server, traces, stop) => ended,
         never = hangups.reload(&reload) => never,
     }
 }
@@ -101,6 +101,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
     };
     let traces = log(&config)?;
     let refused = |error| server_failed("could not start the server", &error);
+    let stop = stop_signal();
     let server = Server::bind(config).await.map_err(refused)?;
     let view = DevView {
         server: format!("http://{}", server.local_addr()),
@@ -108,7 +109,7 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
         namespace: namespace.to_string(),
     };
     output.show(&view, welcome)?;
-    run_until_told(server, traces).await
+    run_until_told(server, traces, stop).await
 }
 
 fn welcome(view: &DevView) -> String {
@@ -182,12 +183,16 @@ fn log(config: &ServerConfig) -> Result<Traces, CliError> {
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Serves until told to stop, drains, and exports the last spans; told a second time, it ends at once.
-async fn run_until_told(server: Server, traces: Traces) -> Result<(), CliError> {
+async fn run_until_told(
+    server: Server,
+    traces: Traces,
+    stop: impl Future<Output = StopSignal> + Send + 'static,
+) -> Result<(), CliError> {
     let told = Arc::new(Notify::new());
     let tell = Arc::clone(&told);
     let work = async {
         let ended = server.run(async move {
-            stop_signal().await;
+            stop.await;
             tell.notify_one();
         });
         let ended = ended.await;
@@ -262,28 +267,42 @@ impl From<StopSignal> for Exit {
     }
 }
 
-/// Ready when the process is asked to stop, by Ctrl-C or SIGTERM.
-pub async fn stop_signal() -> StopSignal {
+/// Ready when the process is asked to stop, by Ctrl-C or SIGTERM, from this call on, awaited or not. Before the first one,
+/// either ends the process by itself.
+pub fn stop_signal() -> impl Future<Output = StopSignal> {
     #[cfg(unix)]
-    let terminate = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                terminate.recv().await;
+    let (interrupt, terminate) = {
+        use tokio::signal::unix::SignalKind;
+        (heard(SignalKind::interrupt()), heard(SignalKind::terminate()))
+    };
+    #[cfg(not(unix))]
+    let (interrupt, terminate) = {
+        let interrupt = async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        (interrupt, std::future::pending::<()>())
+    };
+    async {
+        tokio::select! {
+            () = terminate => StopSignal::Terminate,
+            () = interrupt => StopSignal::Interrupt,
+        }
+    }
+}
+
+/// Ready when a signal has come since the call.
+#[cfg(unix)]
+fn heard(kind: tokio::signal::unix::SignalKind) -> impl Future<Output = ()> {
+    let heard = tokio::signal::unix::signal(kind);
+    async {
+        match heard {
+            Ok(mut signal) => {
+                signal.recv().await;
             }
             // Without a handler the signal ends the process by itself.
             Err(_) => std::future::pending().await,
         }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    let interrupt = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = terminate => StopSignal::Terminate,
-        () = interrupt => StopSignal::Interrupt,
     }
 }
