@@ -243,7 +243,7 @@ mod tests {
                 go_on.send(()).unwrap();
                 let [first, second] = &mut pair;
                 while !first.take_announcement() {
-                    std::hint::spin_loop();
+                    std::thread::yield_now();
                 }
                 assert!(second.take_announcement(), "round {round}");
                 pair.swap(0, 1);

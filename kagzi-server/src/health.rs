@@ -2,6 +2,7 @@
 //! the store for it also tells the breaker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kagzi_core::{SharedStore, StoreError};
@@ -29,6 +30,9 @@ const PATIENCE_WHEN_STALLED: Duration = Duration::from_millis(350);
 /// not keep up: the answer may have been there for as long.
 const LATE: Duration = Duration::from_millis(100);
 
+/// So many such looks in a row are not counted; the next one is.
+const LATE_LOOKS: u32 = 2;
+
 /// Who asks the store whether it is well, and tells. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
@@ -38,6 +42,8 @@ pub(crate) struct Health {
     doubt: Arc<Notify>,
     /// What was told last.
     told: Arc<watch::Sender<ServingStatus>>,
+    /// How many looks in a row ended late, without an answer.
+    late: Arc<AtomicU32>,
 }
 
 /// What a look asks.
@@ -52,7 +58,7 @@ enum Question {
 impl Health {
     pub(crate) fn new(reporter: HealthReporter, breaker: Breaker) -> Self {
         let told = Arc::new(watch::Sender::new(ServingStatus::Unknown));
-        Self { reporter, breaker, doubt: Arc::default(), told }
+        Self { reporter, breaker, doubt: Arc::default(), told, late: Arc::default() }
     }
 
     /// Tells that a call found the store away: it is looked at without waiting for the next time.
@@ -144,6 +150,7 @@ impl Health {
         };
         let status = match looked {
             Ok(Ok(())) => {
+                self.late.store(0, Ordering::Relaxed);
                 if question == Question::Writes {
                     self.breaker.note_write();
                 }
@@ -154,13 +161,12 @@ impl Health {
                 self.breaker.open(&error);
                 ServingStatus::NotServing
             }
-            // It answers others, or nobody can tell yet: whoever waits has it looked at again.
-            Err(_)
-                if !self.breaker.is_open()
-                    && (self.breaker.answers_within(patience) || began.elapsed() > patience + LATE) =>
-            {
+            // It answers others.
+            Err(_) if !self.breaker.is_open() && self.breaker.answers_within(patience) => {
                 ServingStatus::Serving
             }
+            // Nobody can tell: whoever waits has it looked at again.
+            Err(_) if self.is_excused(began.elapsed().saturating_sub(patience)) => ServingStatus::Serving,
             Err(_) => {
                 self.breaker.open(&format_args!("no answer within {patience:?}"));
                 ServingStatus::NotServing
@@ -168,6 +174,13 @@ impl Health {
         };
         self.tell_once(status).await;
         status
+    }
+
+    /// Whether a look without an answer that ended so late is not counted: only where all was well before, and not too often.
+    fn is_excused(&self, late_by: Duration) -> bool {
+        late_by > LATE
+            && self.status() == ServingStatus::Serving
+            && self.late.fetch_add(1, Ordering::Relaxed) < LATE_LOOKS
     }
 
     async fn tell_once(&self, status: ServingStatus) {

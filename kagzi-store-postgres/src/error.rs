@@ -55,11 +55,6 @@ impl Fault {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("55P03"))
     }
 
-    /// Whether there was no room left on a disk of the server. Nothing was written.
-    pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Self::Before(error) | Self::Committing(error) if is_full(error))
-    }
-
     /// Whether the server ended a statement that took longer than it may. Nothing was written.
     pub(crate) fn is_too_slow(&self) -> bool {
         matches!(self, Self::Before(error) if code(error).as_deref() == Some("57014"))

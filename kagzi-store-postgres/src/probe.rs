@@ -5,7 +5,7 @@ use sqlx::Row as _;
 
 use crate::Inner;
 use crate::citus;
-use crate::error::{Fault, RETRY_AFTER, is_forbidden};
+use crate::error::{Fault, RETRY_AFTER, is_forbidden, is_full};
 use crate::statement::{Tx, query};
 
 /// Takes the locks that every write takes, and lets go of them: who changes the schema writes the row of `kagzi_schema` as
@@ -17,13 +17,14 @@ const TRY_LOCKS: &str = "
     LOCK TABLE runs, payloads, steps, operations, queues IN ROW EXCLUSIVE MODE;
     ROLLBACK TO SAVEPOINT unlocked";
 
-/// Takes a mebibyte where the tables of the store lie, for as long as the transaction lasts: a write that finds its
-/// place in pages that are there says nothing of a disk that is full. Rows this short are neither compressed nor put apart.
+/// Takes a mebibyte where the runs lie, and gives it back: a write that finds its place in pages that are there says
+/// nothing of a disk that is full. Rows this short are neither compressed nor put apart.
 const TAKE_ROOM: &str = "
     SELECT set_config('temp_tablespaces', coalesce(
         (SELECT quote_ident(s.spcname) FROM pg_class c JOIN pg_tablespace s ON s.oid = c.reltablespace
          WHERE c.oid = 'runs'::regclass), ''), true);
-    CREATE TEMP TABLE kagzi_room ON COMMIT DROP AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 1024)";
+    CREATE TEMP TABLE kagzi_room ON COMMIT DROP AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 1024);
+    ROLLBACK TO SAVEPOINT before_room";
 
 const REMEDY: &str = "see pg_locks and pg_stat_activity for what holds it (CREATE INDEX, ALTER TABLE, VACUUM FULL, LOCK); \
                       let that end, or end it by pg_terminate_backend; make indexes CONCURRENTLY";
@@ -64,17 +65,29 @@ impl Inner {
     /// this user may make no table for a while.
     pub(crate) async fn examine_room(&self) -> Result<Option<Room>, Fault> {
         let mut tx = self.pool.begin().await?;
-        if is_read_only(&mut tx).await? {
-            tx.rollback().await?;
+        let room = if is_read_only(&mut tx).await? { None } else { self.take_room(&mut tx).await? };
+        tx.rollback().await?;
+        Ok(room)
+    }
+
+    /// Nothing where nobody can tell: a role or a trigger forbids what the store itself has no need of, or the tables lie
+    /// on the nodes of a cluster.
+    async fn take_room(&self, tx: &mut Tx<'_>) -> Result<Option<Room>, Fault> {
+        if self.partitions > 1 && citus::is_installed(tx).await? {
             return Ok(None);
         }
-        let taken = take_room(&mut tx).await;
-        tx.rollback().await?;
-        match taken {
-            Ok(taken) => Ok(taken.then_some(Room::Some)),
-            Err(fault) if fault.is_full() => Ok(Some(Room::None(fault))),
-            Err(fault) => Err(fault),
-        }
+        tx.run("SAVEPOINT before_room").await?;
+        let room = match tx.run(TAKE_ROOM).await {
+            Ok(()) => return Ok(Some(Room::Some)),
+            Err(error) if is_full(&error) => Some(Room::None(error.into())),
+            Err(sqlx::Error::Database(error)) => {
+                tracing::debug!(%error, "whether the disk has room cannot be seen");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        tx.run("ROLLBACK TO SAVEPOINT before_room").await?;
+        Ok(room)
     }
 
     /// The same about the tables, for operators. Nothing where nothing can be locked, since the server is a standby.
@@ -116,8 +129,11 @@ impl Inner {
         }
         // Not asked where nobody missed it: each time leaves some rows in the catalogue for vacuum.
         if self.pool.is_full() {
-            take_room(&mut tx).await?;
-            self.pool.found_room();
+            match self.take_room(&mut tx).await? {
+                None => {}
+                Some(Room::Some) => self.pool.found_room(),
+                Some(Room::None(fault)) => return Err(fault),
+            }
         }
         match query("UPDATE kagzi_schema SET version = version").execute(&mut tx).await {
             Ok(()) => tx.commit().await.map_err(Fault::Committing)?,
@@ -150,18 +166,6 @@ impl Inner {
             format!("{pid} waits to lock the table {table} ({mode}), and writes wait behind it")
         })
     }
-}
-
-/// Whether there is room; `false` where this user may make no table for a while, and nobody can tell.
-async fn take_room(tx: &mut Tx<'_>) -> Result<bool, Fault> {
-    tx.run("SAVEPOINT before_room").await?;
-    let taken = match tx.run(TAKE_ROOM).await {
-        Ok(()) => true,
-        Err(error) if is_forbidden(&error) => false,
-        Err(error) => return Err(error.into()),
-    };
-    tx.run("ROLLBACK TO SAVEPOINT before_room").await?;
-    Ok(taken)
 }
 
 async fn is_read_only(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {

@@ -56,11 +56,12 @@ pub enum Call {
     Requeue {
         operation: Operation,
     },
-    /// A claim that was answered with the run, and the completed steps that came along; nothing of them where it did not tell all.
+    /// A claim that was answered with the run, and the completed steps that came along, all that there were or not.
     Claim {
         token: i64,
         claims: u32,
-        completed: Option<BTreeMap<String, String>>,
+        completed: BTreeMap<String, String>,
+        all: bool,
     },
     /// A look that was answered.
     Look {

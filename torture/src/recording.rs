@@ -180,7 +180,8 @@ impl Transport for Recording {
             let call = Call::Claim {
                 token: token(&taken.lease.lease),
                 claims: taken.run.claims,
-                completed: taken.more_steps.is_none().then(|| completed(&taken.steps)),
+                completed: completed(&taken.steps),
+                all: taken.more_steps.is_none(),
             };
             // The namespace that was asked for; the run is to be of it.
             self.saw(called, &namespace, taken.run.run_id, call);

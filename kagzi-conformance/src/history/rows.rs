@@ -196,13 +196,16 @@ impl Rows {
     }
 
     /// Whether `claimed` hands over this run as it is now. Its steps may be younger: they may be read
-    /// after the claim was made. Where it says that there are more, it need not tell of all.
+    /// after the claim was made. Where it says that there are more, it need not tell of those behind the last one told.
     pub(crate) fn handed_over_by(&self, claimed: &ClaimedRun) -> bool {
         claimed.run == self.run
             && claimed.input == self.input
             && self.latest_of_each().all(|mine| {
                 match claimed.steps.iter().find(|theirs| theirs.step_id == mine.step_id) {
-                    None => claimed.more_steps.is_some(),
+                    None => {
+                        claimed.more_steps.is_some()
+                            && claimed.steps.last().is_none_or(|last| last.sort_key() < mine.sort_key())
+                    }
                     Some(theirs) if mine.state == AttemptState::Completed => theirs == mine,
                     Some(theirs) => theirs.attempt >= mine.attempt,
                 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use kagzi_core::Namespace;
-use kagzi_server::{LogFormat, ServeArgs, Server, ServerConfig};
+use kagzi_server::{LogFormat, ServeArgs, ServerConfig};
 
 use super::load::{self, Load};
 use super::reading;
 use super::workflow;
-use crate::cli::{CliError, ServerAccess, print, server_failed, stop_signal};
+use crate::cli::{CliError, ServerAccess, bind, print, server_failed, stop_signal};
 use crate::lifeline::end_with_the_parent;
 
 /// In the environment of a server: its store. A URL may hold a password, and arguments can be read by
@@ -107,8 +107,8 @@ async fn serve(config: Option<PathBuf>, namespace: Namespace) -> Result<(), CliE
     };
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let failed = |error| server_failed("could not start the server of the bench", &error);
-    let stop = stop_signal();
-    let server = Server::bind(config).await.map_err(failed)?;
+    let mut stop = Box::pin(stop_signal());
+    let server = bind(config, &mut stop).await?.map_err(failed)?;
     print(&format!("{READY}{scheme}://{}", server.local_addr()))?;
     let told = async {
         stop.await;

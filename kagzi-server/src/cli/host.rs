@@ -68,8 +68,8 @@ pub async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
     let config = args.into_config().map_err(|error| refused(error.into()))?;
     let traces = log(&config)?;
     // Before anything takes its time, and before anybody hears that it listens.
-    let (hangups, stop) = (Hangups::new(), stop_signal());
-    let server = Server::bind(config).await.map_err(refused)?;
+    let (hangups, mut stop) = (Hangups::new(), Box::pin(stop_signal()));
+    let server = bind(config, &mut stop).await?.map_err(refused)?;
     let reload = server.reload();
     let http = server.http_addr().map(|address| address.to_string());
     let view = ServeView { address: server.local_addr().to_string(), http };
@@ -101,8 +101,8 @@ pub async fn dev(args: DevArgs, namespace: Namespace, output: Output) -> Result<
     };
     let traces = log(&config)?;
     let refused = |error| server_failed("could not start the server", &error);
-    let stop = stop_signal();
-    let server = Server::bind(config).await.map_err(refused)?;
+    let mut stop = Box::pin(stop_signal());
+    let server = bind(config, &mut stop).await?.map_err(refused)?;
     let view = DevView {
         server: format!("http://{}", server.local_addr()),
         database: database.display().to_string(),
@@ -177,6 +177,24 @@ fn log(config: &ServerConfig) -> Result<Traces, CliError> {
     let refused = |why: TelemetryError| CliError::usage("could not log", why);
     let export = Export::wanted(config.otlp_endpoint.as_deref()).map_err(|why| refused(why.into()))?;
     telemetry::init_with_traces(config.log_format, &config.log_level, export.as_ref()).map_err(refused)
+}
+
+/// Binds a server, unless it is told to stop before: to open a store may take as long as somebody locks its tables.
+///
+/// # Errors
+///
+/// If it was told to stop.
+pub async fn bind(
+    config: ServerConfig,
+    stop: &mut (impl Future<Output = StopSignal> + Unpin),
+) -> Result<Result<Server, ServerError>, CliError> {
+    tokio::select! {
+        server = Server::bind(config) => Ok(server),
+        signal = stop => Err(CliError {
+            exit: signal.into(),
+            ..CliError::failed("the server did not start", "it was told to stop")
+        }),
+    }
 }
 
 /// One press of Ctrl-C, or one `timeout`, may arrive twice: from the terminal, and from whoever started us.
@@ -267,8 +285,8 @@ impl From<StopSignal> for Exit {
     }
 }
 
-/// Ready when the process is asked to stop, by Ctrl-C or SIGTERM, from this call on, awaited or not. Before the first one,
-/// either ends the process by itself.
+/// Ready when the process is asked to stop, by Ctrl-C or SIGTERM, from this call on, awaited or not (on Unix; elsewhere from
+/// when it is awaited). Before the first call either ends the process by itself.
 pub fn stop_signal() -> impl Future<Output = StopSignal> {
     #[cfg(unix)]
     let (interrupt, terminate) = {

@@ -40,7 +40,7 @@ use connection::Connection;
 pub use access::ServerAccess;
 pub use args::duration;
 pub use error::{CliError, Exit};
-pub use host::{server_failed, sqlite_url, stop_signal};
+pub use host::{bind, server_failed, sqlite_url, stop_signal};
 pub use output::{Audience, Output, complain, one_line, pairs, print};
 
 /// Whose runs are meant unless told otherwise.

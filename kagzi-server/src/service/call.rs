@@ -147,13 +147,17 @@ impl Services {
             Err(_) if caller.may_ever(method) => Permission::Granted,
             Err(_) => Permission::Denied,
         };
-        if permission == Permission::Denied || read.is_err() {
-            // It had to be read all the same.
-            load.charge_in_vain(caller)?;
-        }
+        // Either had to be read all the same.
+        let paid = if permission == Permission::Denied || read.is_err() {
+            load.charge_in_vain(caller)
+        } else {
+            Ok(())
+        };
         if permission == Permission::Denied {
+            // Whoever cannot pay is denied as well, and that is told and counted.
             return Err(self.0.auth.deny(caller, method));
         }
+        paid?;
         let request = read.map_err(|error| self.refused(told, &error))?;
         let beside = request.beside_bytes();
         let beside = (beside > 0).then(|| load.payer(caller, metrics).anyway(beside));

@@ -251,10 +251,15 @@ fn heard(state: &Model, run: RunId, call: &Call, answer: &Answer, repeated: bool
             };
             right.then(|| state.clone())
         }
-        (Call::Claim { token, completed, .. }, _) => {
+        (Call::Claim { token, completed, all, .. }, _) => {
+            let recorded = state.completed();
             let right = live()
                 && *token > state.token
-                && completed.as_ref().is_none_or(|completed| state.completed() == *completed);
+                && if *all {
+                    recorded == *completed
+                } else {
+                    completed.iter().all(|(step, output)| recorded.get(step) == Some(output))
+                };
             right.then(|| Model { token: *token, held: true, ..state.clone() })
         }
         (Call::Look { seen }, _) => looked(state, seen),

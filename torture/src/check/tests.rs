@@ -48,7 +48,7 @@ impl Record {
     /// A run that completed with a step that was memoized once, and the place of its last completion.
     fn completed_run(&self) -> (RunId, usize) {
         let replayed = |heard: &&Heard| {
-            matches!(&heard.call, Call::Claim { completed: Some(completed), .. } if !completed.is_empty())
+            matches!(&heard.call, Call::Claim { completed, .. } if !completed.is_empty())
                 && self.first[&heard.run].record.run.state == RunState::Completed
         };
         let run = self.history.iter().find(replayed).unwrap().run;
@@ -152,12 +152,7 @@ async fn what_a_sound_engine_does_is_accepted() {
         ("failures", calls(|call| matches!(call, Call::Fail { .. }))),
         ("requeues", calls(|call| matches!(call, Call::Requeue { .. }))),
         ("cancels", calls(|call| matches!(call, Call::Cancel { .. }))),
-        (
-            "replays",
-            calls(
-                |call| matches!(call, Call::Claim { completed: Some(completed), .. } if !completed.is_empty()),
-            ),
-        ),
+        ("replays", calls(|call| matches!(call, Call::Claim { completed, .. } if !completed.is_empty()))),
     ] {
         assert!(count > 0, "no {what}");
     }
@@ -420,8 +415,8 @@ async fn a_write_that_was_accepted_under_a_lease_that_was_taken_is_caught() {
                 by_then.insert(step.clone(), output.clone());
             }
         }
-        if let Call::Claim { token, claims, completed } = &mut stolen.call {
-            (*token, *claims, *completed) = (*token + 1, *claims + 1, Some(by_then));
+        if let Call::Claim { token, claims, completed, .. } = &mut stolen.call {
+            (*token, *claims, *completed) = (*token + 1, *claims + 1, by_then);
         }
         let moment = record.history[end].called;
         (stolen.called, stolen.returned, stolen.who) = (moment - 2, moment - 1, "worker-1-0".into());
@@ -438,8 +433,8 @@ async fn a_write_that_was_accepted_under_a_lease_that_was_taken_is_caught() {
 async fn a_claim_without_a_step_that_was_acknowledged_is_caught() {
     caught(Rule::SomeOrder, |record| {
         let at = record
-            .position(|heard| matches!(&heard.call, Call::Claim { completed: Some(completed), .. } if !completed.is_empty()));
-        if let Call::Claim { completed: Some(completed), .. } = &mut record.history[at].call {
+            .position(|heard| matches!(&heard.call, Call::Claim { completed, .. } if !completed.is_empty()));
+        if let Call::Claim { completed, .. } = &mut record.history[at].call {
             completed.clear();
         }
     })

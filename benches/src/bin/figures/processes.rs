@@ -93,6 +93,14 @@ impl Process {
         Ok(process)
     }
 
+    /// An error if it has ended by itself.
+    pub fn still_there(&mut self) -> Result<(), Failed> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("a part of the bench ended with {status}").into()),
+        }
+    }
+
     /// Where a server listens.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)

@@ -56,16 +56,18 @@ pub async fn measure(backend: Backend, tenants: Tenants, metrics: &mut Metrics) 
         let alone = take_times(&client, tenants).await?;
         let (before, began) = (finished(&noisy_client).await?, Instant::now());
         let noisy_worker = Process::worker(&server, NOISY, tenants.noisy_in_flight)?;
-        let noisy = Process::callers(&server, NOISY, tenants.noisy_in_flight)?;
+        let mut noisy = Process::callers(&server, NOISY, tenants.noisy_in_flight)?;
         tokio::time::sleep(tenants.settle).await;
         let beside = take_times(&client, tenants).await?;
+        noisy.still_there()?;
         drop((noisy, noisy_worker));
         let rate = f64::from(finished(&noisy_client).await? - before) / began.elapsed().as_secs_f64();
         metrics.add(backend, "tenants.noisy_workflows_per_second", rate);
         tokio::time::sleep(tenants.settle).await;
-        let readers = Process::readers(&server, NOISY, tenants.noisy_in_flight)?;
+        let mut readers = Process::readers(&server, NOISY, tenants.noisy_in_flight)?;
         tokio::time::sleep(tenants.settle).await;
         let beside_readers = take_times(&client, tenants).await?;
+        readers.still_there()?;
         drop(readers);
         for (when, times) in [("alone", &alone), ("beside", &beside), ("beside_readers", &beside_readers)] {
             for (name, part) in [("p50_ms", 50), ("p99_ms", 99)] {

@@ -1,7 +1,7 @@
 //! The database goes away under load, and comes back.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kagzi_proto::v1;
 use kagzi_proto::v1::workflow_service_client::WorkflowServiceClient;
@@ -207,6 +207,7 @@ impl Day {
 
     /// It was found away once, and every look since has found it so.
     async fn stays_away(&self) -> Result<(), Failed> {
+        let until = Instant::now() + NEVER;
         let failed_looks =
             r#"kagzi_store_operation_duration_seconds_count{operation="probe",outcome="unavailable"} "#;
         loop {
@@ -217,6 +218,9 @@ impl Day {
             expect_eq("times the breaker opened", &figure("kagzi_breaker_opened_total "), &Some(1))?;
             if figure(failed_looks).is_some_and(|looks| looks >= 5) {
                 return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("no look failed five times: {metrics}").into());
             }
             self.until_refused(AT_ONCE).await?;
         }

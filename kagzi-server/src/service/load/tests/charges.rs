@@ -111,7 +111,11 @@ async fn what_cannot_be_read_or_is_denied_costs_a_call_whatever_it_is_for() {
     codes.push(complete().await.unwrap_err().code());
     let (invalid, denied_code) = (Code::InvalidArgument, Code::PermissionDenied);
     assert_eq!(codes, [invalid, invalid, denied_code, denied_code, denied_code, invalid]);
-    let of_nobody = denied().await.unwrap_err();
+    // They are told of a denial each time, and have nothing left for anything else.
+    assert_eq!(denied().await.unwrap_err().code(), denied_code);
+    let read = Ok(namespace("other"));
+    let granted = services.answer(&nobody, "PollActivity", read, async |_| Ok::<_, StoreError>(()));
+    let of_nobody = granted.await.unwrap_err();
     for refused in
         [complete().await.unwrap_err(), services.start_workflow(a_start()).await.unwrap_err(), of_nobody]
     {
